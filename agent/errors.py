@@ -1,0 +1,39 @@
+"""The errors that dagwall raises on purpose. Everything else is a defect."""
+
+from __future__ import annotations
+
+
+class DagwallError(Exception):
+    """Base of all errors that carry a message for a person."""
+
+
+class InvalidObject(DagwallError):
+    """A Kubernetes object or a setting that breaks its contract.
+
+    Names the object (`kind/namespace/name`), the field (a path such as `spec.egress[0].to[1].cidr`)
+    and what is allowed there.
+    """
+
+    def __init__(self, obj: str, field: str, problem: str) -> None:
+        self.obj, self.field, self.problem = obj, field, problem
+        super().__init__(f"{obj}: {field}: {problem}" if field else f"{obj}: {problem}")
+
+
+class KernelError(DagwallError):
+    """The kernel refused something that dagwall cannot do without."""
+
+
+class LoadError(KernelError):
+    """A program did not compile, was refused by the verifier, or does not match the structs of the agent."""
+
+
+class MapError(KernelError):
+    """A BPF map operation failed."""
+
+
+class CapacityError(DagwallError):
+    """A revision does not fit into the kernel's maps; the previous one stays in force."""
+
+
+class StateError(DagwallError):
+    """The state folder cannot be read, or another agent owns it."""

@@ -1,0 +1,138 @@
+"""What the sources know about the cluster, as one immutable snapshot.
+
+Collections are `immutables.Map`, so that a snapshot with one changed pod shares everything else with the last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from immutables import Map
+
+from agent.model.identity import Claim, PodUid
+from agent.model.policy import CidrPeer, DefaultPosture, Entity, Network, Policy, PolicyRef, PortMatch, ServicePeer
+
+Address = IPv4Address | IPv6Address
+Name = tuple[str, str]
+"""(namespace, name)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A named port of a pod's container."""
+
+    name: str
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod, of this node or another. Secrets, args and env never get here (S2)."""
+
+    uid: PodUid
+    namespace: str
+    name: str
+    claim: Claim  # frozen at first sight (I2)
+    labels: tuple[tuple[str, str], ...] = ()  # live
+    addresses: tuple[Address, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+    node: str = ""
+    host_network: bool = False
+    finished: bool = False  # phase Succeeded or Failed: its address may be someone else's
+    escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8): "privileged", "NET_RAW", ...
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace; `managed` by label or by the agent's flags."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...] = ()
+    managed: bool = False
+    default_posture: DefaultPosture | None = None  # None: the agent's
+    baseline: tuple[Entity, ...] | None = None  # None: the agent's
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """A port of a service. `target` is a number, a container port's name, or None for the same number."""
+
+    name: str
+    protocol: int
+    port: int
+    target: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Cluster, external and load balancer addresses at the service's ports."""
+
+    namespace: str
+    name: str
+    addresses: tuple[Address, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Where a service's traffic ends: `addresses` at `ports` (name of the service's port, protocol, number)."""
+
+    namespace: str
+    name: str
+    service: str
+    addresses: tuple[Address, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster."""
+
+    name: str
+    addresses: tuple[Address, ...] = ()
+    pod_ranges: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A configured destination of an entity: a CIDR or a service, at these ports (None: as P4 and P13 say)."""
+
+    peer: CidrPeer | ServicePeer
+    ports: tuple[PortMatch, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the agent's flags and its configuration say about policy."""
+
+    cluster: str = "default"
+    node: str = ""
+    default_posture: DefaultPosture = DefaultPosture.OBSERVE
+    audit_everything: bool = False  # --posture audit (P3)
+    baseline: tuple[Entity, ...] = (Entity.AIRFLOW, Entity.DNS)
+    pod_ranges: tuple[Network, ...] = ()
+    service_ranges: tuple[Network, ...] = ()
+    metadata: tuple[Address, ...] = ()
+    dns: tuple[Address, ...] = ()  # besides the cluster's DNS service
+    dns_services: tuple[Name, ...] = (("kube-system", "kube-dns"),)
+    airflow: tuple[Destination, ...] = ()
+    host_addresses: tuple[Address, ...] = ()  # of this host, as its pods see it
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Everything at one revision. `complete`: the sources have listed all there is, so absence means something."""
+
+    revision: int = 0
+    complete: bool = False
+    pods: Map[PodUid, Pod] = field(default_factory=Map)
+    namespaces: Map[str, Namespace] = field(default_factory=Map)
+    services: Map[Name, Service] = field(default_factory=Map)
+    slices: Map[Name, EndpointSlice] = field(default_factory=Map)
+    service_accounts: Map[Name, None] = field(default_factory=Map)
+    nodes: Map[str, Node] = field(default_factory=Map)
+    policies: Map[PolicyRef, Policy] = field(default_factory=Map)
+    settings: Settings = field(default_factory=Settings)

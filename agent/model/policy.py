@@ -1,0 +1,156 @@
+"""Policies as written: TaskNetworkPolicy and ClusterTaskNetworkPolicy after parsing (design 5, semantics P)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
+
+from agent.model.identity import Attestation, Kind
+from agent.model.selector import LabelSelector
+from agent.model.verdict import Direction
+
+Network = IPv4Network | IPv6Network
+
+
+class Posture(str, Enum):
+    """Of a policy: does it decide, or only report what it would decide (P3)."""
+
+    ENFORCE = "enforce"
+    AUDIT = "audit"
+
+
+class DefaultPosture(str, Enum):
+    """Of a managed namespace: what happens to directions that no policy speaks about (P5)."""
+
+    OBSERVE = "observe"
+    DENY = "deny"
+
+
+class Entity(str, Enum):
+    """Peers that every cluster has (P12)."""
+
+    NODE = "node"
+    CLUSTER = "cluster"
+    KUBE_APISERVER = "kube-apiserver"
+    DNS = "dns"
+    AIRFLOW = "airflow"
+    METADATA = "metadata"
+    WORLD = "world"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicyRef:
+    """Name of a policy object. Cluster policies have an empty namespace; they sort before namespaced ones."""
+
+    namespace: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.kind, self.namespace, self.name) if part)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RuleRef:
+    """Name of a rule, as people meet it in events and logs. `rule` is its name, else `egress[3]` and the like."""
+
+    policy: PolicyRef
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.policy}/{self.rule}"
+
+
+@dataclass(frozen=True, slots=True)
+class PortMatch:
+    """A protocol, and for TCP, UDP and SCTP a port, a range (both ends included) or a named port."""
+
+    protocol: int  # IPPROTO number
+    port: int | None = None
+    end_port: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CidrPeer:
+    """Every address of `network` but those of `excluded` and the metadata addresses (P11)."""
+
+    network: Network
+    excluded: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePeer:
+    """A service's addresses at its ports and its endpoints at their target ports (P13)."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodPeer:
+    """Pods by labels. No namespace selector: the policy's own namespace (in a cluster policy: all)."""
+
+    namespace: str | None  # the only namespace, or None where namespace_selector decides
+    namespace_selector: LabelSelector | None
+    pod_selector: LabelSelector
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPeer:
+    """Pods by what they claim to run. Empty tuples match every id; no namespace: every managed one."""
+
+    dag_ids: tuple[str, ...]
+    task_ids: tuple[str, ...]
+    namespace: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntityPeer:
+    """One of the peers that every cluster has."""
+
+    entity: Entity
+
+
+Peer = CidrPeer | ServicePeer | PodPeer | TaskPeer | EntityPeer
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Any of `peers` and any of `ports` (P4). None: every peer, or every port of TCP, UDP, ICMP, ICMPv6."""
+
+    name: str
+    direction: Direction
+    peers: tuple[Peer, ...] | None
+    ports: tuple[PortMatch, ...] | None
+    reason: str = ""  # deny rules: what the author wants read when it strikes
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Which pods a policy speaks about: all given fields must match; none given selects all (I3)."""
+
+    service_accounts: tuple[str, ...] = ()
+    dag_ids: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None  # ClusterTaskNetworkPolicy only
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One valid policy object. `egress`/`ingress` None: does not speak about it; (): denies all of it (P4)."""
+
+    ref: PolicyRef
+    subject: Subject
+    egress: tuple[Rule, ...] | None = None
+    ingress: tuple[Rule, ...] | None = None
+    deny: tuple[Rule, ...] = ()
+    posture: Posture = Posture.ENFORCE
+    attestation: Attestation = Attestation.CLAIMED
+    raw_sockets: bool = False
+
+    def speaks_about(self, direction: Direction) -> tuple[Rule, ...] | None:
+        return self.egress if direction is Direction.EGRESS else self.ingress

@@ -1,0 +1,82 @@
+"""Enumerations that cross the kernel boundary. bpf/types.h holds the same numbers; tests/layout compares them.
+
+All of them are append-only: logs and pinned maps keep these numbers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Direction(IntEnum):
+    """Who opened the flow, seen from the endpoint (semantics P10)."""
+
+    EGRESS = 0
+    INGRESS = 1
+
+
+class Verdict(IntEnum):
+    """What happens to a packet or a connect(). Zero is a denial, so that a zeroed value denies."""
+
+    DENY = 0
+    ALLOW = 1
+    AUDIT = 2  # passes, and is reported as what would be denied (P3)
+
+
+class DropReason(IntEnum):
+    """Why something was denied, or would be (Verdict.AUDIT)."""
+
+    NONE = 0
+    NO_RULE = 1  # the endpoint is isolated and nothing allows it (P2)
+    DENY_RULE = 2  # a deny rule matched (P2)
+    UNKNOWN_PEER = 3  # inside the pod or service ranges, but nobody known (P15)
+    PENDING = 4  # the endpoint's identity is not known yet (L1)
+    QUARANTINED = 5  # the claim contradicts a binding (I5)
+    FRAGMENT = 6  # a fragment reached a hook
+    SOURCE_ROUTE = 7  # IPv4 LSRR/SSRR or an IPv6 routing header
+    INVALID_PACKET = 8  # headers that cannot be parsed
+    RAW_SOCKET = 9  # socket(SOCK_RAW) without `rawSockets: true`
+    NOT_A_REPLY = 10  # a datagram that only looks like an answer (P9)
+    AGENT_GONE = 11  # unknown pod, agent dead, --on-agent-loss=deny (L6)
+    NOT_READY = 12  # the slow path is missing: managed endpoints fail closed
+
+
+class EndpointState(IntEnum):
+    """Life of an endpoint (L1)."""
+
+    PENDING = 0
+    MANAGED = 1
+    UNMANAGED = 2
+    QUARANTINED = 3
+
+
+class Hook(IntEnum):
+    """Which program reported an event."""
+
+    EGRESS = 0
+    INGRESS = 1
+    CONNECT = 2
+    SOCK_CREATE = 3
+
+
+class EventKind(IntEnum):
+    """What a record of the ring buffer says."""
+
+    DENIED = 1
+    AUDITED = 2
+    PENDING = 3
+    FLOW = 4  # a flow of an endpoint that another cgroup's process opened (L7)
+
+
+class Loss(IntEnum):
+    """What was lost or left uncounted, and why; every one is a metric (R2)."""
+
+    RING_FULL = 0  # an event found the ring buffer full
+    EVENT_RATE = 1  # an event was suppressed by the endpoint's token bucket
+    FLOWS_FULL = 2  # packets judged without an entry in `flows`: the map is full
+    FLOWS_QUOTA = 3  # the same: the endpoint's own share is used up
+    FLUSH_MISS = 4  # counters of a promoted socket found their flow evicted (packets)
+    DENIALS_FULL = 5  # a denial without an entry in `denials`
+    BUCKETS_FULL = 6  # an event without a token bucket
+    PENDING_FULL = 7  # a pending cgroup without an entry in `pending`
+    TAIL_MISSING = 8  # a tail call found no program

@@ -1,0 +1,125 @@
+"""What the kernel maps should say: the output of the compiler, in values, not bytes.
+
+How the kernel uses it (bpf/policy.h). For a packet of ruleset R, peer address A, port class P (0 where no policy
+mentions the port) and direction D, `any` = PORT_ANY for TCP, UDP, ICMP, ICMPv6 and PORT_OTHER for all else:
+
+1. (peer class, base class) of A: exact in `hosts`, else longest prefix in `peers`.
+2. The first of these rules that exists decides:
+   (R, peer class, P, D)  (R, peer class, any, D)  (R, base class, P, D)  (R, base class, any, D)
+3. else the ruleset's default of direction D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NewType
+
+from agent.model.identity import Identity, PodUid
+from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
+
+PeerClass = NewType("PeerClass", int)
+PortClass = NewType("PortClass", int)
+RulesetId = NewType("RulesetId", int)
+RuleId = NewType("RuleId", int)
+
+PORT_ANY = PortClass(0)
+PORT_OTHER = PortClass(1)
+FIRST_PORT_CLASS = 2
+NO_CLASS = PeerClass(0)
+"""Class of an address that is in no peer set at all."""
+
+NO_RULE_ID = RuleId(0)
+
+Prefix = tuple[int, int]
+"""(128-bit address with IPv4 mapped into ::ffff:0:0/96, prefix length 0..128); host bits are zero."""
+
+Host = int
+"""128-bit address, IPv4 mapped."""
+
+PortIndex = int
+"""protocol and port as one number: see port_index."""
+
+PORT_BASES = {6: 0, 17: 65536, 132: 131072}
+OTHER_PROTOCOLS = 196608
+PORT_INDEXES = OTHER_PROTOCOLS + 256
+
+
+def port_index(protocol: int, port: int = 0) -> PortIndex:
+    """Index into `ports`: TCP, UDP and SCTP have one for each port, every other protocol has one."""
+    base = PORT_BASES.get(protocol)
+    return OTHER_PROTOCOLS + protocol if base is None else base + port
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Of an address: its peer class, and the class of the entities alone that it belongs to."""
+
+    peer: PeerClass
+    base: PeerClass
+
+
+@dataclass(frozen=True, slots=True)
+class RuleKey:
+    """Key of `rules`."""
+
+    ruleset: RulesetId
+    peer_class: PeerClass
+    port_class: PortClass
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class RuleValue:
+    """Value of `rules`: a verdict, and who is to blame. With AUDIT, reason and rule are the denial's."""
+
+    verdict: Verdict
+    reason: DropReason = DropReason.NONE
+    rule: RuleId = NO_RULE_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """What a ruleset says beside its rules; `defaults` by direction."""
+
+    defaults: tuple[RuleValue, RuleValue]
+    raw_sockets: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What an endpoint is to be."""
+
+    identity: Identity
+    state: EndpointState
+    ruleset: RulesetId  # 0 where the state needs none
+    host_network: bool = False
+
+
+@dataclass(slots=True)
+class Want:
+    """The whole of it. Written by the compiler only."""
+
+    peers: dict[Prefix, Classes] = field(default_factory=dict)
+    hosts: dict[Host, Classes] = field(default_factory=dict)
+    ports: dict[PortIndex, PortClass] = field(default_factory=dict)
+    rules: dict[RuleKey, RuleValue] = field(default_factory=dict)
+    rulesets: dict[RulesetId, Ruleset] = field(default_factory=dict)
+    assignments: dict[PodUid, Assignment] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one step of the compiler changed in Want. None stands for a deletion.
+
+    `revoked`: rulesets in which something that was allowed may no longer be; every endpoint that has one of them
+    needs a new epoch (P10). Pure additions are not in it. An endpoint whose assignment changes its ruleset needs a
+    new epoch as well, and is not listed here.
+    """
+
+    peers: dict[Prefix, Classes | None] = field(default_factory=dict)
+    hosts: dict[Host, Classes | None] = field(default_factory=dict)
+    ports: dict[PortIndex, PortClass | None] = field(default_factory=dict)
+    rules: dict[RuleKey, RuleValue | None] = field(default_factory=dict)
+    rulesets: dict[RulesetId, Ruleset | None] = field(default_factory=dict)
+    assignments: dict[PodUid, Assignment | None] = field(default_factory=dict)
+    revoked: set[RulesetId] = field(default_factory=set)
