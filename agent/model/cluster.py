@@ -42,6 +42,7 @@ class Pod:
     host_network: bool = False
     finished: bool = False  # phase Succeeded or Failed: its address may be someone else's
     escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8): "privileged", "NET_RAW", ...
+    cgroup_uids: tuple[PodUid, ...] = ()  # what its folder may be named after: uid; a static pod's hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,14 @@ class EndpointSlice:
     service: str
     addresses: tuple[Address, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceAccountName:
+    """A service account that exists; nothing else about it matters here."""
+
+    namespace: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,119 @@
+"""Pod manifests. Only what model.cluster.Pod has is read; args, env and volumes never leave this file (S2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from agent.model.cluster import ContainerPort, Pod
+from agent.model.identity import Claim, PodUid
+from agent.parse.addresses import parse_addresses, parse_port
+from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_labels, parse_name
+from agent.parse.fields import Field
+
+_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+_STATIC_HASH = re.compile(r"[0-9a-f]{32}")
+_CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
+_RUNTIME_DEFAULT = frozenset({"NET_RAW"})  # of containerd's and Docker's default set, what matters here
+_ESCAPES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF")
+_HOST_PATHS = (
+    "/sys",
+    "/proc",
+    "/dev",
+    "/run",
+    "/var/run",
+    "/etc/kubernetes",
+    "/var/lib/kubelet",
+    "/var/lib/containerd",
+    "/var/lib/docker",
+)
+
+
+def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
+    """A pod. With `first_claim`, that one stays in force, and a claim that became another is reported in it (I2)."""
+    metadata, spec, status = pod.child("metadata"), pod.child("spec"), pod.child("status")
+    claim = parse_claim(pod, cluster=cluster)
+    uid = _uid(metadata.child("uid"))
+    return Pod(
+        uid=uid,
+        namespace=claim.identity.namespace,
+        name=parse_name(metadata.child("name")),
+        claim=keep_first(first_claim, claim) if first_claim else claim,
+        labels=parse_labels(metadata.child("labels")),
+        addresses=parse_addresses([*_pod_ips(status), status.child("podIP")]),
+        ports=tuple(_named_ports(spec)),
+        node=parse_name(spec.child("nodeName")) if spec.child("nodeName").value else "",
+        host_network=spec.child("hostNetwork").boolean(default=False),
+        finished=status.child("phase").string("") in ("Succeeded", "Failed"),
+        escapes=tuple(dict.fromkeys(_escapes(spec))),
+        cgroup_uids=(uid, *_static_hash(parse_annotations(metadata.child("annotations")))),
+    )
+
+
+def _uid(field: Field) -> PodUid:
+    """A pod without its real uid could never be found among the cgroups, and would look protected."""
+    if field.absent:
+        raise field.error("is missing; a pod is found by the uid in its cgroup's name")
+    uid = field.string().lower()
+    if not _UID.fullmatch(uid):
+        raise field.error(f"must be the pod's UUID, not {uid[:60]!r}")
+    return PodUid(uid)
+
+
+def _static_hash(annotations: dict[str, str]) -> Iterator[PodUid]:
+    """Static pods' folders carry this hash (lab.md 3). Anyone can write it, so it never names an API pod's folder."""
+    value = annotations.get("kubernetes.io/config.hash", "")
+    if _STATIC_HASH.fullmatch(value) and annotations.get("kubernetes.io/config.source", "api") != "api":
+        yield PodUid(value)
+
+
+def _pod_ips(status: Field) -> Iterator[Field]:
+    for entry in status.child("podIPs").optional_items():
+        yield entry.child("ip")
+
+
+def _containers(spec: Field) -> Iterator[Field]:
+    for group in _CONTAINERS:
+        yield from spec.child(group).optional_items()
+
+
+def _named_ports(spec: Field) -> Iterator[ContainerPort]:
+    for container in _containers(spec):
+        for port in container.child("ports").optional_items():
+            if port.child("name").value:
+                yield parse_port(port, number="containerPort")
+
+
+def _escapes(spec: Field) -> Iterator[str]:
+    """Why cgroup programs cannot hold this pod (L8): each reason once, most severe first."""
+    host_pid = spec.child("hostPID").boolean(default=False)
+    contexts = [container.child("securityContext") for container in _containers(spec)]
+    if any(context.child("privileged").boolean(default=False) for context in contexts):
+        yield "privileged"
+    capabilities = {name for context in contexts for name in _capabilities(context.child("capabilities"))}
+    everything = "ALL" in capabilities
+    yield from (name for name in _ESCAPES if everything or name in capabilities)
+    if host_pid:
+        yield "hostPID with SYS_PTRACE" if everything or "SYS_PTRACE" in capabilities else "hostPID"
+    yield from _host_paths(spec)
+
+
+def _capabilities(capabilities: Field) -> Iterable[str]:
+    """What a container has beyond harmless defaults: a runtime drops first, then adds."""
+    added = {_capability(field) for field in capabilities.child("add").optional_items()}
+    dropped = {_capability(field) for field in capabilities.child("drop").optional_items()}
+    return added | (frozenset() if "ALL" in dropped else _RUNTIME_DEFAULT - dropped)
+
+
+def _capability(field: Field) -> str:
+    return field.string().upper().removeprefix("CAP_")
+
+
+def _host_paths(spec: Field) -> Iterator[str]:
+    """Parts of the node from which a pod can move itself out of its cgroup, or have others started outside (S6)."""
+    for volume in spec.child("volumes").optional_items():
+        path = volume.child("hostPath").child("path").string("")
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        clean = "/" + "/".join(parts)
+        if path and (".." in parts or clean == "/" or any(f"{clean}/".startswith(f"{p}/") for p in _HOST_PATHS)):
+            yield f"hostPath {clean[:80]}"
