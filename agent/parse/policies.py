@@ -1,0 +1,188 @@
+"""TaskNetworkPolicy and ClusterTaskNetworkPolicy, dagwall.io/v1alpha1, into model.policy.Policy (design 5).
+
+Strict: what is unknown, ambiguous or cannot be judged by this build is an error, never ignored (P17, P18).
+"""
+
+from __future__ import annotations
+
+from agent.model.identity import Attestation, Kind
+from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
+from agent.model.verdict import Direction
+from agent.parse.fields import Field
+from agent.parse.peers import Scope, parse_fqdn, parse_peer, parse_port
+from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
+
+API_VERSION = "dagwall.io/v1alpha1"
+NAMESPACED_KIND = "TaskNetworkPolicy"
+CLUSTER_KIND = "ClusterTaskNetworkPolicy"
+KINDS = (NAMESPACED_KIND, CLUSTER_KIND)
+
+_PEERS = {Direction.EGRESS: "to", Direction.INGRESS: "from"}
+_DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
+_SUBJECT = ("serviceAccounts", "dagIds", "taskIds", "kinds", "podSelector")
+_ATTESTATIONS = {level.name.lower(): level for level in Attestation}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+
+
+def parse_policy(root: Field) -> Policy:
+    """One policy object. Raises InvalidObject."""
+    root.mapping("apiVersion", "kind", "metadata", "spec", "status")
+    if root.child("apiVersion").string() != API_VERSION:
+        raise root.child("apiVersion").error(f"must be {API_VERSION}, not {root.child('apiVersion').value!r}")
+    kind = root.child("kind").string()
+    if kind not in KINDS:
+        raise root.child("kind").error(f"must be {' or '.join(KINDS)}, not {kind[:60]!r}")
+    scope = _scope(root.child("metadata").child("namespace"), kind)
+    ref = PolicyRef(scope.namespace or "", kind, parse_subdomain(root.child("metadata").child("name")))
+    spec = root.child("spec")
+    if spec.absent:
+        raise spec.error("must be given")
+    spec.mapping("subject", "attestation", "posture", "egress", "ingress", "deny", "rawSockets")
+    policy = Policy(
+        ref=ref,
+        subject=_subject(spec.child("subject"), cluster=scope.namespace is None),
+        egress=_rules(spec, "egress", scope),
+        ingress=_rules(spec, "ingress", scope),
+        deny=tuple(_deny(item, i, scope) for i, item in enumerate(spec.child("deny").optional_items())),
+        posture=spec.child("posture").choice(Posture, Posture.ENFORCE),
+        attestation=_attestation(spec.child("attestation")),
+        raw_sockets=spec.child("rawSockets").boolean(default=False),
+    )
+    _refuse_duplicates(spec, policy)
+    return policy
+
+
+def _scope(namespace: Field, kind: str) -> Scope:
+    if kind == CLUSTER_KIND:
+        if not namespace.absent:
+            raise namespace.error(f"must be absent: {CLUSTER_KIND} is cluster-scoped")
+        return Scope(None)
+    if namespace.absent:
+        raise namespace.error(f"must be given: {NAMESPACED_KIND} is namespaced")
+    return Scope(parse_subdomain(namespace))
+
+
+def _subject(field: Field, *, cluster: bool) -> Subject:
+    if not cluster and field.has("namespaceSelector"):
+        raise field.child("namespaceSelector").error(f"is for {CLUSTER_KIND} only; this policy selects its namespace")
+    field.mapping(*_SUBJECT, *(["namespaceSelector"] if cluster else []))
+    accounts, kinds = field.child("serviceAccounts"), field.child("kinds")
+    pods, namespaces = field.child("podSelector"), field.child("namespaceSelector")
+    for listed in (accounts, kinds):
+        if listed.value == []:
+            raise listed.error("an empty list reads both ways; leave the field out to select all")
+    return Subject(
+        service_accounts=tuple(dict.fromkeys(parse_subdomain(item) for item in accounts.optional_items())),
+        dag_ids=parse_ids(field.child("dagIds")),
+        task_ids=parse_ids(field.child("taskIds")),
+        kinds=tuple(dict.fromkeys(item.choice(Kind) for item in kinds.optional_items())),
+        pod_selector=None if pods.absent else parse_selector(pods),
+        namespace_selector=None if namespaces.absent else parse_selector(namespaces),
+    )
+
+
+def _attestation(field: Field) -> Attestation:
+    level = _ATTESTATIONS.get(field.string("claimed"))
+    if level is None:
+        raise field.error(f"must be one of {', '.join(_ATTESTATIONS)}, not {field.value[:60]!r}")
+    return level
+
+
+def _rules(spec: Field, key: str, scope: Scope) -> tuple[Rule, ...] | None:
+    """The allow rules of one direction; None where the policy does not speak about it."""
+    if not spec.has(key):
+        return None
+    rules = []
+    for i, item in enumerate(spec.child(key).items()):
+        direction = _DIRECTIONS[key]
+        peers = _PEERS[direction]
+        item.mapping("name", "ports", peers, "tls", "http")
+        rule = Rule(_name(item, f"{key}[{i}]"), direction, _peers(item, peers, scope), _ports(item))
+        _refuse_layer_seven(item)
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _deny(item: Field, i: int, scope: Scope) -> Rule:
+    item.mapping("name", "reason", "direction", "to", "from", "ports")
+    given = [key for key in ("to", "from") if item.has(key)]
+    stated = item.child("direction")
+    if len(given) > 1:
+        raise item.error("must have to or from, not both; write two entries")
+    if not given and stated.absent:
+        raise item.error("must have to or from, or direction (egress, ingress) for every peer")
+    if not stated.absent and stated.value not in _DIRECTIONS:
+        raise stated.error(f"must be egress or ingress, not {str(stated.value)[:60]!r}")
+    meant = Direction.EGRESS if given == ["to"] else Direction.INGRESS
+    direction = meant if stated.absent else _DIRECTIONS[stated.string()]
+    if given and direction is not meant:
+        raise stated.error(f"contradicts {given[0]}")
+    return Rule(
+        name=_name(item, f"deny[{i}]"),
+        direction=direction,
+        peers=_peers(item, _PEERS[direction], scope),
+        ports=_ports(item),
+        reason=item.child("reason").string(""),
+    )
+
+
+def _name(item: Field, default: str) -> str:
+    return default if item.child("name").absent else parse_subdomain(item.child("name"))
+
+
+def _peers(item: Field, key: str, scope: Scope) -> tuple[Peer, ...] | None:
+    if not item.has(key):
+        return None
+    peers = tuple(dict.fromkeys(parse_peer(entry, scope) for entry in item.child(key).items()))
+    if not peers:
+        raise item.child(key).error("an empty list reads both ways; leave the field out to mean every peer")
+    return peers
+
+
+def _ports(item: Field) -> tuple[PortMatch, ...] | None:
+    field = item.child("ports")
+    if not item.has("ports"):
+        return None
+    ports = tuple(dict.fromkeys(parse_port(entry) for entry in field.items()))
+    if not ports:
+        raise field.error("an empty list reads both ways; leave the field out to mean every port")
+    return ports
+
+
+def _refuse_layer_seven(item: Field) -> None:
+    """`tls` and `http` are checked, then refused: a rule never weakens to one without them (P18)."""
+    tls, http = item.child("tls"), item.child("http")
+    if item.has("tls"):
+        tls.mapping("serverNames")
+        if not [parse_fqdn(name) for name in tls.child("serverNames").items()]:
+            raise tls.child("serverNames").error("must name at least one server")
+        raise tls.error("tls: not supported by this build")
+    if item.has("http"):
+        if not [_http(entry) for entry in http.items()]:
+            raise http.error("must have at least one entry")
+        raise http.error("http: not supported by this build")
+
+
+def _http(entry: Field) -> Field:
+    if not entry.mapping("methods", "host", "path"):
+        raise entry.error("must have methods, host or path")
+    for method in entry.child("methods").optional_items():
+        if method.string() not in _METHODS:
+            raise method.error(f"must be one of {', '.join(_METHODS)}, not {str(method.value)[:60]!r}")
+    if entry.has("host"):
+        parse_fqdn(entry.child("host"))
+    if entry.has("path") and not entry.child("path").nonempty().startswith("/"):
+        raise entry.child("path").error("must begin with '/'")
+    return entry
+
+
+def _refuse_duplicates(spec: Field, policy: Policy) -> None:
+    seen: dict[str, str] = {}
+    for key, rules in (("egress", policy.egress), ("ingress", policy.ingress), ("deny", policy.deny)):
+        for i, rule in enumerate(rules or ()):
+            where = f"{key}[{i}]"
+            if rule.name in seen:
+                raise Field(spec.obj, f"spec.{where}.name", None).error(
+                    f"{rule.name!r} is the name of spec.{seen[rule.name]} already"
+                )
+            seen[rule.name] = where

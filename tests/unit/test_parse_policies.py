@@ -1,0 +1,232 @@
+"""Policies as written: what is legal becomes values, everything else one error that says what is allowed (P17)."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.errors import InvalidObject
+from agent.model.identity import Attestation, Kind
+from agent.model.policy import (
+    CidrPeer,
+    Entity,
+    EntityPeer,
+    PodPeer,
+    Policy,
+    PolicyRef,
+    PortMatch,
+    Posture,
+    Rule,
+    ServicePeer,
+    Subject,
+    TaskPeer,
+)
+from agent.model.selector import LabelSelector, Operator, Requirement
+from agent.model.verdict import Direction
+from agent.parse.fields import Field
+from agent.parse.policies import parse_policy
+
+
+def parse(spec: str | dict[str, Any], *, cluster: bool = False, **metadata: Any) -> Policy:
+    kind = "ClusterTaskNetworkPolicy" if cluster else "TaskNetworkPolicy"
+    names: dict[str, Any] = {"name": "p"} if cluster else {"name": "p", "namespace": "etl"}
+    obj = {
+        "apiVersion": "dagwall.io/v1alpha1",
+        "kind": kind,
+        "metadata": names | metadata,
+        "spec": yaml.safe_load(spec) if isinstance(spec, str) else spec,
+    }
+    return parse_policy(Field(f"{kind}/{'' if cluster else 'etl/'}p", "", obj))
+
+
+WHOLE = """
+subject:
+  serviceAccounts: [etl]
+  dagIds: ["finance_*"]
+  taskIds: [load]
+  kinds: [kubernetes-executor, kubernetes-pod-operator]
+  podSelector: {matchLabels: {team: a}, matchExpressions: [{key: tier, operator: NotIn, values: [b, a]}]}
+attestation: bound
+posture: audit
+rawSockets: true
+egress:
+- name: warehouse
+  to:
+  - {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}
+  - service: {namespace: db, name: postgres}
+  - service: {name: local}
+  - pods: {podSelector: {matchLabels: {app: x}}}
+  - pods: {namespaceSelector: {}}
+  - tasks: {dagIds: [a], taskIds: ["*"]}
+  - tasks: {namespace: other}
+  - entity: kube-apiserver
+  ports: [{port: 443}, {port: 8000, endPort: 8100, protocol: UDP}, {port: http}, {protocol: ICMPv6}, {protocol: 47}]
+- {}
+ingress: []
+deny:
+- {name: no-meta, reason: because, to: [{entity: metadata}]}
+- {from: [{cidr: 2001:db8::/32}], ports: [{protocol: SCTP}]}
+- {direction: egress, ports: [{port: 25}]}
+"""
+
+
+def test_everything_that_may_be_written() -> None:
+    policy = parse(WHOLE)
+    assert policy.ref == PolicyRef("etl", "TaskNetworkPolicy", "p")
+    assert policy.subject == Subject(
+        service_accounts=("etl",),
+        dag_ids=("finance_*",),
+        task_ids=("load",),
+        kinds=(Kind.KUBERNETES_EXECUTOR, Kind.KUBERNETES_POD_OPERATOR),
+        pod_selector=LabelSelector(
+            (Requirement("team", Operator.IN, ("a",)), Requirement("tier", Operator.NOT_IN, ("a", "b")))
+        ),
+    )
+    assert (policy.attestation, policy.posture, policy.raw_sockets) == (Attestation.BOUND, Posture.AUDIT, True)
+    assert policy.egress == (
+        Rule(
+            "warehouse",
+            Direction.EGRESS,
+            (
+                CidrPeer(ip_network("10.0.0.0/8"), (ip_network("10.1.0.0/16"),)),
+                ServicePeer("db", "postgres"),
+                ServicePeer("etl", "local"),
+                PodPeer("etl", None, LabelSelector((Requirement("app", Operator.IN, ("x",)),))),
+                PodPeer(None, LabelSelector(), LabelSelector()),
+                TaskPeer(("a",), ("*",), "etl"),
+                TaskPeer((), (), "other"),
+                EntityPeer(Entity.KUBE_APISERVER),
+            ),
+            (
+                PortMatch(6, 443),
+                PortMatch(17, 8000, 8100),
+                PortMatch(6, name="http"),
+                PortMatch(58),
+                PortMatch(47),
+            ),
+        ),
+        Rule("egress[1]", Direction.EGRESS, None, None),
+    )
+    assert policy.ingress == ()
+    assert policy.deny == (
+        Rule("no-meta", Direction.EGRESS, (EntityPeer(Entity.METADATA),), None, "because"),
+        Rule("deny[1]", Direction.INGRESS, (CidrPeer(ip_network("2001:db8::/32")),), (PortMatch(132),)),
+        Rule("deny[2]", Direction.EGRESS, None, (PortMatch(6, 25),)),
+    )
+
+
+def test_the_least_that_may_be_written() -> None:
+    assert parse({}) == Policy(PolicyRef("etl", "TaskNetworkPolicy", "p"), Subject())
+
+
+def test_cluster_policies_have_no_namespace_of_their_own() -> None:
+    policy = parse(
+        "{subject: {namespaceSelector: {}}, egress: [{to: [{pods: {podSelector: {}}}, {tasks: {}}]}]}", cluster=True
+    )
+    assert policy.ref == PolicyRef("", "ClusterTaskNetworkPolicy", "p")
+    assert policy.subject.namespace_selector == LabelSelector()
+    assert policy.egress is not None
+    assert policy.egress[0].peers == (PodPeer(None, None, LabelSelector()), TaskPeer((), (), None))
+
+
+REFUSED = [
+    ("{egres: []}", "unknown field 'egres'; allowed: subject, attestation, posture, egress"),
+    ("{egress: null}", "spec.egress: must be a list"),
+    ("{egress: [{from: [{entity: dns}]}]}", "spec.egress[0]: unknown field 'from'; allowed: name, ports, to"),
+    ("{egress: [{to: []}]}", "spec.egress[0].to: an empty list reads both ways"),
+    ("{ingress: [{from: []}]}", "spec.ingress[0].from: an empty list reads both ways"),
+    ("{egress: [{ports: []}]}", "spec.egress[0].ports: an empty list reads both ways"),
+    ("{egress: [{to: null}]}", "spec.egress[0].to: must be a list"),
+    ("{egress: [{to: [{}]}]}", "spec.egress[0].to[0]: must have exactly one of cidr, fqdn"),
+    ("{egress: [{to: [{cidr: 10.0.0.0/8, entity: dns}]}]}", "exactly one of cidr, fqdn, service"),
+    ("{egress: [{to: [{entity: null}]}]}", "spec.egress[0].to[0].entity: must have a value"),
+    ("{egress: [{to: [{entity: internet}]}]}", "must be one of node, cluster, kube-apiserver"),
+    ("{egress: [{to: [{entity: dns, except: [10.0.0.0/8]}]}]}", "belongs to cidr only"),
+    ("{egress: [{to: [{cidr: 10.1.2.3/8}]}]}", "'10.1.2.3/8' has host bits set; the network is 10.0.0.0/8"),
+    ("{egress: [{to: [{cidr: 10.1.2.3}]}]}", "write 10.1.2.3/32"),
+    ("{egress: [{to: [{cidr: 10.0.0.0/33}]}]}", "is no CIDR"),
+    ("{egress: [{to: [{cidr: '::ffff:10.0.0.0/104'}]}]}", "write IPv4 as 10.0.0.0/8"),
+    ("{egress: [{to: [{cidr: 10.0.0.0/8, except: [11.0.0.0/16]}]}]}", "11.0.0.0/16 must lie inside 10.0.0.0/8"),
+    ("{egress: [{to: [{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}]}]}", "be smaller"),
+    ("{egress: [{to: [{cidr: 10.0.0.0/8, except: ['fd00::/8']}]}]}", "must lie inside"),
+    ("{egress: [{to: [{service: {}}]}]}", "service.name: must be a string"),
+    ("{egress: [{to: [{service: {name: A_B}}]}]}", "'A_B' is no name"),
+    ("{egress: [{to: [{pods: {}}]}]}", "must have podSelector, namespaceSelector or both"),
+    ("{egress: [{to: [{pods: {podSelector: {matchExpressions: [{key: a, operator: in}]}}}]}]}", "one of In, NotIn"),
+    ("{subject: {podSelector: {matchExpressions: [{key: a, operator: In}]}}}", "at least one value"),
+    ("{subject: {podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}}", "must be absent"),
+    ("{subject: {podSelector: {matchLabels: {'a b': c}}}}", "is no label key"),
+    ("{subject: {podSelector: {matchLabels: {a: '-c'}}}}", "is no label value"),
+    ("{subject: {podSelector: {matchLabel: {}}}}", "did you mean 'matchLabels'"),
+    ("{subject: {namespaceSelector: {}}}", "is for ClusterTaskNetworkPolicy only"),
+    ("{subject: {dagIds: []}}", "spec.subject.dagIds: an empty list reads both ways"),
+    ("{subject: {dagIds: ['a b']}}", "'a b' is no id"),
+    ("{subject: {serviceAccounts: ['etl-*']}}", "is no name"),
+    ("{subject: {kinds: [executor]}}", "must be one of kubernetes-executor"),
+    ("{posture: observe}", "must be one of enforce, audit"),
+    ("{attestation: strong}", "must be one of claimed, bound, signed"),
+    ("{egress: [{ports: [{}]}]}", "must have protocol, port or both"),
+    ("{egress: [{ports: [{port: 0}]}]}", "from 1 to 65535"),
+    ("{egress: [{ports: [{port: 70000}]}]}", "from 1 to 65535"),
+    ("{egress: [{ports: [{port: 10, endPort: 9}]}]}", "endPort: must be at least port 10, not 9"),
+    ("{egress: [{ports: [{port: http, endPort: 9}]}]}", "a named port has no range"),
+    ("{egress: [{ports: [{endPort: 9}]}]}", "needs port"),
+    ("{egress: [{ports: [{port: HTTP}]}]}", "neither a number nor a port's name"),
+    ("{egress: [{ports: [{port: '80'}]}]}", "neither a number nor a port's name"),
+    ("{egress: [{ports: [{protocol: ICMP, port: 8}]}]}", "protocol ICMP has no ports"),
+    ("{egress: [{ports: [{protocol: tcp}]}]}", "must be one of TCP, UDP"),
+    ("{egress: [{ports: [{protocol: 256}]}]}", "from 0 to 255"),
+    ("{egress: [{name: Bad_Name}]}", "is no name"),
+    ("{egress: [{name: a}], deny: [{name: a, direction: egress}]}", "'a' is the name of spec.egress[0] already"),
+    ("{deny: [{}]}", "must have to or from, or direction"),
+    ("{deny: [{to: []}]}", "reads both ways"),
+    ("{deny: [{to: [{entity: dns}], from: [{entity: dns}]}]}", "not both"),
+    ("{deny: [{to: [{entity: dns}], direction: ingress}]}", "contradicts to"),
+    ("{deny: [{direction: both}]}", "must be egress or ingress"),
+    ("{egress: [{to: [{fqdn: '*.example.org'}]}]}", "to[0].fqdn: fqdn: not supported by this build"),
+    ("{egress: [{to: [{fqdn: 'a*.example.org'}]}]}", "is no DNS name"),
+    ("{egress: [{tls: {serverNames: [a.example]}}]}", "tls: not supported by this build"),
+    ("{egress: [{tls: {serverNames: []}}]}", "must name at least one server"),
+    ("{egress: [{http: [{methods: [GET], path: /v1/*}]}]}", "http: not supported by this build"),
+    ("{egress: [{http: [{methods: [FETCH]}]}]}", "must be one of GET"),
+    ("{egress: [{http: [{path: v1}]}]}", "must begin with '/'"),
+    ("{rawSockets: 'yes'}", "must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("spec", "problem"), REFUSED)
+def test_refused(spec: str, problem: str) -> None:
+    with pytest.raises(InvalidObject) as caught:
+        parse(spec)
+    assert str(caught.value).startswith("TaskNetworkPolicy/etl/p: spec")
+    assert problem in str(caught.value)
+
+
+def test_a_service_in_a_cluster_policy_names_its_namespace() -> None:
+    with pytest.raises(InvalidObject, match="must name the service's namespace"):
+        parse("{egress: [{to: [{service: {name: a}}]}]}", cluster=True)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "metadata", "problem"),
+    [
+        (True, {"namespace": "etl"}, "metadata.namespace: must be absent"),
+        (False, {"namespace": None}, "metadata.namespace: must be given"),
+        (False, {"name": "Upper"}, "metadata.name: 'Upper' is no name"),
+    ],
+)
+def test_metadata(cluster: bool, metadata: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidObject) as caught:
+        parse({}, cluster=cluster, **metadata)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"apiVersion": "v1"}, {"kind": "NetworkPolicy"}, {"spec": None}, {"spec": []}])
+def test_not_a_policy(change: dict[str, Any]) -> None:
+    obj = {"apiVersion": "dagwall.io/v1alpha1", "kind": "TaskNetworkPolicy", "spec": {}}
+    obj["metadata"] = {"name": "p", "namespace": "etl"}  # type: ignore[assignment]
+    with pytest.raises(InvalidObject):
+        parse_policy(Field("x", "", obj | change))
