@@ -13,6 +13,7 @@ from agent.parse.addresses import parse_addresses, parse_network
 from agent.parse.claims import parse_annotations, parse_labels, parse_name
 from agent.parse.fields import Field, joined
 from agent.parse.pods import parse_pod
+from agent.parse.policies import API_VERSION, KINDS, parse_policy
 from agent.parse.services import parse_endpoint_slice, parse_service
 
 Item = Pod | Namespace | Service | EndpointSlice | ServiceAccountName | Node | Policy
@@ -142,4 +143,5 @@ _PARSERS: dict[tuple[str, str], Callable[[Field], Item]] = {
     ("discovery.k8s.io/v1beta1", "EndpointSlice"): parse_endpoint_slice,
     ("v1", "ServiceAccount"): parse_service_account,
     ("v1", "Node"): parse_node,
+    **{(API_VERSION, kind): parse_policy for kind in KINDS},
 }
