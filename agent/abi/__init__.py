@@ -1,1 +1,1 @@
-
+"""bpf/types.h as tables. A C compiler judges the two (tests/layout)."""

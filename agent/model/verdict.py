@@ -65,7 +65,7 @@ class EventKind(IntEnum):
     DENIED = 1
     AUDITED = 2
     PENDING = 3
-    FLOW = 4  # a flow of an endpoint that another cgroup's process opened (L7)
+    FOREIGN_SOCKET = 4  # a connection over a socket that another cgroup's process made (L7)
 
 
 class Loss(IntEnum):
@@ -73,10 +73,10 @@ class Loss(IntEnum):
 
     RING_FULL = 0  # an event found the ring buffer full
     EVENT_RATE = 1  # an event was suppressed by the endpoint's token bucket
-    FLOWS_FULL = 2  # packets judged without an entry in `flows`: the map is full
-    FLOWS_QUOTA = 3  # the same: the endpoint's own share is used up
-    FLUSH_MISS = 4  # counters of a promoted socket found their flow evicted (packets)
+    FLOWS_FULL = 2  # a packet judged without an entry in `flows`: the map is full
+    FLOWS_QUOTA = 3  # the same: the endpoint's share is used up
+    FLUSH_MISS = 4  # packets counted in a promoted socket whose flow was evicted
     DENIALS_FULL = 5  # a denial without an entry in `denials`
-    BUCKETS_FULL = 6  # an event without a token bucket
-    PENDING_FULL = 7  # a pending cgroup without an entry in `pending`
-    TAIL_MISSING = 8  # a tail call found no program
+    PENDING_FULL = 6  # a pending cgroup without an entry in `pending`
+    TAIL_MISSING = 7  # a tail call found no program
+    AGENT_GONE = 8  # a packet of an unknown pod that passed because the agent is gone (L6)

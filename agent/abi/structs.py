@@ -1,0 +1,188 @@
+"""The structs of bpf/types.h, and the maps that hold them (bpf/maps.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from agent.abi.layout import Layout, array, be16, nested, raw, u8, u16, u32, u64
+
+ABI_VERSION = 1
+
+IDENTITY_SLOTS = 4096
+ENDPOINT_SLOTS = 4096
+BYPASS_SLOTS = 65536
+CREATOR_SLOTS = 65536
+POD_LEVELS = 2
+
+FLAG_HOST_NETWORK = 1
+FLAG_RAW_SOCKETS = 2
+
+ADDRESS = raw(16, align=4)
+
+CONFIG = Layout(
+    "config",
+    heartbeat_ns=u64,
+    loss_grace_ns=u64,
+    loss_denies=u32,
+    pod_level=array(u32, POD_LEVELS),
+    reply_ticks=u32,
+    flush_ticks=u32,
+    syn_ticks=u32,
+    syn_tries=u32,
+    event_rate=u32,
+    event_burst=u32,
+    flow_quota=u32,
+    hz=u32,
+    pad=u32,
+)
+RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, pad=raw(2))
+ENDPOINT = Layout(
+    "endpoint",
+    identity=u32,
+    ruleset=u32,
+    slot=u32,
+    state=u8,
+    flags=u8,
+    pad=raw(2),
+    defaults=raw(2 * RULE.size, align=4),
+)
+EPOCH = Layout("epoch", epoch=u32, evicted=u32)
+SLOT = Layout("slot", inserted=u32, tokens=u32, refilled=u32, pad=u32)
+FLOW_KEY = Layout(
+    "flow_key",
+    cgroup_id=u64,
+    peer=ADDRESS,
+    service_port=be16,
+    protocol=u8,
+    direction=u8,
+    client_port=be16,
+    pad=raw(2),
+)
+FLOW = Layout(
+    "flow",
+    slot=u32,
+    epoch=u32,
+    identity=u32,
+    rule=u32,
+    last=u32,
+    first=u32,
+    verdict=u8,
+    reason=u8,
+    pad=raw(6),
+    sent_packets=u64,
+    sent_bytes=u64,
+    received_packets=u64,
+    received_bytes=u64,
+    connections=u64,
+)
+PROMOTED = Layout(
+    "promoted",
+    slot=u32,
+    epoch=u32,
+    identity=u32,
+    last=u32,
+    flushed=u32,
+    pending=u16,
+    remote_port=be16,
+    key=nested(FLOW_KEY),
+    sent_packets=u64,
+    sent_bytes=u64,
+    received_packets=u64,
+    received_bytes=u64,
+)
+PREFIX = Layout("prefix", length=u32, address=ADDRESS)
+CLASSES = Layout("classes", peer=u32, base=u32)
+RULE_KEY = Layout("rule_key", ruleset=u32, peer_class=u32, port_class=u16, direction=u8, pad=u8)
+IDENTITY_COUNTS = Layout(
+    "identity_counts",
+    sent_packets=u64,
+    sent_bytes=u64,
+    received_packets=u64,
+    received_bytes=u64,
+    connections=u64,
+    audited=u64,
+    denied_packets=u64,
+    denied_bytes=u64,
+)
+IDENTITY_TOTALS = Layout("identity_totals", by=raw(2 * IDENTITY_COUNTS.size, align=8))
+DENIAL_KEY = Layout("denial_key", slot=u32, rule=u32, identity=u32, reason=u8, direction=u8, verdict=u8, pad=u8)
+DENIAL = Layout("denial", packets=u64, bytes=u64)
+CREATOR = Layout("creator", cookie=u64, cgroup_id=u64)
+EVENT = Layout(
+    "event",
+    time_ns=u64,
+    cgroup_id=u64,
+    task_cgroup_id=u64,
+    ancestors=array(u64, POD_LEVELS),
+    socket_cookie=u64,
+    peer=ADDRESS,
+    service_port=be16,
+    client_port=be16,
+    protocol=u8,
+    direction=u8,
+    verdict=u8,
+    reason=u8,
+    rule=u32,
+    identity=u32,
+    slot=u32,
+    pid=u32,
+    length=u32,
+    kind=u8,
+    hook=u8,
+    pad=raw(2),
+)
+
+STRUCTS = (
+    CONFIG, RULE, ENDPOINT, EPOCH, SLOT, FLOW_KEY, FLOW, PROMOTED, PREFIX, CLASSES, RULE_KEY, IDENTITY_COUNTS,
+    IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT,
+)  # fmt: skip
+
+U32 = Layout("u32", value=u32)
+U64 = Layout("u64", value=u64)
+HOST_KEY = Layout("address", address=ADDRESS)
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """A map as bpf/maps.c declares it. `entries` is its default size; `resizable` ones are an agent's setting."""
+
+    key: Layout
+    value: Layout
+    entries: int
+    resizable: bool = False
+    per_cpu: bool = False
+    lpm: bool = False
+
+
+MAPS: dict[str, MapSpec] = {
+    "config": MapSpec(U32, CONFIG, 1),
+    "endpoints": MapSpec(U64, ENDPOINT, 16384, resizable=True),
+    "bypass": MapSpec(U32, U64, BYPASS_SLOTS),
+    "pending": MapSpec(U64, U64, 4096, resizable=True),
+    "epochs": MapSpec(U32, EPOCH, ENDPOINT_SLOTS),
+    "slots": MapSpec(U32, SLOT, ENDPOINT_SLOTS),
+    "flows": MapSpec(FLOW_KEY, FLOW, 65536, resizable=True),
+    "peers": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
+    "hosts": MapSpec(HOST_KEY, CLASSES, 131072, resizable=True),
+    "ports": MapSpec(U32, U64, 196864),
+    "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True),
+    "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
+    "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
+    "losses": MapSpec(U32, U64, 9, per_cpu=True),
+    "creators": MapSpec(U32, CREATOR, CREATOR_SLOTS),
+}
+EVENTS_BYTES = 524288
+
+
+def pack_address(address: IPv4Address | IPv6Address | int) -> bytes:
+    """16 bytes in network order, IPv4 mapped; integers are 128-bit addresses already."""
+    if isinstance(address, IPv4Address):
+        return b"\0" * 10 + b"\xff\xff" + address.packed
+    return address.to_bytes(16, "big") if isinstance(address, int) else address.packed
+
+
+def unpack_address(data: bytes) -> IPv4Address | IPv6Address:
+    """The other way round; mapped addresses come back as IPv4."""
+    address = IPv6Address(data)
+    return address.ipv4_mapped or address

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* cgroup/connect4 and connect6: TCP is decided before a packet exists.
+ *
+ * Returns 1: goes on; 0: refused, with EACCES where the kernel has bpf_set_retval() (HAVE_SET_RETVAL), else EPERM.
+ * Datagrams and pending endpoints go on: egress decides them.
+ */
+
+static __always_inline __u64 creator_of(__u64 cookie, __u64 otherwise)
+{
+	int index = cookie & (CREATOR_SLOTS - 1);
+	struct creator *creator = creators.lookup(&index);
+
+	return creator && creator->cookie == cookie ? creator->cgroup_id : otherwise;
+}
+
+static __always_inline int refuse(void)
+{
+#ifdef HAVE_SET_RETVAL
+	enum { EACCES_ERRNO = 13, HELPER_SET_RETVAL = 187 };
+
+	((int (*)(int))HELPER_SET_RETVAL)(-EACCES_ERRNO);
+#endif
+	return 0;
+}
+
+static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return;
+	struct promoted *s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (s && !s->pending)
+		s->pending = 1;
+}
+
+static __always_inline void count_connection(struct flow *flow)
+{
+	struct identity_counts *counts = counts_of(flow->identity, DIRECTION_EGRESS);
+
+	__sync_fetch_and_add(&flow->connections, 1);
+	if (counts)
+		counts->connections += 1;
+}
+
+static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struct config *config,
+					  const struct endpoint *endpoint, struct flow_key *key, __u64 task,
+					  __u64 cookie)
+{
+	struct rule rule = { .verdict = VERDICT_ALLOW };
+	struct subject subject = {
+		.cgroup_id = key->cgroup_id,
+		.task_cgroup_id = task,
+		.socket_cookie = cookie,
+		.peer = key->peer,
+		.service_port = key->service_port,
+		.protocol = PROTOCOL_TCP,
+		.direction = DIRECTION_EGRESS,
+		.hook = HOOK_CONNECT,
+		.identity = endpoint->identity,
+		.slot = endpoint->slot,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	if (!address_is_loopback(&key->peer) || (endpoint->flags & ENDPOINT_HOST_NETWORK))
+		judge(endpoint, &key->peer, PROTOCOL_TCP, key->service_port, DIRECTION_EGRESS, &rule);
+	if (rule.verdict == VERDICT_DENY) {
+		record_denial(config, &subject, &rule, 1);
+		return refuse();
+	}
+	struct flow *flow = remember(key, config, endpoint, &rule);
+
+	if (flow)
+		count_connection(flow);
+	if (rule.verdict == VERDICT_AUDIT) {
+		record_audit(config, &subject, &rule);
+	} else if (task != key->cgroup_id) {
+		subject.kind = EVENT_FOREIGN_SOCKET;
+		report(config, &subject, &rule);
+	}
+	return 1;
+}
+
+static __always_inline int connect(struct bpf_sock_addr *ctx, const struct address *peer)
+{
+	enum { STREAM = 1 };
+	struct config *config = configuration();
+	__u64 task = bpf_get_current_cgroup_id();
+	int index = task & (BYPASS_SLOTS - 1);
+	__u64 *unmanaged = bypass.lookup(&index);
+
+	if (ctx->type != STREAM || ctx->protocol == PROTOCOL_SCTP || address_is_unspecified(peer))
+		return 1;
+	if (!config)
+		return 0;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct flow_key key = {
+		.cgroup_id = creator_of(cookie, task),
+		.peer = *peer,
+		.service_port = ctx->user_port,
+		.protocol = PROTOCOL_TCP,
+		.direction = DIRECTION_EGRESS,
+	};
+
+	if (unmanaged && *unmanaged == key.cgroup_id)
+		return 1;
+	struct flow *flow = flows.lookup(&key);
+
+	if (flow && key.cgroup_id == task && flow_is_current(flow)) {
+		count_connection(flow);
+		return 1;
+	}
+	struct endpoint *endpoint = key.cgroup_id == task ? endpoint_of_task(config, task) :
+							    endpoints.lookup(&key.cgroup_id);
+
+	if (!endpoint || endpoint->state == STATE_PENDING) {
+		mark_pending(ctx);
+		return 1;
+	}
+	if (endpoint->state == STATE_UNMANAGED)
+		return 1;
+	return decide_connect(ctx, config, endpoint, &key, task, cookie);
+}
+
+int connect4(struct bpf_sock_addr *ctx)
+{
+	struct address peer;
+
+	address_from_ipv4(&peer, ctx->user_ip4);
+	return connect(ctx, &peer);
+}
+
+int connect6(struct bpf_sock_addr *ctx)
+{
+	struct address peer = {
+		.word = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] },
+	};
+
+	return connect(ctx, &peer);
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* Every map once. "Full" says what a program does when it cannot insert. The loader gives PIN_MAPS (a folder of
+ * bpffs: an existing pin is used as it is) and the *_ENTRIES; agent/kernel/maps.py names the same maps.
+ */
+#define SHARED(type, key, value, name, entries, flags)                                                                 \
+	BPF_TABLE_PINNED7(type, key, value, name, entries, PIN_MAPS "/" #name, flags)
+
+SHARED("array", int, struct config, config, 1, 0);             /* agent -> kernel */
+SHARED("hash", __u64, struct endpoint, endpoints, ENDPOINTS_ENTRIES, 0); /* agent -> kernel; full: pending */
+SHARED("array", int, __u64, bypass, BYPASS_SLOTS, 0);          /* agent -> kernel: an unmanaged cgroup's id, by its low bits */
+SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent deletes; full: asks again each time */
+SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
+SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */
+SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel; agent drains, evicts; full: slow path */
+SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("hash", struct address, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC);    /* agent -> kernel */
+SHARED("array", int, __u64, ports, PORT_INDEXES, 0);           /* agent -> kernel: port class */
+SHARED("hash", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
+SHARED("hash", struct denial_key, struct denial, denials, DENIALS_ENTRIES, 0); /* kernel; agent drains; full: counted */
+SHARED("percpu_array", int, __u64, losses, LOSS_MAX, 0);       /* kernel -> agent */
+SHARED("array", int, struct creator, creators, CREATOR_SLOTS, 0); /* kernel only; overwritten: the caller is judged */
+
+struct events_table_t { /* kernel -> agent; full: counted in `losses`, the verdict stands */
+	int key;
+	__u32 leaf;
+	void *(*ringbuf_reserve)(u64);
+	void (*ringbuf_discard)(void *, u64);
+	void (*ringbuf_submit)(void *, u64);
+	__u32 max_entries;
+};
+__attribute__((section("maps/ringbuf:" PIN_MAPS "/events")))
+struct events_table_t events = { .max_entries = EVENTS_BYTES };
+
+struct sockets_table_t { /* kernel only: promoted flows and pending sockets */
+	int key;
+	struct promoted leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_MAPS "/sockets")))
+struct sockets_table_t sockets = { .flags = BPF_F_NO_PREALLOC };
+BPF_ANNOTATE_KV_PAIR(sockets, int, struct promoted);
+
+/* Of this generation of programs; the loader fills and pins them. */
+BPF_PROG_ARRAY(tail_egress, 4);
+BPF_PROG_ARRAY(tail_ingress, 4);

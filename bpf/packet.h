@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Pure: what a packet says. Addresses are IPv6 with IPv4 mapped; "remote" is the other end, "local" is ours. */
+#ifndef DAGWALL_PACKET_H
+#define DAGWALL_PACKET_H
+
+#include "types.h"
+
+enum ethertype { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_IPV6 = 0x86dd };
+
+enum protocol {
+	PROTOCOL_HOPOPTS = 0,
+	PROTOCOL_ICMP = 1,
+	PROTOCOL_TCP = 6,
+	PROTOCOL_UDP = 17,
+	PROTOCOL_ROUTING = 43,
+	PROTOCOL_FRAGMENT = 44,
+	PROTOCOL_ICMPV6 = 58,
+	PROTOCOL_DSTOPTS = 60,
+	PROTOCOL_SCTP = 132,
+};
+
+enum packet_role {
+	ROLE_ANY = 0,   /* may open a flow, continue it, or answer it */
+	ROLE_OPENS = 1, /* TCP SYN without ACK, ICMP echo request: only ever its own direction */
+	ROLE_REPLY = 2, /* ICMP echo reply: an answer, unless a rule allows it by itself */
+};
+
+struct packet {
+	struct address peer;
+	__be16 remote_port; /* ICMP echo: 0 */
+	__be16 local_port;  /* ICMP echo: 0 */
+	__be16 echo_id;
+	__u8 protocol;
+	__u8 role;
+	__u8 reason; /* DROP_NONE, or why it cannot be judged */
+	__u8 pad[7];
+};
+
+static __always_inline void address_from_ipv4(struct address *out, __be32 ip)
+{
+	out->word[0] = 0;
+	out->word[1] = 0;
+	out->word[2] = bpf_htonl(0xffff);
+	out->word[3] = ip;
+}
+
+static __always_inline int address_equal(const struct address *a, const struct address *b)
+{
+	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] &&
+	       a->word[0] == b->word[0];
+}
+
+static __always_inline int address_is_ipv4(const struct address *a)
+{
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == bpf_htonl(0xffff);
+}
+
+/* 127.0.0.0/8 and ::1 (P7) */
+static __always_inline int address_is_loopback(const struct address *a)
+{
+	if (address_is_ipv4(a))
+		return (bpf_ntohl(a->word[3]) >> 24) == 127;
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == 0 && a->word[3] == bpf_htonl(1);
+}
+
+/* 0.0.0.0 and ::, which connect() takes for "this host" */
+static __always_inline int address_is_unspecified(const struct address *a)
+{
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[3] == 0 &&
+	       (a->word[2] == 0 || a->word[2] == bpf_htonl(0xffff));
+}
+
+static __always_inline int protocol_has_ports(__u8 protocol)
+{
+	return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_SCTP;
+}
+
+static __always_inline __u8 tcp_role(__u8 flags)
+{
+	enum { SYN = 0x02, ACK = 0x10 };
+	return (flags & (SYN | ACK)) == SYN ? ROLE_OPENS : ROLE_ANY;
+}
+
+/* TCP and UDP without IPv4 options, IPv6 extension headers or fragments, by direct access. Everything else: 0. */
+static __always_inline int parse_fast(struct __sk_buff *skb, int inbound, struct packet *out)
+{
+	void *start = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__be16 *ports;
+
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
+		struct iphdr *ip = start;
+
+		if (start + sizeof(*ip) + 8 > end || ip->ihl != 5 || (ip->frag_off & bpf_htons(0x3fff)))
+			return 0;
+		out->protocol = ip->protocol;
+		address_from_ipv4(&out->peer, inbound ? ip->saddr : ip->daddr);
+		ports = start + sizeof(*ip);
+	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
+		struct ipv6hdr *ip = start;
+
+		if (start + sizeof(*ip) + 8 > end)
+			return 0;
+		out->protocol = ip->nexthdr;
+		__builtin_memcpy(&out->peer, inbound ? &ip->saddr : &ip->daddr, sizeof(out->peer));
+		ports = start + sizeof(*ip);
+	} else {
+		return 0;
+	}
+	if (out->protocol == PROTOCOL_TCP) {
+		if ((void *)ports + 20 > end)
+			return 0;
+		out->role = tcp_role(((__u8 *)ports)[13]);
+	} else if (out->protocol != PROTOCOL_UDP) {
+		return 0;
+	}
+	out->remote_port = inbound ? ports[0] : ports[1];
+	out->local_port = inbound ? ports[1] : ports[0];
+	return 1;
+}
+
+/* IPv4 options (RFC 791): strict and loose source routes name another destination than the header does. */
+static __always_inline __u8 scan_ipv4_options(struct __sk_buff *skb, __u32 header_length)
+{
+	enum { END = 0, NOP = 1, LSRR = 131, SSRR = 137 };
+	__u32 offset = 20;
+
+#pragma unroll
+	for (int i = 0; i < 40; i++) {
+		__u8 option[2];
+
+		if (offset >= header_length)
+			return DROP_NONE;
+		if (bpf_skb_load_bytes(skb, offset, option, 2))
+			return DROP_INVALID_PACKET;
+		if (option[0] == END)
+			return DROP_NONE;
+		if (option[0] == LSRR || option[0] == SSRR)
+			return DROP_SOURCE_ROUTE;
+		if (option[0] != NOP && option[1] < 2)
+			return DROP_INVALID_PACKET;
+		offset += option[0] == NOP ? 1 : option[1];
+	}
+	return DROP_NONE;
+}
+
+/* Ports, TCP flags or ICMP echo id, from `offset` on. */
+static __always_inline __u8 parse_transport(struct __sk_buff *skb, int inbound, __u32 offset, struct packet *out)
+{
+	enum { ECHO_REPLY = 0, ECHO_REQUEST = 8, ECHO_REQUEST_V6 = 128, ECHO_REPLY_V6 = 129 };
+	__u8 head[14] = {};
+	__be16 source, destination;
+
+	if (out->protocol == PROTOCOL_TCP) {
+		if (bpf_skb_load_bytes(skb, offset, head, 14))
+			return DROP_INVALID_PACKET;
+		out->role = tcp_role(head[13]);
+	} else if (protocol_has_ports(out->protocol) || out->protocol == PROTOCOL_ICMP ||
+		   out->protocol == PROTOCOL_ICMPV6) {
+		if (bpf_skb_load_bytes(skb, offset, head, 8))
+			return DROP_INVALID_PACKET;
+	} else {
+		return DROP_NONE;
+	}
+	if (protocol_has_ports(out->protocol)) {
+		__builtin_memcpy(&source, head, 2);
+		__builtin_memcpy(&destination, head + 2, 2);
+		out->remote_port = inbound ? source : destination;
+		out->local_port = inbound ? destination : source;
+		return DROP_NONE;
+	}
+	__u8 request = out->protocol == PROTOCOL_ICMP ? ECHO_REQUEST : ECHO_REQUEST_V6;
+	__u8 reply = out->protocol == PROTOCOL_ICMP ? ECHO_REPLY : ECHO_REPLY_V6;
+
+	out->role = head[0] == reply ? ROLE_REPLY : ROLE_OPENS;
+	if (head[0] == request || head[0] == reply)
+		__builtin_memcpy(&out->echo_id, head + 4, 2);
+	return DROP_NONE;
+}
+
+static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, int inbound, struct packet *out)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || ip.ihl < 5)
+		return DROP_INVALID_PACKET;
+	out->protocol = ip.protocol;
+	address_from_ipv4(&out->peer, inbound ? ip.saddr : ip.daddr);
+	if (ip.frag_off & bpf_htons(0x3fff))
+		return DROP_FRAGMENT;
+	if (ip.ihl > 5) {
+		__u8 reason = scan_ipv4_options(skb, ip.ihl * 4);
+
+		if (reason)
+			return reason;
+	}
+	return parse_transport(skb, inbound, ip.ihl * 4, out);
+}
+
+/* Extension headers in front of the transport header (RFC 8200 section 4), at most six. */
+static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int inbound, struct packet *out)
+{
+	struct ipv6hdr ip;
+	__u32 offset = sizeof(ip);
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+		return DROP_INVALID_PACKET;
+	out->protocol = ip.nexthdr;
+	__builtin_memcpy(&out->peer, inbound ? &ip.saddr : &ip.daddr, sizeof(out->peer));
+#pragma unroll
+	for (int i = 0; i < 7; i++) {
+		__u8 header[2];
+
+		if (out->protocol == PROTOCOL_ROUTING)
+			return DROP_SOURCE_ROUTE;
+		if (out->protocol == PROTOCOL_FRAGMENT)
+			return DROP_FRAGMENT;
+		if (out->protocol != PROTOCOL_HOPOPTS && out->protocol != PROTOCOL_DSTOPTS)
+			return parse_transport(skb, inbound, offset, out);
+		if (bpf_skb_load_bytes(skb, offset, header, 2))
+			return DROP_INVALID_PACKET;
+		out->protocol = header[0];
+		offset += 8 + header[1] * 8;
+	}
+	return DROP_INVALID_PACKET;
+}
+
+/* Every packet; `out->reason` says why one cannot be judged on its real peer. */
+static __always_inline void parse_full(struct __sk_buff *skb, int inbound, struct packet *out)
+{
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4))
+		out->reason = parse_ipv4(skb, inbound, out);
+	else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6))
+		out->reason = parse_ipv6(skb, inbound, out);
+	else
+		out->reason = DROP_INVALID_PACKET;
+}
+
+/* The key under which `packet` belongs to a flow that was opened in `direction`. `connected`: its UDP socket takes
+ * packets from one peer only, so the kernel itself has checked the asking port.
+ */
+static __always_inline void flow_key_of(const struct packet *packet, __u64 cgroup_id, int direction, int connected,
+					struct flow_key *out)
+{
+	out->cgroup_id = cgroup_id;
+	out->peer = packet->peer;
+	out->protocol = packet->protocol;
+	out->direction = direction;
+	out->service_port = direction == DIRECTION_EGRESS ? packet->remote_port : packet->local_port;
+	out->client_port = 0;
+	if (packet->protocol == PROTOCOL_UDP) {
+		if (direction == DIRECTION_INGRESS)
+			out->client_port = packet->remote_port;
+		else if (!connected)
+			out->client_port = packet->local_port;
+	} else if (packet->protocol == PROTOCOL_ICMP || packet->protocol == PROTOCOL_ICMPV6) {
+		out->client_port = packet->echo_id;
+	}
+	out->pad[0] = out->pad[1] = 0;
+}
+
+#endif

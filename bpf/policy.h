@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Pure: what follows from what was looked up. */
+#ifndef DAGWALL_POLICY_H
+#define DAGWALL_POLICY_H
+
+#include "packet.h"
+
+/* Index into `ports`, as agent/model/want.py computes it. */
+static __always_inline __u32 port_index(__u8 protocol, __be16 port)
+{
+	if (protocol == PROTOCOL_TCP)
+		return bpf_ntohs(port);
+	if (protocol == PROTOCOL_UDP)
+		return 65536 + bpf_ntohs(port);
+	if (protocol == PROTOCOL_SCTP)
+		return 131072 + bpf_ntohs(port);
+	return 196608 + protocol;
+}
+
+/* Port class of what no policy mentions: a rule without ports means TCP, UDP, ICMP and ICMPv6 (P4). */
+static __always_inline __u16 unmentioned_port_class(__u8 protocol)
+{
+	return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP ||
+			       protocol == PROTOCOL_ICMPV6
+		       ? PORT_ANY
+		       : PORT_OTHER;
+}
+
+/* Is a flow's entry good for a packet that travels `inbound`? Answers to datagrams only while it is live (P9). */
+static __always_inline int flow_serves(__u8 protocol, int direction, int inbound, __u32 idle_ticks, __u32 reply_ticks)
+{
+	if (protocol == PROTOCOL_TCP || direction == inbound)
+		return 1;
+	return idle_ticks <= reply_ticks;
+}
+
+/* Takes one token; refills by `rate` a second up to `burst`. Races between CPUs cost a token, never a verdict. */
+static __always_inline int take_token(struct slot *slot, const struct config *config, __u32 now)
+{
+	__u32 hz = config->hz ? config->hz : 100;
+	__u32 elapsed = now - slot->refilled;
+	__u32 tokens = slot->tokens;
+
+	if (elapsed >= hz * 8 || slot->refilled == 0) {
+		tokens = config->event_burst;
+		slot->refilled = now;
+	} else if (elapsed * config->event_rate >= hz) {
+		tokens += elapsed * config->event_rate / hz;
+		if (tokens > config->event_burst)
+			tokens = config->event_burst;
+		slot->refilled = now;
+	}
+	slot->tokens = tokens ? tokens - 1 : 0;
+	return tokens != 0;
+}
+
+#endif

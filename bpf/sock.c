@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* cgroup/sock_create: no raw IP sockets without leave, and who made a stream socket (L7).
+ * cgroup/sock_release: the last counters of a promoted socket.
+ *
+ * Return 1: goes on; 0 (sock_create): EPERM.
+ */
+
+static __always_inline int may_be_raw(const struct config *config, const struct endpoint *endpoint)
+{
+	if (!endpoint || endpoint->state == STATE_PENDING)
+		return agent_is_gone(config) && !config->loss_denies;
+	return endpoint->state == STATE_UNMANAGED || (endpoint->flags & ENDPOINT_RAW_SOCKETS);
+}
+
+int sock_create(struct bpf_sock *sk)
+{
+	enum { STREAM = 1, RAW = 3 };
+	__u64 leaf = bpf_get_current_cgroup_id();
+	struct config *config = configuration();
+
+	if (sk->type == STREAM) {
+		__u64 cookie = bpf_get_socket_cookie(sk);
+		int index = cookie & (CREATOR_SLOTS - 1);
+		struct creator *creator = creators.lookup(&index);
+
+		if (creator) {
+			creator->cgroup_id = leaf;
+			creator->cookie = cookie;
+		}
+		return 1;
+	}
+	if (sk->type != RAW)
+		return 1;
+	if (!config)
+		return 0;
+	struct endpoint *endpoint = endpoint_of_task(config, leaf);
+
+	if (may_be_raw(config, endpoint))
+		return 1;
+	if (!endpoint) {
+		ask_agent(leaf, bpf_get_current_ancestor_cgroup_id(config->pod_level[0]),
+			  bpf_get_current_ancestor_cgroup_id(config->pod_level[1]), HOOK_SOCK_CREATE);
+		return 0;
+	}
+	struct rule rule = {
+		.reason = endpoint->state == STATE_PENDING ? DROP_PENDING : DROP_RAW_SOCKET,
+	};
+	struct subject subject = {
+		.cgroup_id = leaf,
+		.task_cgroup_id = leaf,
+		.protocol = sk->protocol,
+		.direction = DIRECTION_EGRESS,
+		.hook = HOOK_SOCK_CREATE,
+		.identity = endpoint->identity,
+		.slot = endpoint->slot,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	record_denial(config, &subject, &rule, 1);
+	return 0;
+}
+
+int sock_release(struct bpf_sock *sk)
+{
+	struct promoted *s = sockets.sk_storage_get(sk, 0, 0);
+
+	if (!s)
+		return 1;
+	if (s->sent_packets | s->received_packets) {
+		flush(s, bpf_jiffies64());
+		if (s->sent_packets | s->received_packets)
+			count_loss(LOSS_FLUSH_MISS, s->sent_packets + s->received_packets);
+		s->sent_packets = s->received_packets = 0;
+	}
+	s->epoch = 0; /* FIN and the last ACKs are counted in the flow again */
+	return 1;
+}

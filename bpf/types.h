@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Wire contract: every struct and enum that crosses the boundary between the kernel and the agent.
+ *
+ * agent/abi mirrors it as tables and a C compiler compares the two (tests/layout). Host byte order, except __be16;
+ * padding is explicit and zero. Enums are append-only: logs, metrics and pinned maps keep these numbers.
+ */
+#ifndef DAGWALL_TYPES_H
+#define DAGWALL_TYPES_H
+
+#include <linux/types.h>
+
+#define ABI_VERSION 1
+
+enum direction { DIRECTION_EGRESS = 0, DIRECTION_INGRESS = 1 };
+
+enum verdict { VERDICT_DENY = 0, VERDICT_ALLOW = 1, VERDICT_AUDIT = 2 };
+
+enum drop_reason {
+	DROP_NONE = 0,
+	DROP_NO_RULE = 1,
+	DROP_DENY_RULE = 2,
+	DROP_UNKNOWN_PEER = 3,
+	DROP_PENDING = 4,
+	DROP_QUARANTINED = 5,
+	DROP_FRAGMENT = 6,
+	DROP_SOURCE_ROUTE = 7,
+	DROP_INVALID_PACKET = 8,
+	DROP_RAW_SOCKET = 9,
+	DROP_NOT_A_REPLY = 10,
+	DROP_AGENT_GONE = 11,
+	DROP_NOT_READY = 12,
+};
+
+enum endpoint_state { STATE_PENDING = 0, STATE_MANAGED = 1, STATE_UNMANAGED = 2, STATE_QUARANTINED = 3 };
+
+enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2 };
+
+enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3 };
+
+enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4 };
+
+enum loss {
+	LOSS_RING_FULL = 0,     /* an event found the ring buffer full */
+	LOSS_EVENT_RATE = 1,    /* an event was suppressed by the endpoint's token bucket */
+	LOSS_FLOWS_FULL = 2,    /* a packet judged without an entry in `flows`: the map is full */
+	LOSS_FLOWS_QUOTA = 3,   /* the same: the endpoint's share is used up */
+	LOSS_FLUSH_MISS = 4,    /* packets counted in a promoted socket whose flow was evicted */
+	LOSS_DENIALS_FULL = 5,  /* a denial without an entry in `denials` */
+	LOSS_PENDING_FULL = 6,  /* a pending cgroup without an entry in `pending` */
+	LOSS_TAIL_MISSING = 7,  /* a tail call found no program */
+	LOSS_AGENT_GONE = 8,    /* a packet of an unknown pod that passed because the agent is gone (L6) */
+	LOSS_MAX = 9,
+};
+
+enum limit {
+	IDENTITY_SLOTS = 4096,    /* identity numbers are FIRST_IDENTITY + 1 .. FIRST_IDENTITY + 4095; slot 0: overflow */
+	FIRST_IDENTITY = 1 << 24, /* a multiple of IDENTITY_SLOTS, so that a mask gives the slot */
+	ENDPOINT_SLOTS = 4096,    /* slot 0 is never an endpoint's */
+	BYPASS_SLOTS = 65536,
+	CREATOR_SLOTS = 65536,
+	PORT_INDEXES = 196864,    /* TCP, UDP, SCTP: 65536 each; then one for each other protocol */
+	PORT_ANY = 0,             /* a port of TCP, UDP, ICMP, ICMPv6 that no policy mentions */
+	PORT_OTHER = 1,           /* any other protocol that no policy mentions */
+	POD_LEVELS = 2,
+};
+
+struct address { /* IPv4 is mapped: ::ffff:a.b.c.d */
+	__u32 word[4]; /* network byte order */
+};
+_Static_assert(sizeof(struct address) == 16, "ABI: agent/abi/layout.py");
+
+struct config { /* the only value of `config` */
+	__u64 heartbeat_ns;   /* CLOCK_MONOTONIC of the agent's last sign of life */
+	__u64 loss_grace_ns;  /* silence after which the agent counts as gone */
+	__u32 loss_denies;    /* 1: unknown pods are denied while the agent is gone (--on-agent-loss) */
+	__u32 pod_level[POD_LEVELS]; /* cgroup levels at which pods' folders live, from the kernel's root */
+	__u32 reply_ticks;    /* jiffies for which a datagram's flow stays live (P9) */
+	__u32 flush_ticks;    /* jiffies between flushes of a promoted socket's counters */
+	__u32 syn_ticks;      /* jiffies before a pending SYN is sent again */
+	__u32 syn_tries;      /* how often */
+	__u32 event_rate;     /* denial events a second and endpoint */
+	__u32 event_burst;
+	__u32 flow_quota;     /* entries in `flows` an endpoint may hold */
+	__u32 hz;             /* jiffies a second */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct config) == 64, "ABI: agent/abi/layout.py");
+
+struct rule { /* value of `rules`; with VERDICT_AUDIT, reason and rule are the denial's */
+	__u32 rule; /* rule reference, 0: none */
+	__u8 verdict;
+	__u8 reason;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct rule) == 8, "ABI: agent/abi/layout.py");
+
+struct endpoint { /* value of `endpoints`; key: cgroup id of a pod's or a container's folder */
+	__u32 identity;
+	__u32 ruleset;
+	__u32 slot; /* in epochs, slots, denials */
+	__u8 state;
+	__u8 flags;
+	__u8 pad[2];
+	struct rule defaults[2]; /* by direction: where no rule speaks */
+};
+_Static_assert(sizeof(struct endpoint) == 32, "ABI: agent/abi/layout.py");
+
+struct epoch { /* value of `epochs`, by endpoint slot; the agent writes it */
+	__u32 epoch;   /* flows that carry another one are judged again */
+	__u32 evicted; /* entries of this slot that the agent has taken out of `flows` */
+};
+_Static_assert(sizeof(struct epoch) == 8, "ABI: agent/abi/layout.py");
+
+struct slot { /* value of `slots`, by endpoint slot; the kernel writes it */
+	__u32 inserted; /* entries of this slot ever put into `flows` */
+	__u32 tokens;   /* of the event bucket */
+	__u32 refilled; /* jiffies of its last refill */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct slot) == 16, "ABI: agent/abi/layout.py");
+
+struct flow_key { /* key of `flows` */
+	__u64 cgroup_id;     /* of the socket's cgroup */
+	struct address peer;
+	__be16 service_port; /* the peer's for egress, ours for ingress; 0 without ports */
+	__u8 protocol;       /* IPPROTO_* */
+	__u8 direction;      /* enum direction: who opened */
+	__be16 client_port;  /* datagrams: the asking side's port, or 0 where a connected socket proves it; ICMP: echo id */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct flow_key) == 32, "ABI: agent/abi/layout.py");
+
+struct flow { /* value of `flows`: verdict cache, connection table and accounting at once */
+	__u32 slot;
+	__u32 epoch;
+	__u32 identity;
+	__u32 rule;
+	__u32 last;  /* jiffies, low half, of the last packet counted here */
+	__u32 first; /* jiffies, low half */
+	__u8 verdict;
+	__u8 reason;
+	__u8 pad[6];
+	__u64 sent_packets;
+	__u64 sent_bytes;
+	__u64 received_packets;
+	__u64 received_bytes;
+	__u64 connections;
+};
+_Static_assert(sizeof(struct flow) == 72, "ABI: agent/abi/layout.py");
+
+struct promoted { /* socket storage of a long flow, and the mark of a pending socket */
+	__u32 slot;
+	__u32 epoch;
+	__u32 identity;
+	__u32 last;    /* jiffies of the last packet */
+	__u32 flushed; /* jiffies of the last flush */
+	__u16 pending; /* 1: connect() met a pending endpoint; 2: its first retry is set */
+	__be16 remote_port;
+	struct flow_key key;
+	__u64 sent_packets;
+	__u64 sent_bytes;
+	__u64 received_packets;
+	__u64 received_bytes;
+};
+_Static_assert(sizeof(struct promoted) == 88, "ABI: agent/abi/layout.py");
+
+struct prefix { /* key of `peers` */
+	__u32 length; /* bits, 0..128 */
+	struct address address;
+};
+_Static_assert(sizeof(struct prefix) == 20, "ABI: agent/abi/layout.py");
+
+struct classes { /* value of `peers` and `hosts` */
+	__u32 peer; /* peer class */
+	__u32 base; /* class of the entities alone */
+};
+_Static_assert(sizeof(struct classes) == 8, "ABI: agent/abi/layout.py");
+
+struct rule_key { /* key of `rules` */
+	__u32 ruleset;
+	__u32 peer_class;
+	__u16 port_class;
+	__u8 direction;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct rule_key) == 12, "ABI: agent/abi/layout.py");
+
+struct identity_counts { /* per-CPU value of `identities`, twice: by direction, who opened */
+	__u64 sent_packets;
+	__u64 sent_bytes;
+	__u64 received_packets;
+	__u64 received_bytes;
+	__u64 connections;
+	__u64 audited;        /* connections that passed though a policy in audit would deny them */
+	__u64 denied_packets; /* a denied connect() counts as one, of no bytes */
+	__u64 denied_bytes;
+};
+struct identity_totals {
+	struct identity_counts by[2];
+};
+_Static_assert(sizeof(struct identity_totals) == 128, "ABI: agent/abi/layout.py");
+
+struct denial_key { /* key of `denials` */
+	__u32 slot;
+	__u32 rule;
+	__u32 identity;
+	__u8 reason;
+	__u8 direction;
+	__u8 verdict; /* VERDICT_DENY or VERDICT_AUDIT */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct denial_key) == 16, "ABI: agent/abi/layout.py");
+
+struct denial { /* value of `denials` */
+	__u64 packets;
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct denial) == 16, "ABI: agent/abi/layout.py");
+
+struct creator { /* value of `creators`: who made a socket, until another socket's cookie takes the place (L7) */
+	__u64 cookie;
+	__u64 cgroup_id;
+};
+_Static_assert(sizeof(struct creator) == 16, "ABI: agent/abi/layout.py");
+
+struct event { /* record of the ring buffer `events` */
+	__u64 time_ns;        /* CLOCK_MONOTONIC */
+	__u64 cgroup_id;      /* of the socket */
+	__u64 task_cgroup_id; /* of the calling process where the hook knows it, else 0 */
+	__u64 ancestors[POD_LEVELS]; /* EVENT_PENDING: cgroup ids at the pod levels */
+	__u64 socket_cookie;
+	struct address peer;
+	__be16 service_port;
+	__be16 client_port;
+	__u8 protocol;
+	__u8 direction;
+	__u8 verdict;
+	__u8 reason;
+	__u32 rule;
+	__u32 identity;
+	__u32 slot;
+	__u32 pid; /* of the calling process where the hook knows it, else 0 */
+	__u32 length; /* of the packet, bytes */
+	__u8 kind; /* enum event_kind */
+	__u8 hook; /* enum hook */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct event) == 96, "ABI: agent/abi/layout.py");
+
+#endif

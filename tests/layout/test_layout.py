@@ -1,0 +1,97 @@
+"""A C compiler judges agent/abi and the enumerations against bpf/types.h. Needs cc and the host's linux/types.h."""
+
+from __future__ import annotations
+
+import subprocess
+from enum import IntEnum
+from pathlib import Path
+
+import pytest
+
+from agent.abi import structs
+from agent.abi.layout import Layout
+from agent.model import verdict, want
+from agent.model.identity import FIRST_IDENTITY
+
+BPF = Path(__file__).parents[2] / "bpf"
+
+ENUMS: dict[str, type[IntEnum]] = {
+    "DIRECTION": verdict.Direction,
+    "VERDICT": verdict.Verdict,
+    "DROP": verdict.DropReason,
+    "STATE": verdict.EndpointState,
+    "HOOK": verdict.Hook,
+    "EVENT": verdict.EventKind,
+    "LOSS": verdict.Loss,
+}
+CONSTANTS = {
+    "ABI_VERSION": structs.ABI_VERSION,
+    "IDENTITY_SLOTS": structs.IDENTITY_SLOTS,
+    "ENDPOINT_SLOTS": structs.ENDPOINT_SLOTS,
+    "BYPASS_SLOTS": structs.BYPASS_SLOTS,
+    "CREATOR_SLOTS": structs.CREATOR_SLOTS,
+    "POD_LEVELS": structs.POD_LEVELS,
+    "FIRST_IDENTITY": FIRST_IDENTITY,
+    "PORT_INDEXES": want.PORT_INDEXES,
+    "PORT_ANY": want.PORT_ANY,
+    "PORT_OTHER": want.PORT_OTHER,
+    "LOSS_MAX": len(verdict.Loss),
+    "ENDPOINT_HOST_NETWORK": structs.FLAG_HOST_NETWORK,
+    "ENDPOINT_RAW_SOCKETS": structs.FLAG_RAW_SOCKETS,
+}
+
+
+def compile_c(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
+    source = tmp_path / "judge.c"
+    source.write_text(f'#include <stddef.h>\n#include "types.h"\n{body}\n')
+    command = ["cc", "-std=c11", "-fsyntax-only", "-Wall", "-Werror", f"-I{BPF}", str(source)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def claims(layout: Layout) -> list[str]:
+    lines = [f"sizeof(struct {layout.name}) == {layout.size}"]
+    for field, of in layout.fields.items():
+        member = f"((struct {layout.name} *)0)->{field}"
+        lines.append(f"offsetof(struct {layout.name}, {field}) == {layout.offsets[field]}")
+        lines.append(f"sizeof({member}) == {of.size}")
+    return lines
+
+
+def assertions(lines: list[str]) -> str:
+    return "\n".join(f'_Static_assert({line}, "{line}");' for line in lines)
+
+
+@pytest.mark.parametrize("layout", structs.STRUCTS, ids=lambda layout: layout.name)
+def test_struct_has_the_compilers_sizes_and_offsets(layout: Layout, tmp_path: Path) -> None:
+    result = compile_c(tmp_path, assertions(claims(layout)))
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_struct_of_the_header_is_mirrored() -> None:
+    declared = {
+        line.split()[1]
+        for line in (BPF / "types.h").read_text().splitlines()
+        if line.startswith("struct ") and "{" in line
+    }
+    assert declared == {layout.name for layout in structs.STRUCTS} | {"address"}
+
+
+def test_enumerations_and_limits_have_the_same_numbers(tmp_path: Path) -> None:
+    lines = [f"{prefix}_{member.name} == {member.value}" for prefix, of in ENUMS.items() for member in of]
+    lines += [f"{name} == {value}" for name, value in CONSTANTS.items()]
+    result = compile_c(tmp_path, assertions(lines))
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_wrong_offset_is_noticed(tmp_path: Path) -> None:
+    assert compile_c(tmp_path, assertions(["offsetof(struct flow, epoch) == 8"])).returncode != 0
+
+
+def test_no_enumerator_of_the_header_is_missing_in_python() -> None:
+    text = (BPF / "types.h").read_text()
+    for prefix, of in ENUMS.items():
+        in_c = {
+            word.rstrip(",") for word in text.split() if word.startswith(f"{prefix}_") and word.rstrip(",").isupper()
+        }
+        in_c -= {"LOSS_MAX"}
+        assert in_c == {f"{prefix}_{member.name}" for member in of}, prefix
