@@ -62,12 +62,12 @@ def test_pods_come_and_go(scratch: Path, watcher: CgroupWatcher) -> None:
 
 
 def test_what_is_there_at_the_start_is_reported_once(scratch: Path, watcher: CgroupWatcher) -> None:
-    (
-        scratch / f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{uuid.uuid4()}.slice".replace("-", "_")
-    ).mkdir(parents=True)
-    (scratch / f"kubepods.slice/kubepods-pod{str(uuid.uuid4()).replace('-', '_')}.slice").mkdir(parents=True)
+    uid = str(uuid.uuid4()).replace("-", "_")
+    (scratch / f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{uid}.slice").mkdir(parents=True)
+    (scratch / f"kubepods.slice/kubepods-pod{uid}.slice" / CID).mkdir(parents=True)
     first = watcher.resync()
     assert {event.folder for event in first} == set(scan(scratch))
+    assert len(first) == 5
     assert watcher.resync() == []
     assert settled(watcher) == []
 
