@@ -65,9 +65,9 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 {
 	struct classes classes;
 	int index = port_index(protocol, port);
-	__u16 any = unmentioned_port_class(protocol);
+	__u32 any = unmentioned_port_class(protocol);
 	__u64 *mentioned = ports.lookup(&index);
-	__u16 port_class = mentioned && *mentioned ? *mentioned : any;
+	__u32 port_class = mentioned && *mentioned ? *mentioned : any;
 	struct rule *rule = 0;
 
 	if (endpoint->state == STATE_QUARANTINED) {

@@ -18,7 +18,7 @@ static __always_inline __u32 port_index(__u8 protocol, __be16 port)
 }
 
 /* Port class of what no policy mentions: a rule without ports means TCP, UDP, ICMP and ICMPv6 (P4). */
-static __always_inline __u16 unmentioned_port_class(__u8 protocol)
+static __always_inline __u32 unmentioned_port_class(__u8 protocol)
 {
 	return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP ||
 			       protocol == PROTOCOL_ICMPV6

@@ -179,11 +179,11 @@ _Static_assert(sizeof(struct classes) == 8, "ABI: agent/abi/layout.py");
 struct rule_key { /* key of `rules` */
 	__u32 ruleset;
 	__u32 peer_class;
-	__u16 port_class;
+	__u32 port_class;
 	__u8 direction;
-	__u8 pad;
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct rule_key) == 12, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct rule_key) == 16, "ABI: agent/abi/layout.py");
 
 struct identity_counts { /* per-CPU value of `identities`, twice: by direction, who opened */
 	__u64 sent_packets;

@@ -93,7 +93,7 @@ PROMOTED = Layout(
 )
 PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32)
-RULE_KEY = Layout("rule_key", ruleset=u32, peer_class=u32, port_class=u16, direction=u8, pad=u8)
+RULE_KEY = Layout("rule_key", ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
 IDENTITY_COUNTS = Layout(
     "identity_counts",
     sent_packets=u64,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from enum import IntEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.abi import structs
+from agent.abi.checks import claims, static_assertions
 from agent.abi.layout import Layout
 from agent.model import verdict, want
 from agent.model.identity import FIRST_IDENTITY
@@ -48,50 +50,30 @@ def compile_c(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def claims(layout: Layout) -> list[str]:
-    lines = [f"sizeof(struct {layout.name}) == {layout.size}"]
-    for field, of in layout.fields.items():
-        member = f"((struct {layout.name} *)0)->{field}"
-        lines.append(f"offsetof(struct {layout.name}, {field}) == {layout.offsets[field]}")
-        lines.append(f"sizeof({member}) == {of.size}")
-    return lines
-
-
-def assertions(lines: list[str]) -> str:
-    return "\n".join(f'_Static_assert({line}, "{line}");' for line in lines)
-
-
 @pytest.mark.parametrize("layout", structs.STRUCTS, ids=lambda layout: layout.name)
 def test_struct_has_the_compilers_sizes_and_offsets(layout: Layout, tmp_path: Path) -> None:
-    result = compile_c(tmp_path, assertions(claims(layout)))
+    result = compile_c(tmp_path, static_assertions(claims(layout)))
     assert result.returncode == 0, result.stderr
 
 
 def test_every_struct_of_the_header_is_mirrored() -> None:
-    declared = {
-        line.split()[1]
-        for line in (BPF / "types.h").read_text().splitlines()
-        if line.startswith("struct ") and "{" in line
-    }
+    declared = set(re.findall(r"^struct (\w+) \{", (BPF / "types.h").read_text(), re.MULTILINE))
     assert declared == {layout.name for layout in structs.STRUCTS} | {"address"}
 
 
 def test_enumerations_and_limits_have_the_same_numbers(tmp_path: Path) -> None:
     lines = [f"{prefix}_{member.name} == {member.value}" for prefix, of in ENUMS.items() for member in of]
     lines += [f"{name} == {value}" for name, value in CONSTANTS.items()]
-    result = compile_c(tmp_path, assertions(lines))
+    result = compile_c(tmp_path, static_assertions(lines))
     assert result.returncode == 0, result.stderr
 
 
 def test_a_wrong_offset_is_noticed(tmp_path: Path) -> None:
-    assert compile_c(tmp_path, assertions(["offsetof(struct flow, epoch) == 8"])).returncode != 0
+    assert compile_c(tmp_path, static_assertions(["offsetof(struct flow, epoch) == 8"])).returncode != 0
 
 
 def test_no_enumerator_of_the_header_is_missing_in_python() -> None:
     text = (BPF / "types.h").read_text()
     for prefix, of in ENUMS.items():
-        in_c = {
-            word.rstrip(",") for word in text.split() if word.startswith(f"{prefix}_") and word.rstrip(",").isupper()
-        }
-        in_c -= {"LOSS_MAX"}
+        in_c = set(re.findall(rf"\b({prefix}_[A-Z0-9_]+) = \d", text)) - {"LOSS_MAX"}
         assert in_c == {f"{prefix}_{member.name}" for member in of}, prefix

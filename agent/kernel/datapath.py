@@ -1,0 +1,140 @@
+"""The kernel half as one thing: load a generation, open its maps, attach it, replace it, take it away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.abi.structs import MAPS
+from agent.errors import KernelError, LoadError
+from agent.kernel import loader, syscall
+from agent.kernel.loader import Loaded, Request
+from agent.kernel.maps import KernelMap
+from agent.kernel.pins import Pins, ensure_bpffs
+from agent.kernel.probe import Features
+from agent.kernel.programs import ATTACH_ORDER, HOOKS, TAIL_ARRAYS, Program
+from agent.kernel.ring import RingBuffer
+
+_HOOKS = {program.name: program for program in HOOKS}
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One program on one root cgroup, as the kernel says."""
+
+    hook: str
+    cgroup_id: int
+    program_id: int
+
+
+class Datapath:
+    """Programs and maps of one node. Holds a descriptor of each, so that a lost bpffs costs nothing meanwhile."""
+
+    def __init__(self, pins: Pins, features: Features, entries: dict[str, int] | None = None) -> None:
+        self.pins, self.features = pins, features
+        self._entries = dict(entries or {})
+        self.maps: dict[str, KernelMap] = {}
+        self.adopted = False
+        self._programs: dict[str, int] = {}
+        self._tails: list[int] = []
+        self._links: dict[tuple[int, str], int] = {}
+        self._events: RingBuffer | None = None
+
+    def load(self) -> Loaded:
+        """Compile, load and pin a new generation beside the attached one; open all maps. Attaches nothing.
+
+        Raises LoadError; whatever was attached before stays.
+        """
+        ensure_bpffs(self.pins.root.parent)
+        self.adopted = (self.pins.maps / "endpoints").exists()
+        generation = self.pins.next_generation()
+        request = Request(
+            root=str(self.pins.root), generation=generation, entries=self._entries,
+            set_retval=self.features.set_retval, sockops=self.features.sockops,
+        )  # fmt: skip
+        try:
+            loaded = loader.load(request)
+        except LoadError:
+            self.pins.remove_generation(generation)
+            raise
+        folder = self.pins.programs(generation)
+        self._programs = {name: syscall.open_pin(str(folder / name)) for name in loaded.instructions}
+        self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS.values()]
+        self._open_maps()
+        return loaded
+
+    @property
+    def events(self) -> RingBuffer:
+        if self._events is None:
+            raise KernelError("the programs are not loaded")
+        return self._events
+
+    def attach(self, roots: Iterable[Path]) -> None:
+        """Put this generation on every root: new links where there are none, an atomic replacement elsewhere.
+
+        Other programs on these cgroups stay. Older generations are unpinned afterwards.
+        """
+        for root in roots:
+            cgroup_id = root.stat().st_ino
+            folder = self.pins.links / str(cgroup_id)
+            folder.mkdir(parents=True, exist_ok=True)
+            for hook in (name for name in ATTACH_ORDER if name in self._programs):
+                self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
+        *older, _ = self.pins.generations()
+        for generation in older:
+            self.pins.remove_generation(generation)
+
+    def attached(self) -> list[Attachment]:
+        """What the links of this agent are, asked from the kernel: a lost cgroup shows as id 0."""
+        out = []
+        for (_, hook), fd in self._links.items():
+            info = syscall.link_info(fd)
+            out.append(Attachment(hook, info.cgroup_id, info.prog_id))
+        return out
+
+    def close(self) -> None:
+        """Let go of every descriptor. Pins stay, and with them enforcement."""
+        if self._events is not None:
+            self._events.close()
+        for kernel_map in self.maps.values():
+            kernel_map.close()
+        for fd in (*self._programs.values(), *self._tails, *self._links.values()):
+            os.close(fd)
+        self.maps, self._programs, self._tails, self._links, self._events = {}, {}, [], {}, None
+
+    def _open_maps(self) -> None:
+        for name, spec in MAPS.items():
+            self.maps[name] = KernelMap(name, syscall.open_pin(str(self.pins.maps / name)), spec)
+        self._events = RingBuffer(syscall.open_pin(str(self.pins.maps / "events")))
+
+    def _attach(self, root: Path, cgroup_id: int, pin: Path, program: Program) -> None:
+        fd = self._programs[program.name]
+        try:
+            if pin.exists():
+                link = syscall.open_pin(str(pin))
+                syscall.link_update(link, fd)
+            else:
+                cgroup = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    link = syscall.link_create(fd, cgroup, program.attach_type)
+                finally:
+                    os.close(cgroup)
+                syscall.pin(link, str(pin))
+        except OSError as exc:
+            raise KernelError(f"attach {program.name} to {root}: {exc.strerror}") from exc
+        previous = self._links.get((cgroup_id, program.name))
+        if previous is not None:
+            os.close(previous)
+        self._links[(cgroup_id, program.name)] = link
+
+
+def detach(root: Path) -> int:
+    """Take everything off the node that is pinned below `root`: links first. Number of links that were there."""
+    pins = Pins(root)
+    links = list(root.glob("v*/links/*/*")) if root.exists() else []
+    for link in links:
+        link.unlink()
+    pins.remove_all()
+    return len(links)

@@ -1,0 +1,133 @@
+"""The loader: a short-lived process that compiles bpf/ with bcc, loads and pins it, says what it did, and exits.
+
+LLVM's memory goes with it. It needs no kernel headers: bpf/include holds the few that bcc asks for. Run as
+`python -m agent.kernel.loader` with a request as JSON on standard input; answers one JSON object on standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.errors import LoadError
+from agent.kernel import syscall
+from agent.kernel.pins import Pins
+from agent.kernel.programs import PROGRAMS, TAIL_ARRAYS, Program, compiler_flags, source_folder, source_text
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to load: where to pin, as which generation, with which sizes and features."""
+
+    root: str
+    generation: int
+    set_retval: bool
+    sockops: bool
+    entries: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was loaded: instructions by program as the kernel counts them, and as the verifier walked them."""
+
+    bcc: str
+    instructions: dict[str, int]
+    verified: dict[str, int]
+
+
+def load(request: Request, timeout_seconds: float = 180) -> Loaded:
+    """Run the loader in a process of its own. Raises LoadError with what bcc or the verifier said."""
+    command = [sys.executable, "-m", "agent.kernel.loader"]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asdict(request)), capture_output=True, text=True, check=False,
+            timeout=timeout_seconds, env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as exc:
+        raise LoadError(f"the loader did not end within {timeout_seconds:.0f} s") from exc
+    if done.returncode != 0:
+        raise LoadError(f"the programs did not load:\n{_tail(done.stderr)}")
+    return Loaded(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _tail(text: str, lines: int = 40) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def _main() -> None:
+    request = Request(**json.load(sys.stdin))
+    with contextlib.suppress(ValueError, OSError):  # 5.10 charges maps to this limit; later kernels do not
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(json.dumps(asdict(_load_here(request))))
+
+
+def _load_here(request: Request) -> Loaded:
+    folder = source_folder()
+    os.environ["BCC_KERNEL_SOURCE"] = str(folder)
+    try:
+        import bcc  # noqa: PLC0415  the only import of bcc, in the only process that needs it
+    except ImportError as exc:
+        raise LoadError("bcc is not installed for this Python: apt-get install python3-bpfcc") from exc
+    pins = Pins(Path(request.root))
+    pins.maps.mkdir(parents=True, exist_ok=True)
+    flags = compiler_flags(folder, pins.maps, request.entries, set_retval=request.set_retval)
+    with _quiet_unless_failing():
+        module = bcc.BPF(text=source_text(folder), cflags=flags)
+        target = pins.programs(request.generation)
+        target.mkdir(parents=True)
+        wanted = [p for p in PROGRAMS if request.sockops or p.name != "sockops"]
+        infos = {p.name: _load_program(module, p, target) for p in wanted}
+    for name in TAIL_ARRAYS.values():
+        syscall.pin(module[name].map_fd, str(target / name))
+    return Loaded(
+        bcc=bcc.__version__,
+        instructions={name: info.instructions for name, info in infos.items()},
+        verified={name: info.verified for name, info in infos.items()},
+    )
+
+
+def _load_program(module: Any, program: Program, target: Path) -> syscall.ProgInfo:
+    try:
+        fd = module.load_func(program.name, program.prog_type, attach_type=program.attach_type).fd
+    except Exception as exc:  # bcc raises bare Exception
+        raise LoadError(f"{program.name}: {exc}") from exc
+    syscall.pin(fd, str(target / program.name))
+    if program.tail is not None:
+        array = module[TAIL_ARRAYS[program.attach_type]].map_fd
+        syscall.map_update(array, program.tail.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
+    return syscall.prog_info(fd)
+
+
+@contextlib.contextmanager
+def _quiet_unless_failing() -> Iterator[None]:
+    """clang and the verifier write to descriptor 2 themselves: keep that for the error, drop it otherwise."""
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+if __name__ == "__main__":
+    try:
+        _main()
+    except LoadError as error:
+        sys.exit(f"dagwall: {error}")

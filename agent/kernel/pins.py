@@ -1,0 +1,81 @@
+"""Where dagwall keeps its kernel objects: one folder of bpffs, so that they outlive the agent.
+
+ROOT/v1/maps/NAME           all maps; an existing pin is used as it is
+ROOT/v1/programs/N/NAME     one generation of programs and their tail arrays
+ROOT/v1/links/CGROUP/HOOK   attachments, by the id of the root cgroup
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.abi.structs import ABI_VERSION
+from agent.errors import KernelError
+
+_BPF_FS_MAGIC = 0xCAFE4A11
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Paths below one root, of this ABI version."""
+
+    root: Path
+
+    @property
+    def version(self) -> Path:
+        return self.root / f"v{ABI_VERSION}"
+
+    @property
+    def maps(self) -> Path:
+        return self.version / "maps"
+
+    @property
+    def links(self) -> Path:
+        return self.version / "links"
+
+    def programs(self, generation: int) -> Path:
+        return self.version / "programs" / str(generation)
+
+    def generations(self) -> list[int]:
+        """Numbers of the generations that are pinned, oldest first."""
+        folder = self.version / "programs"
+        return sorted(int(entry.name) for entry in folder.iterdir()) if folder.is_dir() else []
+
+    def next_generation(self) -> int:
+        return max(self.generations(), default=0) + 1
+
+    def remove_generation(self, generation: int) -> None:
+        shutil.rmtree(self.programs(generation), ignore_errors=True)
+
+    def remove_all(self) -> None:
+        """Everything below the root: maps, programs and links of every version."""
+        if self.root.exists():
+            shutil.rmtree(self.root)
+
+
+def ensure_bpffs(folder: Path) -> None:
+    """Mounts a bpffs on `folder` unless it is on one already (needs SYS_ADMIN then).
+
+    Raises KernelError where that is not possible.
+    """
+    if is_bpffs(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if _LIBC.mount(b"bpf", os.fsencode(folder), b"bpf", 0, None) != 0:
+        code = ctypes.get_errno()
+        raise KernelError(f"no bpffs at {folder}, and mounting one failed: {os.strerror(code)}")
+
+
+def is_bpffs(folder: Path) -> bool:
+    """Is the nearest existing parent of `folder` on a bpffs?"""
+    while not folder.exists():
+        folder = folder.parent
+    buffer = ctypes.create_string_buffer(256)
+    if _LIBC.statfs(os.fsencode(folder), buffer) != 0:
+        return False
+    return int(ctypes.c_long.from_buffer(buffer).value) == _BPF_FS_MAGIC

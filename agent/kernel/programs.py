@@ -1,0 +1,70 @@
+"""The programs of bpf/, their hooks and their source text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.abi.checks import claims, static_assertions
+from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
+from agent.kernel.syscall import AttachType, ProgType
+
+SOURCES = ("maps.c", "record.c", "judge.c", "skb.c", "slow.c", "connect.c", "sock.c", "sockops.c")
+_INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One function of bpf/. `tail`: index in its direction's tail array instead of a hook of its own."""
+
+    name: str
+    prog_type: ProgType
+    attach_type: AttachType
+    tail: int | None = None
+
+
+PROGRAMS = (
+    Program("slow_egress", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, tail=0),
+    Program("slow_ingress", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, tail=0),
+    Program("egress", ProgType.CGROUP_SKB, AttachType.INET_EGRESS),
+    Program("ingress", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
+    Program("connect4", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
+    Program("connect6", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
+    Program("sock_create", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
+    Program("sock_release", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
+    Program("sockops", ProgType.SOCK_OPS, AttachType.SOCK_OPS),
+)
+TAIL_ARRAYS = {AttachType.INET_EGRESS: "tail_egress", AttachType.INET_INGRESS: "tail_ingress"}
+HOOKS = tuple(program for program in PROGRAMS if program.tail is None)
+ATTACH_ORDER = ("ingress", "sock_release", "sock_create", "connect4", "connect6", "egress", "sockops")
+
+
+def source_folder() -> Path:
+    """bpf/ of the checkout, or its copy inside the installed package."""
+    package = Path(__file__).parents[1]
+    return next(folder for folder in (package / "bpf", package.parent / "bpf") if (folder / "types.h").exists())
+
+
+def source_text(folder: Path) -> str:
+    """All of bpf/ as one translation unit; #line makes errors name the real files. Ends with the ABI's assertions."""
+    parts = [_INCLUDES, '#include "policy.h"\n']
+    for name in SOURCES:
+        path = folder / name
+        parts.append(f'#line 1 "{path}"\n{path.read_text(encoding="utf-8")}\n')
+    lines = [line for layout in STRUCTS for line in claims(layout)]
+    parts.append(f'#line 1 "agent/abi/structs.py"\n{static_assertions(lines)}\n')
+    return "".join(parts)
+
+
+def compiler_flags(folder: Path, pin_maps: Path, entries: dict[str, int], *, set_retval: bool) -> list[str]:
+    """cflags for bcc: sizes of the maps, where they are pinned, and what the kernel has."""
+    sizes = {name: spec.entries for name, spec in MAPS.items() if spec.resizable}
+    unknown = entries.keys() - sizes.keys() - {"events"}
+    if unknown:
+        raise ValueError(f"no such map: {', '.join(sorted(unknown))}")
+    sizes.update({name: size for name, size in entries.items() if name != "events"})
+    flags = [f"-I{folder}", f'-DPIN_MAPS="{pin_maps}"', f"-DEVENTS_BYTES={entries.get('events', EVENTS_BYTES)}"]
+    flags += [f"-D{name.upper()}_ENTRIES={size}" for name, size in sizes.items()]
+    if set_retval:
+        flags.append("-DHAVE_SET_RETVAL=1")
+    return [*flags, "-Wno-unused", "-Wno-macro-redefined"]
