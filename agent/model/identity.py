@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NewType
@@ -13,6 +14,19 @@ IdentityNumber = NewType("IdentityNumber", int)
 """Local to the node, from FIRST_IDENTITY up (I6)."""
 
 FIRST_IDENTITY = 1 << 24
+
+_STATIC_HASH = re.compile(r"[0-9a-f]{32}")
+_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_static_hash(text: str) -> bool:
+    """Whether a uid is a static pod's config hash."""
+    return _STATIC_HASH.fullmatch(text) is not None
+
+
+def is_pod_uid(text: str) -> bool:
+    """Whether this is a PodUid: a lower-case UUID, or a static pod's config hash."""
+    return _UID.fullmatch(text) is not None or is_static_hash(text)
 
 
 class Kind(str, Enum):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from agent.model.cluster import ContainerPort, Pod
-from agent.model.identity import Claim, PodUid
+from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
 from agent.parse.addresses import parse_addresses, parse_port
 from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_labels, parse_name
 from agent.parse.fields import Field
 
-_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
-_STATIC_HASH = re.compile(r"[0-9a-f]{32}")
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
 _RUNTIME_DEFAULT = frozenset({"NET_RAW"})  # of containerd's and Docker's default set, what matters here
 _ESCAPES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF")
@@ -55,7 +52,7 @@ def _uid(field: Field) -> PodUid:
     if field.absent:
         raise field.error("is missing; a pod is found by the uid in its cgroup's name")
     uid = field.string().lower()
-    if not _UID.fullmatch(uid):
+    if not is_pod_uid(uid) or is_static_hash(uid):
         raise field.error(f"must be the pod's UUID, not {uid[:60]!r}")
     return PodUid(uid)
 
@@ -63,7 +60,7 @@ def _uid(field: Field) -> PodUid:
 def _static_hash(annotations: dict[str, str]) -> Iterator[PodUid]:
     """Static pods' folders carry this hash (lab.md 3). Anyone can write it, so it never names an API pod's folder."""
     value = annotations.get("kubernetes.io/config.hash", "")
-    if _STATIC_HASH.fullmatch(value) and annotations.get("kubernetes.io/config.source", "api") != "api":
+    if is_static_hash(value) and annotations.get("kubernetes.io/config.source", "api") != "api":
         yield PodUid(value)
 
 

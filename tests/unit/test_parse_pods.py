@@ -147,7 +147,7 @@ def test_relabelling_for_ever_takes_no_memory() -> None:
     assert len(now.contradictions) == 16
 
 
-@pytest.mark.parametrize("uid", [None, "", "x", UID + "0", "../../etc", 5])
+@pytest.mark.parametrize("uid", [None, "", "x", UID + "0", HASH, "../../etc", 5])
 def test_a_pod_needs_its_uid(uid: object) -> None:
     obj = manifest()
     obj["metadata"]["uid"] = uid

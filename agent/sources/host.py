@@ -1,0 +1,40 @@
+"""What this machine itself knows: its addresses, and the kubelet's log folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from agent.model.cluster import Address, Name
+from agent.model.identity import PodUid
+from agent.model.settle import parse_log_folder
+
+LOG_FOLDERS = Path("/var/log/pods")
+
+
+def host_addresses() -> tuple[Address, ...]:
+    """All addresses of this network namespace but loopback: bridges and gateways included, as pods see them (P12)."""
+    with IPRoute() as netlink:
+        return addresses_of(netlink.get_addr())
+
+
+def addresses_of(messages: Iterable[Any]) -> tuple[Address, ...]:
+    """Addresses in RTM_NEWADDR messages, sorted. Where IFA_LOCAL is given it is ours; IFA_ADDRESS may be a peer's."""
+    texts = {message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in messages}
+    found = {ip_address(text) for text in texts if text}
+    return tuple(sorted((a for a in found if not a.is_loopback), key=lambda a: (a.version, int(a))))
+
+
+def log_folders(path: Path = LOG_FOLDERS) -> dict[PodUid, Name]:
+    """(namespace, name) of this node's pods by uid, without any API (L2c). Empty where there is no kubelet."""
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return {}
+    return dict(found for name in names if (found := parse_log_folder(name)) is not None)
