@@ -1,0 +1,70 @@
+"""Numbers that the kernel knows things by: identities and endpoint slots."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+from agent.abi.structs import ENDPOINT_SLOTS, IDENTITY_SLOTS
+from agent.errors import CapacityError
+from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
+
+OVERFLOW_IDENTITY = IdentityNumber(FIRST_IDENTITY)
+"""Number of every identity that found no slot of its own: visible in status and metrics."""
+
+
+class IdentityNumbers:
+    """One number for each identity while anything refers to it, and as long as possible afterwards (I6)."""
+
+    def __init__(self, known: Mapping[Identity, IdentityNumber] | None = None) -> None:
+        self._numbers: dict[Identity, IdentityNumber] = dict(known or {})
+        self._users: Counter[Identity] = Counter()
+        self._next = max(self._numbers.values(), default=FIRST_IDENTITY) + 1
+
+    def acquire(self, identity: Identity) -> IdentityNumber:
+        """The number of an identity that one more endpoint has."""
+        self._users[identity] += 1
+        number = self._numbers.get(identity)
+        if number is None or number == OVERFLOW_IDENTITY:
+            number = self._numbers[identity] = self._fresh()
+        return number
+
+    def release(self, identity: Identity) -> None:
+        """One endpoint fewer; the number stays with the identity until it is needed for another one."""
+        self._users[identity] -= 1
+        if self._users[identity] <= 0:
+            del self._users[identity]
+
+    def snapshot(self) -> dict[Identity, IdentityNumber]:
+        """All numbers given out, to be kept in the state folder."""
+        return dict(self._numbers)
+
+    def users(self, identity: Identity) -> int:
+        return self._users[identity]
+
+    def _fresh(self) -> IdentityNumber:
+        last = FIRST_IDENTITY + IDENTITY_SLOTS - 1
+        if self._next <= last:
+            self._next += 1
+            return IdentityNumber(self._next - 1)
+        for identity, number in self._numbers.items():  # the longest unused first
+            if not self._users[identity] and number != OVERFLOW_IDENTITY:
+                del self._numbers[identity]
+                return number
+        return OVERFLOW_IDENTITY
+
+
+class Slots:
+    """Indexes into `epochs`, `slots` and `denials`; 0 is nobody's. The longest free one is taken next."""
+
+    def __init__(self, taken: set[int] | None = None) -> None:
+        used = taken or set()
+        self._free = deque(slot for slot in range(1, ENDPOINT_SLOTS) if slot not in used)
+
+    def take(self) -> int:
+        if not self._free:
+            raise CapacityError(f"map epochs: more than {ENDPOINT_SLOTS - 1} managed endpoints on this node")
+        return self._free.popleft()
+
+    def give_back(self, slot: int) -> None:
+        self._free.append(slot)

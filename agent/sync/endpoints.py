@@ -1,0 +1,166 @@
+"""Which cgroup folder is which endpoint: pods' folders come and go, assignments change, entries follow (L1-L5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.abi.structs import BYPASS_SLOTS, ENDPOINT
+from agent.model.identity import IdentityNumber, PodUid
+from agent.model.verdict import EndpointState
+from agent.model.want import Assignment, Ruleset, RulesetId
+from agent.sync.allocate import IdentityNumbers, Slots
+from agent.sync.entries import pack_endpoint
+
+LINGER_SECONDS = 180.0
+"""How long entries outlive their folder: orphaned TCP sockets still send the last upload (L4)."""
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One pod of this node. Written by EndpointTable only."""
+
+    uid: PodUid
+    folders: set[int] = field(default_factory=set)
+    assignment: Assignment | None = None
+    number: IdentityNumber | None = None
+    slot: int = 0
+
+
+@dataclass(slots=True)
+class EndpointOps:
+    """Writes that follow from changes. None deletes; `bumped` are slots whose flows are to be judged again."""
+
+    entries: dict[int, bytes | None] = field(default_factory=dict)
+    bypass: dict[int, int] = field(default_factory=dict)
+    bumped: set[int] = field(default_factory=set)
+
+
+class EndpointTable:
+    """State of all endpoints of the node; every change collects its writes in `ops` until they are taken."""
+
+    def __init__(self, numbers: IdentityNumbers, adopted: Mapping[int, bytes] | None = None) -> None:
+        """`adopted`: what the `endpoints` map says already, by cgroup id."""
+        self.numbers = numbers
+        self.by_uid: dict[PodUid, Endpoint] = {}
+        self.by_folder: dict[int, PodUid] = {}
+        self.by_slot: dict[int, PodUid] = {}
+        self._rendered: dict[int, bytes] = dict(adopted or {})
+        self._adopted_slots = {cgroup: int(ENDPOINT.unpack(raw)["slot"]) for cgroup, raw in self._rendered.items()}
+        self._slots = Slots(set(self._adopted_slots.values()))
+        self._bypass: dict[int, int] = {}
+        self._leaving: list[tuple[float, int]] = []
+        self._ops = EndpointOps()
+
+    def take_ops(self) -> EndpointOps:
+        """The writes since the last call."""
+        ops, self._ops = self._ops, EndpointOps()
+        return ops
+
+    def add_folder(self, uid: PodUid, cgroup_id: int, rulesets: Mapping[RulesetId, Ruleset]) -> None:
+        """A folder of the pod, or of one of its containers, is there."""
+        endpoint = self.by_uid.setdefault(uid, Endpoint(uid))
+        endpoint.folders.add(cgroup_id)
+        self.by_folder[cgroup_id] = uid
+        adopted = self._adopted_slots.pop(cgroup_id, 0)
+        if adopted and not endpoint.slot:
+            endpoint.slot = adopted
+            self.by_slot[adopted] = uid
+        self.refresh(uid, rulesets)
+
+    def remove_folder(self, cgroup_id: int, now: float) -> None:
+        """The folder is gone; its entry goes LINGER_SECONDS later, by expire()."""
+        if cgroup_id in self.by_folder:
+            self._leaving.append((now + LINGER_SECONDS, cgroup_id))
+
+    def expire(self, now: float) -> list[PodUid]:
+        """Drop what left long enough ago; the pods whose last folder it was."""
+        due = [cgroup for at, cgroup in self._leaving if at <= now]
+        self._leaving = [(at, cgroup) for at, cgroup in self._leaving if at > now]
+        return [uid for cgroup in due if (uid := self._drop(cgroup)) is not None]
+
+    def assign(self, uid: PodUid, assignment: Assignment | None, rulesets: Mapping[RulesetId, Ruleset]) -> None:
+        """The compiler's word on a pod. None: nothing is known of it (any more)."""
+        endpoint = self.by_uid.setdefault(uid, Endpoint(uid))
+        if assignment is None and endpoint.folders:
+            return  # deleted in the API while its folder is there: keeps identity and rules (L4)
+        if endpoint.assignment and endpoint.number is not None:
+            self.numbers.release(endpoint.assignment.identity)
+        endpoint.assignment = assignment
+        managed = assignment is not None and assignment.state is not EndpointState.UNMANAGED
+        endpoint.number = self.numbers.acquire(assignment.identity) if assignment and managed else None
+        if assignment is None:
+            self.by_uid.pop(uid)
+            return
+        self.refresh(uid, rulesets)
+
+    def refresh(self, uid: PodUid, rulesets: Mapping[RulesetId, Ruleset]) -> None:
+        """Make the entries of a pod's folders say what its assignment says."""
+        endpoint = self.by_uid[uid]
+        assignment = endpoint.assignment
+        if assignment is None or not endpoint.folders:
+            return
+        unmanaged = assignment.state is EndpointState.UNMANAGED
+        if not unmanaged and not endpoint.slot:
+            endpoint.slot = self._slots.take()
+            self.by_slot[endpoint.slot] = uid
+            self._ops.bumped.add(endpoint.slot)  # whoever had this slot before may have left flows
+        value = pack_endpoint(assignment, rulesets.get(assignment.ruleset), endpoint.number or 0, endpoint.slot)
+        for cgroup in endpoint.folders:
+            self._render(cgroup, value, endpoint.slot)
+            self._set_bypass(cgroup, on=unmanaged)
+
+    def bump(self, revoked: set[RulesetId]) -> None:
+        """New epochs for the endpoints of rulesets in which something is not allowed any more (P10)."""
+        for endpoint in self.by_uid.values():
+            if endpoint.slot and endpoint.assignment and endpoint.assignment.ruleset in revoked:
+                self._ops.bumped.add(endpoint.slot)
+
+    def prune_adopted(self) -> int:
+        """After the first complete list and scan: entries whose folder nobody has found go. How many."""
+        strangers = [cgroup for cgroup in self._rendered if cgroup not in self.by_folder]
+        for cgroup in strangers:
+            self._drop(cgroup)
+        for slot in self._adopted_slots.values():
+            self._slots.give_back(slot)
+        self._adopted_slots = {}
+        return len(strangers)
+
+    def _render(self, cgroup: int, value: bytes, slot: int) -> None:
+        before = self._rendered.get(cgroup)
+        if before == value:
+            return
+        self._rendered[cgroup] = value
+        self._ops.entries[cgroup] = value
+        if before is not None and slot:
+            self._ops.bumped.add(slot)
+
+    def _set_bypass(self, cgroup: int, *, on: bool) -> None:
+        """A direct-mapped table: of two unmanaged folders with equal low bits, one takes the slower way."""
+        index = cgroup % BYPASS_SLOTS
+        holder = self._bypass.get(index, 0)
+        if on and not holder:
+            self._bypass[index] = self._ops.bypass[index] = cgroup
+        elif not on and holder == cgroup:
+            del self._bypass[index]
+            self._ops.bypass[index] = 0
+
+    def _drop(self, cgroup: int) -> PodUid | None:
+        if self._rendered.pop(cgroup, None) is not None:
+            self._ops.entries[cgroup] = None
+        self._set_bypass(cgroup, on=False)
+        uid = self.by_folder.pop(cgroup, None)
+        endpoint = self.by_uid.get(uid) if uid is not None else None
+        if endpoint is None:
+            return None
+        endpoint.folders.discard(cgroup)
+        if endpoint.folders:
+            return None
+        if endpoint.slot:
+            self._ops.bumped.add(endpoint.slot)
+            self._slots.give_back(endpoint.slot)
+            del self.by_slot[endpoint.slot]
+        if endpoint.assignment and endpoint.number is not None:
+            self.numbers.release(endpoint.assignment.identity)
+        del self.by_uid[endpoint.uid]
+        return endpoint.uid

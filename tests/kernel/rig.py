@@ -1,0 +1,162 @@
+"""Pods, rules and evidence for kernel tests: maps are written by hand, entry by entry, and read back."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+from agent.abi import structs
+from agent.kernel.datapath import Datapath
+from agent.kernel.maps import sum_per_cpu
+from agent.kernel.probe import Jiffies, measure_hz
+from agent.model.identity import FIRST_IDENTITY
+from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
+from agent.model.want import PORT_ANY, PORT_OTHER, port_index
+from tests.scratch import Pod, ScratchNode, cgroup_mount
+
+TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
+
+
+class Rig:
+    """Hands out rulesets, classes and slots; one `world` class for all addresses that no test has named."""
+
+    def __init__(self, node: ScratchNode, datapath: Datapath) -> None:
+        self.node, self.datapath, self.maps = node, datapath, datapath.maps
+        self._numbers = itertools.count(1)
+        self._port_classes = itertools.count(2)
+        self.jiffies = Jiffies()
+        self.hz = measure_hz(self.jiffies)
+        self.settings: dict[str, Any] = {}
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        """The `config` map: sane values, and what a test wants else."""
+        levels = len(self.node.kubepods.relative_to(cgroup_mount()).parts)
+        self.settings = {
+            "heartbeat_ns": time.monotonic_ns(), "loss_grace_ns": 3600 * 10**9, "loss_denies": 0,
+            "pod_level": (levels + 2, levels + 1), "reply_ticks": 60 * self.hz, "flush_ticks": self.hz,
+            "syn_ticks": 3, "syn_tries": 13, "event_rate": 1000, "event_burst": 1000, "flow_quota": 4096,
+            "hz": self.hz, **changes,
+        }  # fmt: skip
+        self.maps["config"].put(structs.U32.pack(value=0), structs.CONFIG.pack(**self.settings))
+
+    def manage(
+        self, pod: Pod, *, egress: Verdict = Verdict.DENY, ingress: Verdict = Verdict.DENY,
+        state: EndpointState = EndpointState.MANAGED, flags: int = 0, slot: int = 0, ruleset: int = 0,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Make the pod an endpoint with these defaults; its (slot, ruleset)."""
+        number = next(self._numbers)
+        slot, ruleset = slot or number, ruleset or number
+        defaults = b"".join(
+            structs.RULE.pack(verdict=int(v), reason=int(DropReason.NONE if v else DropReason.NO_RULE))
+            for v in (egress, ingress)
+        )
+        value = structs.ENDPOINT.pack(
+            identity=FIRST_IDENTITY + slot,
+            ruleset=ruleset,
+            slot=slot,
+            state=int(state),
+            flags=flags,
+            defaults=defaults,
+        )
+        self.maps["epochs"].put(structs.U32.pack(value=slot), structs.EPOCH.pack(epoch=1))
+        self.maps["endpoints"].put(structs.U64.pack(value=pod.cgroup_id), value)
+        return slot, ruleset
+
+    def forget(self, pod: Pod) -> None:
+        self.maps["endpoints"].delete(structs.U64.pack(value=pod.cgroup_id))
+
+    def rule(
+        self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS,
+        verdict: Verdict = Verdict.ALLOW, reason: DropReason = DropReason.NONE, rule: int = 0,
+    ) -> None:  # fmt: skip
+        """A verdict of a ruleset on one address (or prefix) and port; port 0: every unmentioned one."""
+        peer_class = self.peer(address)
+        port_class = self.port(protocol, port) if port else (PORT_ANY if protocol != SCTP else PORT_OTHER)
+        self.maps["rules"].put(
+            structs.RULE_KEY.pack(
+                ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=int(direction)
+            ),
+            structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason)),
+        )
+
+    def peer(self, address: str) -> int:
+        """The class of an address or prefix; made where it has none."""
+        text, _, length = address.partition("/")
+        ip = ip_address(text)
+        bits = int(length) + (96 if ip.version == 4 else 0) if length else 128
+        key = structs.PREFIX.pack(length=bits, address=structs.pack_address(ip))
+        value = self.maps["peers"].get(key) if (key in self.maps["peers"].keys()) else None  # noqa: SIM118
+        if value is not None:
+            return int(structs.CLASSES.unpack(value)["peer"])
+        number = next(self._numbers) + 1000
+        self.maps["peers"].put(key, structs.CLASSES.pack(peer=number, base=number))
+        return number
+
+    def port(self, protocol: int, port: int) -> int:
+        key = structs.U32.pack(value=port_index(protocol, port))
+        number = int.from_bytes(self.maps["ports"].get(key) or b"", "little")
+        if not number:
+            number = next(self._port_classes)
+            self.maps["ports"].put(key, structs.U64.pack(value=number))
+        return number
+
+    def bump(self, slot: int) -> None:
+        key = structs.U32.pack(value=slot)
+        epoch = structs.EPOCH.unpack(self.maps["epochs"].get(key) or b"")
+        self.maps["epochs"].put(key, structs.EPOCH.pack(epoch=epoch["epoch"] + 1, evicted=epoch["evicted"]))
+
+    def flows(self, slot: int) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        """Entries of `flows` that a slot holds."""
+        found = ((structs.FLOW_KEY.unpack(k), structs.FLOW.unpack(v)) for k, v in self.maps["flows"].items())
+        return [(key, flow) for key, flow in found if flow["slot"] == slot]
+
+    def totals(self, slot: int, direction: Direction = Direction.EGRESS) -> dict[str, int]:
+        """Per-identity counters of the kernel, all CPUs together."""
+        words = structs.IDENTITY_TOTALS.size // 8
+        value = sum_per_cpu(self.maps["identities"].get(structs.U32.pack(value=slot)) or b"", words)
+        names = list(structs.IDENTITY_COUNTS.fields)
+        return dict(zip(names, value[int(direction) * len(names) :], strict=False))
+
+    def losses(self) -> dict[Loss, int]:
+        return {
+            loss: sum_per_cpu(self.maps["losses"].get(structs.U32.pack(value=int(loss))) or b"", 1)[0]
+            for loss in Loss
+        }
+
+    def denials(self, slot: int) -> dict[DropReason, int]:
+        """Denied packets of a slot by reason."""
+        out: dict[DropReason, int] = {}
+        for k, v in self.maps["denials"].items():
+            key = structs.DENIAL_KEY.unpack(k)
+            if key["slot"] == slot:
+                reason = DropReason(key["reason"])
+                out[reason] = out.get(reason, 0) + structs.DENIAL.unpack(v)["packets"]
+        return out
+
+    def events(self, seconds: float = 0.0) -> list[dict[str, Any]]:
+        """Everything in the ring buffer; waits `seconds` for the first record."""
+        if seconds:
+            self.datapath.events.wait(seconds)
+        return [dict(structs.EVENT.unpack(raw)) for raw in self.datapath.events.read()]
+
+    def event(self, kind: EventKind, **fields: Any) -> dict[str, Any]:
+        """The first event of a kind whose fields have these values."""
+        found = self.events()
+        for event in found:
+            if event["kind"] == kind and all(event[k] == v for k, v in fields.items()):
+                return event
+        raise AssertionError(f"no {kind.name} event with {fields} among {found}")
+
+
+def eventually(check: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """True as soon as `check` is; polls."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.01)
+    return check()

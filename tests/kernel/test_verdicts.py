@@ -1,0 +1,137 @@
+"""Verdicts of the programs on real packets: connect, egress, ingress, IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Hook, Verdict
+from tests.kernel.rig import TCP, UDP, Rig
+from tests.kernel.sockets import tcp, udp, udp_connected
+
+pytestmark = pytest.mark.core
+V4, V6 = "192.0.2.1", "2001:db8::1"
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+def test_tcp_is_allowed_by_a_rule_and_refused_at_once_without_one(rig: Rig, address: str) -> None:
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(address, 7001)
+    rig.node.serve(address, 7002)
+    rig.rule(ruleset, address, TCP, 7001)
+    assert pod.run(tcp, address, 7001) == "ok"
+    assert pod.run(tcp, address, 7002) == ("EACCES" if rig.datapath.features.set_retval else "EPERM")
+    event = rig.event(EventKind.DENIED, slot=slot, hook=Hook.CONNECT, service_port=7002)
+    assert event["reason"] == DropReason.NO_RULE
+    assert rig.denials(slot) == {DropReason.NO_RULE: 1}
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+@pytest.mark.parametrize("send", [udp, udp_connected])
+def test_datagrams_are_decided_at_egress(rig: Rig, address: str, send: object) -> None:
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(address, 7003, socket.SOCK_DGRAM)
+    rig.rule(ruleset, address, UDP, 7003)
+    assert pod.run(send, address, 7003) == "ok"
+    assert pod.run(send, address, 7004) == "EPERM"
+    assert rig.denials(slot) == {DropReason.NO_RULE: 1}
+
+
+def test_v4_mapped_destinations_are_the_ipv4_peer(rig: Rig) -> None:
+    pod = rig.node.add_pod()
+    _, ruleset = rig.manage(pod)
+    rig.node.serve(V4, 7005)
+    rig.node.serve(V4, 7006)
+    rig.rule(ruleset, V4, TCP, 7005)
+    assert pod.run(tcp, f"::ffff:{V4}", 7005) == "ok"
+    assert pod.run(tcp, f"::ffff:{V4}", 7006) in ("EACCES", "EPERM")
+
+
+def test_an_unmanaged_pod_passes_and_a_quarantined_one_does_not(rig: Rig) -> None:
+    free, locked = rig.node.add_pod(), rig.node.add_pod()
+    rig.manage(free, state=EndpointState.UNMANAGED)
+    slot, ruleset = rig.manage(locked, state=EndpointState.QUARANTINED)
+    rig.node.serve(V4, 7007)
+    rig.rule(ruleset, V4, TCP, 7007)
+    assert free.run(tcp, V4, 7007) == "ok"
+    assert locked.run(tcp, V4, 7007) in ("EACCES", "EPERM")
+    assert rig.denials(slot) == {DropReason.QUARANTINED: 1}
+
+
+def test_ingress_is_judged_by_our_port(rig: Rig) -> None:
+    server, client = rig.node.add_pod(), rig.node.add_pod()
+    slot, ruleset = rig.manage(server, egress=Verdict.DENY)
+    rig.manage(client, egress=Verdict.ALLOW, ingress=Verdict.ALLOW)
+    rig.rule(ruleset, client.ipv4, TCP, 7008, direction=Direction.INGRESS)
+    for port in (7008, 7009):
+        server.spawn(_serve_tcp, port)
+    assert client.run(tcp, server.ipv4, 7008) == "ok"
+    assert client.run(tcp, server.ipv4, 7009, 0.5) == "TIMEOUT"
+    assert rig.denials(slot)[DropReason.NO_RULE] >= 1
+    ((key, flow),) = rig.flows(slot)
+    assert (key["direction"], key["service_port"], flow["connections"]) == (Direction.INGRESS, 7008, 1)
+
+
+def test_a_revoked_flow_is_judged_again_at_its_next_packet(rig: Rig) -> None:
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(V4, 7010, socket.SOCK_DGRAM)
+    rig.rule(ruleset, V4, UDP, 7010)
+    assert pod.run(udp, V4, 7010) == "ok"
+    rig.rule(ruleset, V4, UDP, 7010, verdict=Verdict.DENY, reason=DropReason.DENY_RULE, rule=7)
+    rig.bump(slot)
+    assert pod.run(udp, V4, 7010) == "EPERM"
+    assert rig.event(EventKind.DENIED, slot=slot)["rule"] == 7
+
+
+def test_audit_passes_and_is_reported_once_a_flow_and_revision(rig: Rig) -> None:
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(V4, 7011)
+    rig.rule(ruleset, V4, TCP, 7011, verdict=Verdict.AUDIT, reason=DropReason.NO_RULE)
+    rig.events()
+    assert [pod.run(tcp, V4, 7011) for _ in range(3)] == ["ok"] * 3
+    audits = [e for e in rig.events() if e["kind"] == EventKind.AUDITED and e["slot"] == slot]
+    assert len(audits) == 1
+    rig.bump(slot)
+    assert pod.run(tcp, V4, 7011) == "ok"
+    assert rig.event(EventKind.AUDITED, slot=slot)["reason"] == DropReason.NO_RULE
+    assert rig.totals(slot)["connections"] == 4
+
+
+def test_loopback_is_never_judged(rig: Rig) -> None:
+    pod = rig.node.add_pod()
+    slot, _ = rig.manage(pod)
+    pod.spawn(_serve_tcp, 7012)
+    assert pod.run(tcp, "127.0.0.1", 7012) == "ok"
+    assert rig.denials(slot) == {}
+
+
+def test_counts_are_exact(rig: Rig) -> None:
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(V4, 7013, socket.SOCK_DGRAM)
+    rig.rule(ruleset, V4, UDP, 7013)
+    pod.run(_send_many, V4, 7013, 5000)
+    totals = rig.totals(slot)
+    ((_, flow),) = rig.flows(slot)
+    assert (totals["sent_packets"], totals["sent_bytes"]) == (5000, 5000 * (100 + 28))
+    assert (flow["sent_packets"], flow["sent_bytes"]) == (5000, 5000 * (100 + 28))
+
+
+def _serve_tcp(port: int) -> None:
+    with socket.create_server(("", port)) as server:
+        while True:
+            connection, _ = server.accept()
+            connection.sendall(connection.recv(16))
+            connection.close()
+
+
+def _send_many(address: str, port: int, count: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect((address, port))
+        for _ in range(count):
+            s.send(b"x" * 100)
