@@ -6,6 +6,7 @@ Nothing in a file may harm the agent: size, depth and number of nodes are bounde
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from agent.sources.yaml_text import load
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 MAX_DOCUMENTS = 10_000
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,10 @@ def _with_kind(member: Any, of: dict[str, Any]) -> Any:
 
 def _json(text: str, file: str) -> list[Document]:
     try:
-        return [Document(1, 1, json.loads(text, object_pairs_hook=_unique))] if text.strip() else []
+        body = json.loads(text, object_pairs_hook=_unique) if text.strip() else None
+        if _SURROGATE.search(text):
+            json.dumps(body, ensure_ascii=False).encode()  # a lone one could never be written to a log
+        return [Document(1, 1, body)]
     except json.JSONDecodeError as exc:
         raise InvalidObject(f"{file}:{exc.lineno}", "", f"is no JSON: {exc.msg}") from exc
     except RecursionError as exc:

@@ -40,6 +40,7 @@ def test_lists_are_taken_apart() -> None:
 def test_json() -> None:
     assert bodies('\ufeff{"a": [1, null]}', "f.json") == [{"a": [1, None]}]
     assert bodies(" ", "f.json") == []
+    assert bodies('{"a": "\\ud83d\\ude00"}', "f.json") == [{"a": "😀"}]
     assert bodies('{"a": "\\u00e4"}', "f.yaml") == [{"a": "ä"}]
 
 
@@ -92,6 +93,7 @@ def test_numbers_beyond_all_measure_are_text() -> None:
         ("a: \x00", "f.yaml", r"is no YAML"),
         ("x" * (MAX_FILE_BYTES + 1), "f.yaml", r"has more than 8388608 bytes"),
         ('{"a": 1,\n "a": 2}', "f.json", r"^f\.json: key 'a' is there twice"),
+        ('{"a": "\\ud800"}', "f.json", r"surrogates not allowed"),
         ('{"a":\n}', "f.json", r"^f\.json:2: is no JSON: Expecting value"),
         ("[" * 1_000_000, "f.json", r"^f\.json: is nested too deep"),
         ("9" * 100_000, "f.json", r"^f\.json: "),
