@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import pytest
 
 from agent.sources.cgroup_ids import path_by_listing, path_of
 from agent.sources.cgroup_watch import Added, CgroupEvent, CgroupWatcher, Removed
-from agent.sources.cgroups import ContainerFolder, PodFolder, RootFolder, find_cgroup2_mount, scan
+from agent.sources.cgroups import ContainerFolder, Folder, PodFolder, RootFolder, find_cgroup2_mount, scan
 
 CID = "cd" * 32
 
@@ -141,6 +143,46 @@ def test_a_storm_loses_nothing(scratch: Path, watcher: CgroupWatcher) -> None:
     settled(watcher)
     expected = {"/kubepods"} | live | {f"{path}/{CID}" for path in live}
     assert set(watcher.known) == expected == {folder.path for folder in scan(scratch)}
+
+
+def test_makers_at_work_while_events_are_read(scratch: Path, watcher: CgroupWatcher) -> None:
+    """Same names made and removed again and again: what is known at the end is what is there."""
+    (scratch / "kubepods").mkdir()
+    watcher.resync()
+    uids = [str(uuid.uuid4()) for _ in range(8)]
+
+    def make(seed: int) -> None:
+        choose = random.Random(seed)
+        for _ in range(300):
+            pod = scratch / f"kubepods/burstable/pod{uids[seed * 2 + choose.randrange(2)]}"
+            if pod.exists():
+                if (pod / CID).exists():
+                    (pod / CID).rmdir()
+                pod.rmdir()
+            elif choose.random() < 0.8:
+                pod.mkdir(parents=True)
+                (pod / CID).mkdir()
+
+    makers = [threading.Thread(target=make, args=(seed,)) for seed in range(4)]
+    seen: dict[str, Folder] = {folder.path: folder for folder in watcher.known.values()}
+    for maker in makers:
+        maker.start()
+    while any(maker.is_alive() for maker in makers):
+        replay(seen, watcher.read(0.001))
+    replay(seen, settled(watcher))
+    there = {folder.path: folder for folder in scan(scratch)}
+    assert watcher.known == there
+    assert seen == there
+
+
+def replay(seen: dict[str, Folder], events: list[CgroupEvent]) -> None:
+    """What a reader of the events would believe: nothing is added twice, nothing unknown is removed."""
+    for event in events:
+        if isinstance(event, Added):
+            assert event.folder.path not in seen
+            seen[event.folder.path] = event.folder
+        else:
+            assert seen.pop(event.folder.path) == event.folder
 
 
 def test_mkdir_to_event_takes_less_than_5_ms(scratch: Path, watcher: CgroupWatcher) -> None:
