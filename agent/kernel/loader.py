@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -66,8 +65,7 @@ def _tail(text: str, lines: int = 40) -> str:
 
 def _main() -> None:
     request = Request(**json.load(sys.stdin))
-    with contextlib.suppress(ValueError, OSError):  # 5.10 charges maps to this limit; later kernels do not
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    syscall.raise_memlock()
     print(json.dumps(asdict(_load_here(request))))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
 from dataclasses import asdict, dataclass
 
+from agent.errors import KernelError
 from agent.kernel import syscall
 from agent.kernel.syscall import AttachType, ProgType
 
@@ -44,13 +46,16 @@ class Features:
 def _loads(prog_type: ProgType, attach_type: AttachType, code: bytes) -> bool:
     try:
         os.close(syscall.load_program(prog_type, attach_type, code))
-    except OSError:
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise KernelError(f"this process may not load BPF programs: {exc.strerror}") from exc
         return False
     return True
 
 
 def features() -> Features:
-    """Probe the kernel; takes well under a millisecond."""
+    """Probe the kernel; takes well under a millisecond. Raises KernelError where no program loads at all."""
+    syscall.raise_memlock()
     retval = _set_register(1, -13) + _call(_HELPER_SET_RETVAL) + _set_register(0, 0) + _EXIT
     sockops = _set_register(0, 1) + _EXIT
     return Features(
@@ -63,6 +68,7 @@ class Jiffies:
     """The kernel's tick counter, read by running a two-instruction program."""
 
     def __init__(self) -> None:
+        syscall.raise_memlock()
         self._program = syscall.load_program(ProgType.SOCKET_FILTER, 0, _call(_HELPER_JIFFIES64) + _EXIT)
 
     def now(self) -> int:

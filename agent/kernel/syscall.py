@@ -5,10 +5,12 @@ Source: include/uapi/linux/bpf.h, union bpf_attr. Every call raises OSError with
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -62,6 +64,12 @@ class AttachType(IntEnum):
     CONNECT4 = 10
     CONNECT6 = 11
     SOCK_RELEASE = 34
+
+
+def raise_memlock() -> None:
+    """Kernels before 5.11 charge maps and programs to RLIMIT_MEMLOCK; where it may not be raised they say EPERM."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def bpf(command: Command, attr: bytes | bytearray) -> tuple[int, bytes]:

@@ -46,8 +46,9 @@ class Rig:
     def manage(
         self, pod: Pod, *, egress: Verdict = Verdict.DENY, ingress: Verdict = Verdict.DENY,
         state: EndpointState = EndpointState.MANAGED, flags: int = 0, slot: int = 0, ruleset: int = 0,
+        containers: bool = True,
     ) -> tuple[int, int]:  # fmt: skip
-        """Make the pod an endpoint with these defaults; its (slot, ruleset)."""
+        """Make the pod, and its container's folder, an endpoint with these defaults; its (slot, ruleset)."""
         number = next(self._numbers)
         slot, ruleset = slot or number, ruleset or number
         defaults = b"".join(
@@ -63,11 +64,13 @@ class Rig:
             defaults=defaults,
         )
         self.maps["epochs"].put(structs.U32.pack(value=slot), structs.EPOCH.pack(epoch=1))
-        self.maps["endpoints"].put(structs.U64.pack(value=pod.cgroup_id), value)
+        for folder in (pod.folder, pod.container) if containers else (pod.folder,):
+            self.maps["endpoints"].put(structs.U64.pack(value=folder.stat().st_ino), value)
         return slot, ruleset
 
     def forget(self, pod: Pod) -> None:
-        self.maps["endpoints"].delete(structs.U64.pack(value=pod.cgroup_id))
+        for folder in (pod.folder, pod.container):
+            self.maps["endpoints"].delete(structs.U64.pack(value=folder.stat().st_ino))
 
     def rule(
         self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS,

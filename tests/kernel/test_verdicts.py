@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Hook, Verdict
-from tests.kernel.rig import TCP, UDP, Rig
+from tests.kernel.rig import TCP, UDP, Rig, eventually
 from tests.kernel.sockets import tcp, udp, udp_connected
 
 pytestmark = pytest.mark.core
@@ -68,7 +68,7 @@ def test_ingress_is_judged_by_our_port(rig: Rig) -> None:
     rig.rule(ruleset, client.ipv4, TCP, 7008, direction=Direction.INGRESS)
     for port in (7008, 7009):
         server.spawn(_serve_tcp, port)
-    assert client.run(tcp, server.ipv4, 7008) == "ok"
+    assert eventually(lambda: client.run(tcp, server.ipv4, 7008) == "ok")
     assert client.run(tcp, server.ipv4, 7009, 0.5) == "TIMEOUT"
     assert rig.denials(slot)[DropReason.NO_RULE] >= 1
     ((key, flow),) = rig.flows(slot)
@@ -106,7 +106,7 @@ def test_loopback_is_never_judged(rig: Rig) -> None:
     pod = rig.node.add_pod()
     slot, _ = rig.manage(pod)
     pod.spawn(_serve_tcp, 7012)
-    assert pod.run(tcp, "127.0.0.1", 7012) == "ok"
+    assert eventually(lambda: pod.run(tcp, "127.0.0.1", 7012) == "ok")
     assert rig.denials(slot) == {}
 
 
