@@ -84,7 +84,7 @@ def parse_annotations(annotations: Field) -> dict[str, str]:
     pairs = dict(annotations.string_map())
     total = sum(len(key) + len(value) for key, value in pairs.items())
     if total > MAX_ANNOTATIONS_BYTES:
-        raise annotations.error(f"together they may have {MAX_ANNOTATIONS_BYTES} bytes, not {total}")
+        raise annotations.error(f"together they may have {MAX_ANNOTATIONS_BYTES} bytes, not {total} or more")
     return pairs
 
 

@@ -7,9 +7,11 @@ Docker. The top-most folder that names a pod decides: a privileged container can
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from agent.errors import InvalidObject
 from agent.model.identity import PodUid
 
 _UID = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32}"
@@ -67,6 +69,17 @@ def step(parent: Place, name: str, roots: frozenset[str] = frozenset()) -> Place
     if is_root:
         return replace(here, role=Role.ROOT)
     return replace(here, role=Role.INNER if here.among_pods else Role.OTHER)
+
+
+def parse_roots(texts: Iterable[str]) -> frozenset[str]:
+    """--cgroup-root as `step` compares it: `/a/b`, seen from the cgroup mount. One that is misspelt finds nothing."""
+    roots = set()
+    for text in texts:
+        parts = [part for part in text.split("/") if part]
+        if not parts or any(part in (".", "..") for part in parts):
+            raise InvalidObject("--cgroup-root", "", f"must be a path below the cgroup mount, not {text!r}")
+        roots.add("/" + "/".join(parts))
+    return frozenset(roots)
 
 
 def place(path: str, roots: frozenset[str] = frozenset()) -> Place:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.sources.cgroup_names import Place, Role, place
+from agent.errors import InvalidObject
+from agent.sources.cgroup_names import Place, Role, parse_roots, place
 
 UID = "cc7a1de5-1bf8-4567-ae3a-697995d1d600"
 UNDERSCORES = UID.replace("-", "_")
@@ -98,6 +99,13 @@ def test_given_roots_replace_found_ones() -> None:
     pod = place(BURSTABLE, roots)
     assert (pod.role, pod.uid, pod.root) == (Role.POD, UID, "")
     assert place(f"/system.slice/pod{UID}", roots).role is Role.POD
+
+
+def test_roots_as_people_write_them() -> None:
+    assert parse_roots(["kubepods/", "/a//b"]) == {"/kubepods", "/a/b"}
+    for text in ("", "/", "/a/../b"):
+        with pytest.raises(InvalidObject, match="below the cgroup mount"):
+            parse_roots([text])
 
 
 def test_the_top_itself() -> None:
