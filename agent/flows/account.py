@@ -1,0 +1,86 @@
+"""Growth of flows between two reads of the kernel's map, and which entries have been idle long enough to go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agent.abi.structs import FLOW, FLOW_KEY
+from agent.flows.decode import RawFlow, decode_flow
+from agent.model.flow import FlowCounts
+
+_TCP = 6
+_LAST = FLOW.offsets["last"]
+_PROTOCOL = FLOW_KEY.offsets["protocol"]
+NOTHING = FlowCounts()
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A flow that moved since the last read."""
+
+    flow: RawFlow
+    counts: FlowCounts
+    new: bool
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one read of the map says."""
+
+    growths: list[Growth] = field(default_factory=list)
+    idle: list[bytes] = field(default_factory=list)  # keys to evict
+    entries: int = 0
+
+
+class Accountant:
+    """Remembers the last value of each flow, packed. What has not changed costs a comparison, not a decoding."""
+
+    def __init__(self, *, datagram_idle_ticks: int, tcp_idle_ticks: int) -> None:
+        self._datagram_idle, self._tcp_idle = datagram_idle_ticks, tcp_idle_ticks
+        self._seen: dict[bytes, bytes] = {}
+
+    def read(self, items: Iterable[tuple[bytes, bytes]], now: int) -> Reading:
+        """`items`: packed keys and values of the map; `now`: jiffies, low 32 bits, read before the map."""
+        reading = Reading()
+        for key, value in items:
+            reading.entries += 1
+            before = self._seen.get(key)
+            if before != value:
+                self._seen[key] = value
+                growth = _growth(key, value, before)
+                if growth is not None:
+                    reading.growths.append(growth)
+            elif self._is_idle(key, value, now):
+                reading.idle.append(key)
+        return reading
+
+    def evicted(self, key: bytes, value: bytes) -> Growth | None:
+        """The last word of an entry that was taken out; None where it says nothing new."""
+        return _growth(key, value, self._seen.pop(key, None))
+
+    def _is_idle(self, key: bytes, value: bytes, now: int) -> bool:
+        last = int.from_bytes(value[_LAST : _LAST + 4], sys.byteorder)
+        idle = (now - last) & 0xFFFFFFFF
+        return (self._tcp_idle if key[_PROTOCOL] == _TCP else self._datagram_idle) < idle < 1 << 31
+
+
+def _growth(key: bytes, value: bytes, before: bytes | None) -> Growth | None:
+    """None where only the verdict or the clock moved. An entry that was made again counts from zero."""
+    flow = decode_flow(key, value)
+    old = decode_flow(key, before) if before is not None else None
+    if old is None or old.first != flow.first:
+        return Growth(flow, flow.counts, new=True)
+    counts = minus(flow.counts, old.counts)
+    return Growth(flow, counts, new=False) if counts != NOTHING else None
+
+
+def minus(after: FlowCounts, before: FlowCounts) -> FlowCounts:
+    return FlowCounts(
+        after.sent_packets - before.sent_packets,
+        after.sent_bytes - before.sent_bytes,
+        after.received_packets - before.received_packets,
+        after.received_bytes - before.received_bytes,
+        after.connections - before.connections,
+    )

@@ -1,0 +1,141 @@
+"""Packed records of the kernel as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.abi.structs import (
+    DENIAL,
+    DENIAL_KEY,
+    EVENT,
+    FLOW,
+    FLOW_KEY,
+    IDENTITY_COUNTS,
+    IDENTITY_TOTALS,
+    unpack_address,
+)
+from agent.model.cluster import Address
+from agent.model.flow import FlowCounts, Tuple
+from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
+
+_COUNTERS = tuple(IDENTITY_COUNTS.fields)
+TOTALS_WORDS = IDENTITY_TOTALS.size // 8
+
+
+@dataclass(frozen=True, slots=True)
+class RawFlow:
+    """One entry of `flows`. `last` and `first` are jiffies, low 32 bits; counts are since the entry was made."""
+
+    cgroup_id: int
+    tuple: Tuple
+    client_port: int
+    slot: int
+    identity: int
+    rule: int
+    verdict: Verdict
+    reason: DropReason
+    first: int
+    last: int
+    counts: FlowCounts
+
+
+def decode_flow(key: bytes, value: bytes) -> RawFlow:
+    k, v = FLOW_KEY.unpack(key), FLOW.unpack(value)
+    return RawFlow(
+        cgroup_id=k["cgroup_id"],
+        tuple=Tuple(unpack_address(k["peer"]), k["protocol"], k["service_port"], Direction(k["direction"])),
+        client_port=k["client_port"],
+        slot=v["slot"],
+        identity=v["identity"],
+        rule=v["rule"],
+        verdict=Verdict(v["verdict"]),
+        reason=DropReason(v["reason"]),
+        first=v["first"],
+        last=v["last"],
+        counts=FlowCounts(
+            v["sent_packets"], v["sent_bytes"], v["received_packets"], v["received_bytes"], v["connections"]
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    """One record of the ring buffer. `time_ns` is CLOCK_MONOTONIC; zero ids where the hook does not know them."""
+
+    kind: EventKind
+    hook: Hook
+    time_ns: int
+    cgroup_id: int
+    task_cgroup_id: int
+    ancestors: tuple[int, ...]
+    socket_cookie: int
+    peer: Address
+    protocol: int
+    service_port: int
+    client_port: int
+    direction: Direction
+    verdict: Verdict
+    reason: DropReason
+    rule: int
+    identity: int
+    slot: int
+    pid: int
+    length: int
+
+
+def decode_event(data: bytes) -> RawEvent:
+    v = dict(EVENT.unpack(data))
+    del v["pad"]
+    return RawEvent(
+        **v
+        | {
+            "kind": EventKind(v["kind"]),
+            "hook": Hook(v["hook"]),
+            "peer": unpack_address(v["peer"]),
+            "direction": Direction(v["direction"]),
+            "verdict": Verdict(v["verdict"]),
+            "reason": DropReason(v["reason"]),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RawDenials:
+    """One entry of `denials`: exact numbers for a slot, rule and reason."""
+
+    slot: int
+    identity: int
+    rule: int
+    reason: DropReason
+    direction: Direction
+    verdict: Verdict
+    packets: int
+    bytes: int
+
+
+def decode_denials(key: bytes, value: bytes) -> RawDenials:
+    k, v = DENIAL_KEY.unpack(key), DENIAL.unpack(value)
+    return RawDenials(
+        k["slot"], k["identity"], k["rule"], DropReason(k["reason"]), Direction(k["direction"]),
+        Verdict(k["verdict"]), v["packets"], v["bytes"],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityCounts:
+    """Exact totals of one identity in one direction (who opened), summed over CPUs."""
+
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    received_packets: int = 0
+    received_bytes: int = 0
+    connections: int = 0
+    audited: int = 0
+    denied_packets: int = 0
+    denied_bytes: int = 0
+
+
+def decode_totals(words: tuple[int, ...]) -> dict[Direction, IdentityCounts]:
+    """`words`: TOTALS_WORDS integers, already summed over CPUs."""
+    width = len(_COUNTERS)
+    return {d: IdentityCounts(*words[int(d) * width : (int(d) + 1) * width]) for d in Direction}

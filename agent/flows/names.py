@@ -1,0 +1,114 @@
+"""Names for addresses: service, task, namespace, entity or CIDR; never a raw address, so that metrics stay few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, ip_network
+
+from agent.compiler.changes import Changes
+from agent.model.cluster import Address, Cluster, Name, Pod
+from agent.model.flow import PeerKind, PeerName
+from agent.model.identity import Kind, PodUid
+from agent.model.policy import CidrPeer, Entity, Network
+
+_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+LOOPBACK = PeerName(PeerKind.ENTITY, "loopback")
+_ENTITY = {entity: PeerName(PeerKind.ENTITY, entity.value) for entity in Entity}
+
+
+def pod_name(pod: Pod) -> PeerName:
+    """A task by its ids, any other pod by its namespace."""
+    identity = pod.claim.identity
+    if identity.dag_id:
+        return PeerName(PeerKind.POD, f"{pod.namespace}/{identity.dag_id}/{identity.task_id}", identity)
+    if identity.kind is Kind.COMPONENT:
+        component = dict(pod.claim.labels).get("component", "component")
+        return PeerName(PeerKind.POD, f"{pod.namespace}/airflow-{component}", identity)
+    return PeerName(PeerKind.POD, f"{pod.namespace}/pods", identity)
+
+
+class PeerNames:
+    """Kept in step with snapshots; the cost of a changed pod is that pod's."""
+
+    def __init__(self) -> None:
+        self._pods: dict[Address, PodUid] = {}
+        self._addresses: dict[PodUid, tuple[Address, ...]] = {}
+        self._services: dict[Address, Name] = {}
+        self._cidrs: dict[tuple[int, int], dict[int, Network]] = {}
+        self._cluster = Cluster()
+
+    def update(self, cluster: Cluster, changes: Changes) -> None:
+        """Takes in a snapshot; `changes` as for the compiler."""
+        self._cluster = cluster
+        for uid in cluster.pods if changes.everything_else else changes.pods:
+            self._place(uid, cluster.pods.get(uid))
+        if changes.everything_else:
+            for uid in [uid for uid in self._addresses if uid not in cluster.pods]:
+                self._place(uid, None)
+            self._cidrs = _by_length(_written_cidrs(cluster))
+        if changes.everything_else or changes.services or changes.slices:
+            self._services = {a: (s.namespace, s.name) for s in cluster.services.values() for a in s.addresses}
+            self._services |= {
+                a: (part.namespace, part.service)
+                for part in cluster.slices.values()
+                for a in part.addresses
+                if part.service
+            }
+
+    def name(self, address: Address) -> PeerName:
+        """The best name of an address at this revision."""
+        settings = self._cluster.settings
+        if any(address in network for network in _LOOPBACK if network.version == address.version):
+            return LOOPBACK
+        if address in settings.metadata:
+            return _ENTITY[Entity.METADATA]
+        service = self._services.get(address)
+        if service is not None:
+            return PeerName(PeerKind.SERVICE, "/".join(service))
+        pod = self._cluster.pods.get(self._pods.get(address, PodUid("")))
+        if pod is not None:
+            return pod_name(pod)
+        if address in settings.host_addresses or any(address in n.addresses for n in self._cluster.nodes.values()):
+            return _ENTITY[Entity.NODE]
+        cidr = self._longest(address)
+        if cidr is not None:
+            return PeerName(PeerKind.CIDR, str(cidr))
+        ranges = settings.pod_ranges + settings.service_ranges
+        if any(address in network for network in ranges if network.version == address.version):
+            return PeerName(PeerKind.UNKNOWN, "unknown-cluster-address")
+        if address.is_link_local:
+            return PeerName(PeerKind.UNKNOWN, "link-local")
+        return _ENTITY[Entity.WORLD]
+
+    def _place(self, uid: PodUid, pod: Pod | None) -> None:
+        for address in self._addresses.pop(uid, ()):
+            if self._pods.get(address) == uid:
+                del self._pods[address]
+        if pod is not None and not pod.finished and not pod.host_network:
+            self._addresses[uid] = pod.addresses
+            self._pods.update(dict.fromkeys(pod.addresses, uid))
+
+    def _longest(self, address: Address) -> Network | None:
+        """The longest CIDR that some policy names."""
+        bits = int(address)
+        for (version, shift), networks in self._cidrs.items():
+            if version == address.version and bits >> shift in networks:
+                return networks[bits >> shift]
+        return None
+
+
+def _written_cidrs(cluster: Cluster) -> Iterable[Network]:
+    for policy in cluster.policies.values():
+        for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny):
+            yield from (peer.network for peer in rule.peers or () if isinstance(peer, CidrPeer))
+
+
+def _by_length(networks: Iterable[Network]) -> dict[tuple[int, int], dict[int, Network]]:
+    """(version, host bits) -> prefix bits -> network, longest prefixes first."""
+    out: dict[tuple[int, int], dict[int, Network]] = {}
+    for network in sorted(set(networks), key=lambda n: (-n.prefixlen, str(n))):
+        if network.prefixlen == 0:
+            continue  # everything is in it: `world` says more
+        shift = (32 if isinstance(network, IPv4Network) else 128) - network.prefixlen
+        out.setdefault((network.version, shift), {})[int(network.network_address) >> shift] = network
+    return out
