@@ -45,8 +45,8 @@ _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
 )
 
 
-def plan_delta(delta: Delta, ops: EndpointOps, epochs: Mapping[int, bytes]) -> Plan:
-    """The writes of one incremental step; `epochs` are the new values of the bumped slots."""
+def plan_delta(delta: Delta) -> Plan:
+    """The writes of one incremental step of the compiler; endpoints are added by add_endpoints."""
     plan = Plan()
     for name, pack_key, pack_value in _PACKERS:
         changes: dict[object, object | None] = getattr(delta, name)
@@ -54,7 +54,6 @@ def plan_delta(delta: Delta, ops: EndpointOps, epochs: Mapping[int, bytes]) -> P
         plan.deletes.append((name, [pack_key(k) for k, v in changes.items() if v is None]))
     ports = [(entries.pack_index(k), entries.pack_u64(v or 0)) for k, v in delta.ports.items()]
     plan.upserts.insert(1, ("ports", ports))
-    add_endpoints(plan, ops, epochs)
     return plan
 
 

@@ -1,0 +1,176 @@
+"""The only writer of the agent's maps: snapshots and folders come in, the kernel stays in step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from agent.abi.structs import EPOCH, U32, U64
+from agent.compiler.changes import Changes
+from agent.compiler.compiler import Compiler
+from agent.errors import CapacityError
+from agent.model.cluster import Cluster, Pod
+from agent.model.identity import PodUid
+from agent.model.verdict import EndpointState
+from agent.model.want import Assignment, Want
+from agent.sync.allocate import IdentityNumbers
+from agent.sync.endpoints import EndpointTable
+from agent.sync.entries import pack_epoch
+from agent.sync.plan import Map, Plan, add_endpoints, apply, plan_delta, plan_whole
+
+CapacityCheck = Callable[[Want], None]
+"""Raises CapacityError where a revision does not fit."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one step did: number of map writes; `refused` says why a revision was not taken."""
+
+    writes: int = 0
+    bumped: int = 0
+    refused: str = ""
+    gone: list[PodUid] = field(default_factory=list)
+
+
+class Writer:
+    """Owned by one thread. `maps` are the kernel's; after an error of theirs call `resync`."""
+
+    def __init__(self, maps: Mapping[str, Map], numbers: IdentityNumbers, fits: CapacityCheck) -> None:
+        self._maps, self._fits = maps, fits
+        self._epochs = _read_epochs(maps["epochs"].items())
+        self.compiler = Compiler()
+        adopted = {int(U64.unpack(k)["value"]): v for k, v in maps["endpoints"].items()}
+        self.endpoints = EndpointTable(numbers, adopted)
+        self.cluster = Cluster()
+        self._settled: dict[PodUid, Assignment] = {}
+        self._leaving: dict[PodUid, Pod] = {}
+
+    @property
+    def want(self) -> Want:
+        return self.compiler.want
+
+    def start(self, cluster: Cluster, folders: Iterable[tuple[PodUid, int]]) -> Outcome:
+        """The first snapshot, against whatever the maps say. Nothing is deleted before all that is new is there.
+
+        Raises CapacityError; then nothing was written.
+        """
+        self.compiler.update(cluster)
+        self._fits(self.want)
+        self.cluster = cluster
+        plan = plan_whole(self.want, self._maps)
+        for uid, assignment in self.want.assignments.items():
+            self.endpoints.assign(uid, assignment, self.want.rulesets)
+        for uid, cgroup_id in folders:
+            self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
+        if cluster.complete:
+            self.endpoints.prune_adopted()
+        return self._carry_out(plan)
+
+    def update(self, cluster: Cluster, changes: Changes) -> Outcome:
+        """The next snapshot. A revision that does not fit is refused whole, the one before stays in force."""
+        cluster, kept = self._with_leaving(cluster)
+        delta = self.compiler.update(cluster, changes | Changes(pods=kept))
+        try:
+            self._fits(self.want)
+        except CapacityError as exc:
+            self.compiler = Compiler()
+            self.compiler.update(self.cluster)
+            return Outcome(refused=str(exc))
+        self.cluster = cluster
+        for uid, assignment in delta.assignments.items():
+            self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
+        self.endpoints.bump(delta.revoked)
+        return self._carry_out(plan_delta(delta))
+
+    def resync(self) -> Outcome:
+        """Read the maps and make them say what is wanted: after an error, or when in doubt."""
+        return self._carry_out(plan_whole(self.want, self._maps))
+
+    def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:
+        """What is known of a pod that no snapshot has (L2a, L2c, first boot). The compiler's word wins."""
+        self._settled[uid] = assignment
+        if uid not in self.want.assignments:
+            self.endpoints.assign(uid, assignment, self.want.rulesets)
+        return self._carry_out(Plan())
+
+    def add_folder(self, uid: PodUid, cgroup_id: int) -> Outcome:
+        """A folder of a pod or of one of its containers."""
+        if uid not in self.endpoints.by_uid and (known := self._assignment(uid)) is not None:
+            self.endpoints.assign(uid, known, self.want.rulesets)
+        self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
+        return self._carry_out(Plan())
+
+    def remove_folder(self, cgroup_id: int, now: float) -> None:
+        """Its entries follow by `expire`, later (L4)."""
+        self.endpoints.remove_folder(cgroup_id, now)
+
+    def expire(self, now: float) -> Outcome:
+        """Take out what left long enough ago."""
+        gone = self.endpoints.expire(now)
+        leaving = frozenset(uid for uid in gone if self._leaving.pop(uid, None))
+        for uid in gone:
+            self._settled.pop(uid, None)
+        pods = self.cluster.pods
+        for uid in leaving:
+            pods = pods.delete(uid)
+        if leaving:
+            outcome = self.update(replace(self.cluster, pods=pods), Changes(pods=leaving))
+        else:
+            outcome = self._carry_out(Plan())
+        outcome.gone = gone
+        return outcome
+
+    def evicted(self, by_slot: Counter[int]) -> None:
+        """Entries of `flows` that were taken out, so that the kernel knows each slot's use."""
+        for slot, count in by_slot.items():
+            epoch, before = self._epochs.get(slot, (0, 0))
+            self._epochs[slot] = (epoch, before + count)
+        self._maps["epochs"].put_all(self._packed_epochs(by_slot))
+
+    def pending(self) -> list[PodUid]:
+        """Pods with a folder that nobody has explained yet."""
+        return [e.uid for e in self.endpoints.by_uid.values() if e.assignment is None]
+
+    def counts(self) -> Counter[EndpointState]:
+        """Endpoints by state."""
+        return Counter(
+            e.assignment.state if e.assignment else EndpointState.PENDING
+            for e in self.endpoints.by_uid.values()
+            if e.folders
+        )
+
+    def _with_leaving(self, cluster: Cluster) -> tuple[Cluster, frozenset[PodUid]]:
+        """Pods deleted in the API whose folder is still there keep identity and rules, but not their address (L4)."""
+        pods = cluster.pods
+        for endpoint in self.endpoints.by_uid.values():
+            uid = endpoint.uid
+            if uid in cluster.pods:
+                self._leaving.pop(uid, None)
+            elif endpoint.folders and (pod := self.cluster.pods.get(uid)) is not None:
+                self._leaving[uid] = replace(pod, finished=True)
+                pods = pods.set(uid, self._leaving[uid])
+        return replace(cluster, pods=pods), frozenset(self._leaving)
+
+    def _assignment(self, uid: PodUid) -> Assignment | None:
+        return self.want.assignments.get(uid) or self._settled.get(uid)
+
+    def _carry_out(self, plan: Plan) -> Outcome:
+        ops = self.endpoints.take_ops()
+        for slot in ops.bumped:
+            epoch, evicted = self._epochs.get(slot, (0, 0))
+            self._epochs[slot] = ((epoch + 1) & 0xFFFFFFFF or 1, evicted)
+        add_endpoints(plan, ops, dict(self._epoch_values(ops.bumped)))
+        apply(plan, self._maps)
+        return Outcome(writes=plan.writes, bumped=len(ops.bumped))
+
+    def _epoch_values(self, slots: Iterable[int]) -> Iterable[tuple[int, bytes]]:
+        return ((slot, pack_epoch(*self._epochs[slot])) for slot in slots)
+
+    def _packed_epochs(self, slots: Iterable[int]) -> Iterable[tuple[bytes, bytes]]:
+        return ((U32.pack(value=slot), value) for slot, value in self._epoch_values(slots))
+
+
+def _read_epochs(items: Iterable[tuple[bytes, bytes]]) -> dict[int, tuple[int, int]]:
+    found = ((int(U32.unpack(k)["value"]), EPOCH.unpack(v)) for k, v in items)
+    return {slot: (v["epoch"], v["evicted"]) for slot, v in found if v["epoch"] or v["evicted"]}
