@@ -69,7 +69,7 @@ class FlowCounts:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow's growth in one drain interval, with everything that reports need. Times in seconds since the epoch."""
+    """One flow's growth in one drain interval, with all that reports need; `time` in seconds since the epoch."""
 
     time: float
     endpoint: EndpointFacts
