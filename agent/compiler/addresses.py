@@ -1,0 +1,185 @@
+"""Which atoms hold for which address: exact addresses in an index that follows changes, prefixes swept as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from agent.compiler.atoms import (
+    AIRFLOW,
+    CLUSTER,
+    DNS,
+    HOST,
+    LINK_LOCAL,
+    METADATA,
+    NODE,
+    UNKNOWN,
+    AtomId,
+    CidrAtom,
+    Members,
+    closed,
+)
+from agent.compiler.peerpods import PeerPods, is_peer
+from agent.compiler.prefixes import Lpm, host_of, memberships, prefix_of
+from agent.compiler.services import ServiceAtoms
+from agent.model.cluster import Address, Cluster, EndpointSlice, Name, Pod, Service
+from agent.model.identity import PodUid
+from agent.model.policy import CidrPeer, Network
+from agent.model.want import Host, Prefix
+
+LINK_LOCAL_RANGES: tuple[Network, ...] = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+LOOPBACK_RANGES: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+NOTHING: Members = frozenset()
+
+
+@dataclass(slots=True)
+class Owners:
+    """Who has an address, by name."""
+
+    pods: set[PodUid] = field(default_factory=set)
+    services: set[Name] = field(default_factory=set)
+    slices: set[Name] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.pods or self.services or self.slices)
+
+
+class Addresses:
+    """The index. Built for one revision of policies and settings; pods, services and slices may change after that."""
+
+    def __init__(
+        self, cluster: Cluster, cidrs: Iterable[tuple[AtomId, CidrAtom]], pods: PeerPods, services: ServiceAtoms
+    ) -> None:
+        self._cluster = cluster
+        self._pods, self._services = pods, services
+        self._owners: dict[Host, Owners] = {}
+        self._slices_of: dict[Name, set[Name]] = {}
+        numbered = list(cidrs)
+        self._metadata = {host_of(a): _exact(a, numbered) for a in cluster.settings.metadata}
+        self._fixed = dict(_fixed(cluster))
+        self.prefixes = memberships(_items(cluster, numbered))
+        self._around = Lpm(self.prefixes)
+        self.apply(cluster, cluster.pods, cluster.services, cluster.slices)
+
+    def hosts(self) -> set[Host]:
+        """Every address that is somebody's or that the semantics name."""
+        return self._owners.keys() | self._fixed.keys() | self._metadata.keys()
+
+    def apply(
+        self, cluster: Cluster, pods: Iterable[PodUid], services: Iterable[Name], slices: Iterable[Name]
+    ) -> set[Host]:
+        """Takes in these objects as they are now; returns the addresses about which anything may be different."""
+        old, self._cluster = self._cluster, cluster
+        stale: set[Host] = set()
+        for uid in pods:
+            stale |= self._move(("pods", uid), _pod_hosts(old.pods.get(uid)), _pod_hosts(cluster.pods.get(uid)))
+        changed = set(slices)
+        for name in slices:
+            for piece in (old.slices.get(name), cluster.slices.get(name)):
+                if piece is not None:
+                    self._slices_of.setdefault((piece.namespace, piece.service), set()).discard(name)
+            now = cluster.slices.get(name)
+            stale |= self._move(("slices", name), _hosts(old.slices.get(name)), _hosts(now))
+            if now is not None:
+                self._slices_of.setdefault((now.namespace, now.service), set()).add(name)
+        for name in services:
+            stale |= self._move(
+                ("services", name), _hosts(old.services.get(name)), _hosts(cluster.services.get(name))
+            )
+            for piece_name in self._slices_of.get(name, set()) - changed:
+                stale |= _hosts(cluster.slices.get(piece_name))
+        return stale
+
+    def members(self, host: Host) -> Members | None:
+        """What holds for an exact address; None where it is nobody's and its prefix says it all."""
+        metadata = self._metadata.get(host)
+        if metadata is not None:
+            return metadata
+        owners, fixed = self._owners.get(host), self._fixed.get(host)
+        if owners is None and fixed is None:
+            return None
+        atoms = set(self._around.get(host, NOTHING))
+        atoms.discard(UNKNOWN)
+        atoms |= fixed or NOTHING
+        if owners is not None:
+            atoms |= self._owned(owners)
+        return closed(atoms)
+
+    def _owned(self, owners: Owners) -> Members:
+        """A pod address that several claim is the one's with the greatest uid: arbitrary, but the same everywhere."""
+        found: Members = NOTHING
+        if owners.pods:
+            found |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+        for name in owners.services:
+            found |= self._services.of_service(self._cluster.services[name])
+        for name in owners.slices:
+            piece = self._cluster.slices[name]
+            service = self._cluster.services.get((piece.namespace, piece.service))
+            if service is not None:
+                found |= self._services.of_slice(piece, service)
+        return found
+
+    def _move(self, owner: tuple[str, PodUid | Name], old: set[Host], new: set[Host]) -> set[Host]:
+        kind, name = owner
+        for host in old - new:
+            owners = self._owners.get(host)
+            if owners is not None:
+                getattr(owners, kind).discard(name)
+                if not owners:
+                    del self._owners[host]
+        for host in new:
+            getattr(self._owners.setdefault(host, Owners()), kind).add(name)
+        return old | new
+
+
+def _hosts(item: Service | EndpointSlice | None) -> set[Host]:
+    return {host_of(address) for address in item.addresses} if item is not None else set()
+
+
+def _pod_hosts(pod: Pod | None) -> set[Host]:
+    return {host_of(address) for address in pod.addresses} if pod is not None and is_peer(pod) else set()
+
+
+def _exact(address: Address, cidrs: Iterable[tuple[AtomId, CidrAtom]]) -> Members:
+    """A metadata address is in no CIDR wider than itself, and in no other entity (P11)."""
+    prefix = (host_of(address), 128)
+    named = [number for number, atom in cidrs if any(prefix_of(peer.network) == prefix for peer in atom.peers)]
+    return frozenset([METADATA, *named])
+
+
+def _fixed(cluster: Cluster) -> Iterator[tuple[Host, Members]]:
+    marks: dict[Host, set[AtomId]] = {}
+    for node in cluster.nodes.values():
+        for address in node.addresses:
+            marks.setdefault(host_of(address), set()).add(NODE)
+    for address in cluster.settings.host_addresses:
+        marks.setdefault(host_of(address), set()).update((NODE, HOST))
+    for address in cluster.settings.dns:
+        marks.setdefault(host_of(address), set()).add(DNS)
+    return ((host, frozenset(atoms)) for host, atoms in marks.items())
+
+
+def _items(cluster: Cluster, cidrs: Iterable[tuple[AtomId, CidrAtom]]) -> dict[CidrPeer, Members]:
+    """Every range that matters, with the atoms that it brings."""
+    tags: dict[CidrPeer, set[AtomId]] = {}
+    for number, atom in cidrs:
+        for peer in atom.peers:
+            tags.setdefault(peer, set()).add(number)
+    node_ranges = [network for node in cluster.nodes.values() for network in node.pod_ranges]
+    for network in (*cluster.settings.pod_ranges, *cluster.settings.service_ranges, *node_ranges):
+        tags.setdefault(CidrPeer(network), set()).update((CLUSTER, UNKNOWN))
+    for destination in cluster.settings.airflow:
+        if isinstance(destination.peer, CidrPeer):
+            tags.setdefault(destination.peer, set()).add(AIRFLOW)
+    for network in LINK_LOCAL_RANGES:
+        tags.setdefault(CidrPeer(network), set()).add(LINK_LOCAL)
+    for network in LOOPBACK_RANGES:
+        tags.setdefault(CidrPeer(network), set()).add(NODE)
+    return {peer: frozenset(atoms) for peer, atoms in tags.items()}
+
+
+def closed_prefixes(prefixes: dict[Prefix, Members]) -> dict[Prefix, Members]:
+    """Prefixes with the members of their addresses (P12's WORLD added)."""
+    memo = {members: closed(members) for members in set(prefixes.values())}
+    return {prefix: memo[members] for prefix, members in prefixes.items()}

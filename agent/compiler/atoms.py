@@ -1,0 +1,136 @@
+"""Atoms: what a rule can ask about an address. An address's class is the set of atoms that hold for it.
+
+A *base* atom counts in the base class too: the entities, and CIDRs so wide that they would otherwise touch the
+class of nearly every address. Every ruleset has rows for base classes; for other classes only where it names an atom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType
+
+from agent.model.cluster import Name
+from agent.model.policy import CidrPeer, PodPeer, TaskPeer
+
+AtomId = NewType("AtomId", int)
+Members = frozenset[AtomId]
+
+
+class Mark(Enum):
+    """Atoms that every cluster has: the entities (P12), and what else the semantics ask about an address."""
+
+    NODE = "node"
+    CLUSTER = "cluster"
+    KUBE_APISERVER = "kube-apiserver"
+    DNS = "dns"
+    AIRFLOW = "airflow"
+    METADATA = "metadata"
+    WORLD = "world"
+    HOST = "this host"  # P8
+    UNKNOWN = "in pod or service ranges, nobody known"  # P15
+    LINK_LOCAL = "link-local"  # never in a class: it only keeps an address out of WORLD
+
+
+@dataclass(frozen=True, slots=True)
+class CidrAtom:
+    """In any of these CIDRs, which one rule names together."""
+
+    peers: tuple[CidrPeer, ...]
+    base: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PortAtom:
+    """A pod whose container names this port."""
+
+    protocol: int
+    name: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAtom:
+    """An address of the service or of its endpoints (P13)."""
+
+    service: Name
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePortAtom:
+    """An address where the service's port `port` is reached at `number`: the same, or the endpoints' target."""
+
+    service: Name
+    port_name: str
+    port: int
+    protocol: int
+    number: int
+    chart: bool  # of a service of the Airflow chart
+    base: bool
+
+
+Atom = Mark | CidrAtom | PodPeer | TaskPeer | PortAtom | ServiceAtom | ServicePortAtom
+
+MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
+NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, LINK_LOCAL = MARKS.values()
+ANY_ADDRESS = AtomId(-1)
+"""Stands in a term for a rule without peers; never in a class."""
+
+NAMED_ENTITIES: Members = frozenset({NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA})
+NOT_WORLD = NAMED_ENTITIES | {LINK_LOCAL}
+
+
+def closed(members: Iterable[AtomId]) -> Members:
+    """Adds WORLD where no other entity holds (P12)."""
+    atoms = frozenset(members)
+    return atoms - {LINK_LOCAL} if atoms & NOT_WORLD else atoms | {WORLD}
+
+
+def is_base(atom: Atom) -> bool:
+    return isinstance(atom, Mark) or bool(getattr(atom, "base", False))
+
+
+def touch_key(atom_id: AtomId, atom: Atom) -> Hashable:
+    """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
+    if isinstance(atom, PortAtom):
+        return (atom.protocol, atom.name)
+    if isinstance(atom, ServicePortAtom):
+        return atom.service
+    return atom_id
+
+
+def _marks() -> dict[Atom, AtomId]:
+    return dict(MARKS.items())
+
+
+@dataclass(slots=True)
+class AtomTable:
+    """Numbers of atoms. A number is never used twice."""
+
+    numbers: dict[Atom, AtomId] = field(default_factory=_marks)
+    atoms: dict[AtomId, Atom] = field(default_factory=lambda: {i: mark for mark, i in MARKS.items()})
+    base: set[AtomId] = field(default_factory=lambda: set(MARKS.values()))
+    touch_keys: dict[AtomId, Hashable] = field(default_factory=dict)
+    next_number: int = len(MARKS)
+
+    def number(self, atom: Atom) -> AtomId:
+        known = self.numbers.get(atom)
+        if known is not None:
+            return known
+        number = AtomId(self.next_number)
+        self.next_number += 1
+        self.numbers[atom] = number
+        self.atoms[number] = atom
+        if is_base(atom):
+            self.base.add(number)
+        else:
+            self.touch_keys[number] = touch_key(number, atom)
+        return number
+
+    def retain(self, live: set[AtomId]) -> None:
+        """Forgets every atom but the marks and those of `live`."""
+        for number in [n for n in self.atoms if n not in live and n >= len(MARKS)]:
+            del self.numbers[self.atoms.pop(number)]
+            self.base.discard(number)
+            self.touch_keys.pop(number, None)

@@ -1,0 +1,183 @@
+"""The compiler: successive snapshots in, Want and what changed in it out. Whole and incremental are one code.
+
+Policies, namespaces, nodes and settings cost the work of the cluster. A pod, a service or an endpoint slice costs the
+work of its own addresses: their atoms, hence their classes, and rows only where a class or a ruleset is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
+from agent.compiler.atoms import AtomId, AtomTable, CidrAtom, Members, ServiceAtom
+from agent.compiler.changes import EVERYTHING, Changes, between
+from agent.compiler.ledger import Tracked
+from agent.compiler.peerpods import PeerPods
+from agent.compiler.prefixes import Lpm, compressed
+from agent.compiler.refs import RuleRefs
+from agent.compiler.registry import Registry
+from agent.compiler.revoking import Transition, revokes
+from agent.compiler.rulesets import Content
+from agent.compiler.services import ServiceAtoms
+from agent.compiler.subjects import Subjects
+from agent.compiler.terms import AtNamedPort, AtService, Term
+from agent.model.cluster import Cluster
+from agent.model.identity import PodUid
+from agent.model.policy import CidrPeer, PodPeer, RuleRef, TaskPeer
+from agent.model.verdict import EndpointState
+from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId, Want
+
+NO_RULESET = RulesetId(0)
+
+
+def whole(cluster: Cluster) -> Want:
+    """Want for one snapshot, from nothing."""
+    compiler = Compiler()
+    compiler.update(cluster)
+    return compiler.want
+
+
+class Compiler:
+    """Keeps Want in step with snapshots. One thread calls `update`."""
+
+    def __init__(self) -> None:
+        self.want = Want()
+        self._refs = RuleRefs()
+        self._table = AtomTable()
+        self._peers, self._hosts = Tracked(self.want.peers), Tracked(self.want.hosts)
+        self._ports, self._rules = Tracked(self.want.ports), Tracked(self.want.rules)
+        self._rulesets, self._assignments = Tracked(self.want.rulesets), Tracked(self.want.assignments)
+        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets)
+        self._cluster: Cluster | None = None
+        self._prefix_members: dict[Prefix, Members] = {}
+        self._host_members: dict[Host, Members] = {}
+        self._around: Lpm[Members] = Lpm({})
+        self._contents: dict[PodUid, Content] = {}
+        self._asked: set[AtomId] = set()
+        self._subjects: Subjects
+        self._addresses: Addresses
+
+    @property
+    def rule_refs(self) -> Mapping[RuleId, RuleRef]:
+        """Names of the rules that Want numbers, and of those that it numbered lately."""
+        return self._refs.names
+
+    def update(self, cluster: Cluster, changes: Changes | None = None) -> Delta:
+        """Takes in a snapshot. `changes` names at least all that is different from the last one; None: finds out.
+
+        Want is changed in place; the Delta says how.
+        """
+        if self._cluster is None:
+            changes = EVERYTHING
+        elif changes is None:
+            changes = between(self._cluster, cluster)
+        self._cluster = cluster
+        if changes.everything_else:
+            transitions = self._rebuild(cluster)
+            uids: set[PodUid] = self.want.assignments.keys() | set(cluster.pods)
+        else:
+            stale = self._addresses.apply(cluster, changes.pods, changes.services, changes.slices)
+            transitions, uids = self._move_hosts(stale, self._around), set(changes.pods)
+        for uid in uids:
+            self._assign(cluster, uid)
+        self._registry.emit()
+        survivors = list(self._registry.survivors())
+        revoked = {ruleset for content, ruleset in survivors if revokes(content, transitions, self._table)}
+        return self._settled(revoked, collect=changes.everything_else)
+
+    def _rebuild(self, cluster: Cluster) -> set[Transition]:
+        """Lowers all policies and indexes all addresses anew; numbers stay with their contents."""
+        self._subjects = Subjects(cluster, self._table)
+        terms = list(self._subjects.terms())
+        self._addresses = _addresses(cluster, terms, self._table)
+        self._asked = _asked_atoms(terms)
+        old = self._around
+        transitions = self._move_prefixes(dict(compressed(closed_prefixes(self._addresses.prefixes))))
+        return transitions | self._move_hosts(self._addresses.hosts() | self._host_members.keys(), old)
+
+    def _move_prefixes(self, new: dict[Prefix, Members]) -> set[Transition]:
+        """Two prefix tables differ for an address only if they differ at the longest prefix of either around it."""
+        old, self._prefix_members = self._prefix_members, new
+        was, self._around = self._around, Lpm(new)
+        transitions: set[Transition] = set()
+        for prefix in old.keys() | new.keys():
+            before, after = old.get(prefix), new.get(prefix)
+            if before == after:
+                continue
+            if after is not None:
+                self._registry.acquire_class(after)
+            if before is not None:
+                self._registry.release_class(before)
+            self._peers.put(prefix, None if after is None else self._registry.classes(after))
+            host, length = prefix
+            transitions.add((was.get(host, NOTHING, length), self._around.get(host, NOTHING, length)))
+        return transitions
+
+    def _move_hosts(self, hosts: Iterable[Host], was: Lpm[Members]) -> set[Transition]:
+        """`was`: the prefixes before this step."""
+        transitions: set[Transition] = set()
+        for host in hosts:
+            before, after = self._host_members.get(host), self._addresses.members(host)
+            if before == after:
+                continue
+            if after is None:
+                del self._host_members[host]
+            else:
+                self._host_members[host] = after
+                self._registry.acquire_class(after)
+            if before is not None:
+                self._registry.release_class(before)
+            self._hosts.put(host, None if after is None else self._registry.classes(after))
+            old = was.get(host, NOTHING) if before is None else before
+            transitions.add((old, self._around.get(host, NOTHING) if after is None else after))
+        return transitions
+
+    def _assign(self, cluster: Cluster, uid: PodUid) -> None:
+        """Every pod of this node is an endpoint; those of managed namespaces have a ruleset (I3)."""
+        pod, before = cluster.pods.get(uid), self._contents.pop(uid, None)
+        assignment = None
+        if pod is not None and cluster.settings.node in ("", pod.node):
+            namespace = cluster.namespaces.get(pod.namespace)
+            state, ruleset = EndpointState.UNMANAGED, NO_RULESET
+            if namespace is not None and namespace.managed:
+                content = self._contents[uid] = self._subjects.content(pod, namespace)
+                state, ruleset = EndpointState.MANAGED, self._registry.acquire_ruleset(content)
+            assignment = Assignment(pod.claim.identity, state, ruleset, pod.host_network)
+        if before is not None:
+            self._registry.release_ruleset(before)
+        self._assignments.put(uid, assignment)
+
+    def _settled(self, revoked: set[RulesetId], *, collect: bool) -> Delta:
+        delta = Delta(
+            peers=self._peers.delta(),
+            hosts=self._hosts.delta(),
+            ports=self._ports.delta(),
+            rules=self._rules.delta(),
+            rulesets=self._rulesets.delta(),
+            assignments=self._assignments.delta(),
+            revoked=revoked,
+        )
+        for tracked in (self._peers, self._hosts, self._ports, self._rules, self._rulesets, self._assignments):
+            tracked.settle()
+        self._registry.settle()
+        if collect:
+            self._table.retain(self._registry.live_atoms() | self._asked)
+        return delta
+
+
+def _asked_atoms(terms: Iterable[Term]) -> set[AtomId]:
+    return {t.atom for t in terms if not isinstance(t, AtService)}
+
+
+def _addresses(cluster: Cluster, terms: list[Term], table: AtomTable) -> Addresses:
+    """An index that knows what these terms ask about."""
+    destinations = (d.peer for d in cluster.settings.airflow)
+    own = {table.number(CidrAtom((peer,), base=True)) for peer in destinations if isinstance(peer, CidrPeer)}
+    asked = {number: table.atoms[number] for number in _asked_atoms(terms) | own if number in table.atoms}
+    pods = PeerPods(table, cluster.namespaces)
+    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer))
+    pods.port_names.update((t.protocol, t.name) for t in terms if isinstance(t, AtNamedPort))
+    services = {t.service for t in terms if isinstance(t, AtService) and t.service is not None}
+    services |= {atom.service for atom in asked.values() if isinstance(atom, ServiceAtom)}
+    cidrs = [(number, atom) for number, atom in asked.items() if isinstance(atom, CidrAtom)]
+    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster.settings, services))

@@ -1,0 +1,153 @@
+"""What the semantics say about one address, read straight from the snapshot. Slow on purpose; see judge.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv6Address, ip_network
+
+from agent.compiler.peerpods import is_peer
+from agent.compiler.selecting import pods_include, tasks_include
+from agent.compiler.services import of_airflow_chart
+from agent.compiler.terms import APISERVER
+from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
+from agent.model.policy import CidrPeer, Entity, Network, PodPeer, PortMatch, ServicePeer, TaskPeer
+
+LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+Reached = tuple[ServicePort, int]
+"""A service's port, and the number at which an address serves it."""
+
+
+def plain(address: Address) -> Address:
+    """IPv4 in IPv6 clothes is IPv4."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def inside(address: Address, network: Network) -> bool:
+    return address.version == network.version and address in network
+
+
+def matches_number(match: PortMatch, protocol: int, port: int) -> bool:
+    """Does a match without a name cover this protocol and port?"""
+    if match.name is not None or match.protocol != protocol:
+        return False
+    return match.port is None or match.port <= port <= (match.end_port or match.port)
+
+
+class Facts:
+    """One address in one snapshot."""
+
+    def __init__(self, cluster: Cluster, address: Address) -> None:
+        self.cluster = cluster
+        self.address = plain(address)
+        self.is_metadata = self.address in cluster.settings.metadata
+        owners = [] if self.is_metadata else [p for p in cluster.pods.values() if is_peer(p) and self._has(p)]
+        self.pod: Pod | None = max(owners, key=lambda pod: pod.uid, default=None)
+
+    def _has(self, item: Pod) -> bool:
+        return self.address in item.addresses
+
+    def namespace(self, name: str) -> Namespace:
+        return self.cluster.namespaces.get(name) or Namespace(name)
+
+    def in_cidr(self, peer: CidrPeer) -> bool:
+        """Metadata addresses are in no CIDR wider than themselves (P11)."""
+        if self.is_metadata:
+            return (
+                self.address == peer.network.network_address and peer.network.prefixlen == self.address.max_prefixlen
+            )
+        return inside(self.address, peer.network) and not any(inside(self.address, hole) for hole in peer.excluded)
+
+    def in_pods(self, peer: PodPeer) -> bool:
+        pod = self.pod
+        return pod is not None and pods_include(peer, pod, dict(pod.claim.labels), self.namespace(pod.namespace))
+
+    def in_tasks(self, peer: TaskPeer) -> bool:
+        return self.pod is not None and tasks_include(peer, self.pod, self.namespace(self.pod.namespace))
+
+    def is_host(self) -> bool:
+        return not self.is_metadata and self.address in self.cluster.settings.host_addresses
+
+    def in_ranges(self) -> bool:
+        settings = self.cluster.settings
+        ranges = [*settings.pod_ranges, *settings.service_ranges]
+        ranges += [network for node in self.cluster.nodes.values() for network in node.pod_ranges]
+        return not self.is_metadata and any(inside(self.address, network) for network in ranges)
+
+    def is_unknown(self) -> bool:
+        """In the pod or service ranges, and nobody known has it (P15)."""
+        cluster, address = self.cluster, self.address
+        known = (
+            self.pod is not None
+            or address in (*cluster.settings.dns, *cluster.settings.host_addresses)
+            or any(address in item.addresses for item in cluster.services.values())
+            or any(address in item.addresses for item in cluster.slices.values())
+            or any(address in item.addresses for item in cluster.nodes.values())
+        )
+        return self.in_ranges() and not known
+
+    def in_entity(self, entity: Entity) -> bool:
+        """P12; for `dns` without regard to the port."""
+        if self.is_metadata or entity is Entity.METADATA:
+            return self.is_metadata and entity is Entity.METADATA
+        if entity is Entity.WORLD:
+            named = any(self.in_entity(other) for other in Entity if other is not Entity.WORLD)
+            return not named and not any(inside(self.address, network) for network in LINK_LOCAL)
+        return {
+            Entity.NODE: self._is_node,
+            Entity.CLUSTER: self._in_cluster,
+            Entity.KUBE_APISERVER: lambda: self.of_service(APISERVER),
+            Entity.DNS: self._is_dns,
+            Entity.AIRFLOW: self._is_airflow,
+        }[entity]()
+
+    def _is_node(self) -> bool:
+        nodes = self.cluster.nodes.values()
+        return (
+            any(self.address in node.addresses for node in nodes)
+            or self.address in self.cluster.settings.host_addresses
+            or any(inside(self.address, network) for network in LOOPBACK)
+        )
+
+    def _in_cluster(self) -> bool:
+        services = self.cluster.services.values()
+        return self.in_ranges() or self.pod is not None or any(self.address in s.addresses for s in services)
+
+    def _is_dns(self) -> bool:
+        settings = self.cluster.settings
+        return self.address in settings.dns or any(self.of_service(name) for name in settings.dns_services)
+
+    def _is_airflow(self) -> bool:
+        for destination in self.cluster.settings.airflow:
+            peer = destination.peer
+            if self.in_cidr(peer) if isinstance(peer, CidrPeer) else self.of_service((peer.namespace, peer.name)):
+                return True
+        return any(self.of_service((s.namespace, s.name)) for s in self.chart_services())
+
+    def chart_services(self) -> list[Service]:
+        return [service for service in self.cluster.services.values() if of_airflow_chart(service)]
+
+    def of_service(self, name: Name) -> bool:
+        """One of the service's own addresses or of its endpoints'."""
+        service = self.cluster.services.get(name)
+        if self.is_metadata or service is None:
+            return False
+        return self.address in service.addresses or any(
+            self.address in piece.addresses
+            for piece in self.cluster.slices.values()
+            if (piece.namespace, piece.service) == name
+        )
+
+    def reached(self, peer: ServicePeer) -> Iterator[Reached]:
+        """The service's ports that this address serves, and at which number (P13)."""
+        service = self.cluster.services.get((peer.namespace, peer.name))
+        if self.is_metadata or service is None:
+            return
+        if self.address in service.addresses:
+            yield from ((port, port.port) for port in service.ports)
+        for piece in self.cluster.slices.values():
+            if (piece.namespace, piece.service) == (peer.namespace, peer.name) and self.address in piece.addresses:
+                for port in service.ports:
+                    for target in piece.ports:
+                        if (target.name, target.protocol) == (port.name, port.protocol):
+                            yield port, target.port

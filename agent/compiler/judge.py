@@ -1,0 +1,249 @@
+"""The semantics, word for word and slowly: the oracle of the compiler's tests, and what `policy explain` tells.
+
+No classes, no numbers: it looks at every policy, pod and service each time it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.compiler.facts import Facts, matches_number, plain
+from agent.compiler.rulesets import NODE_TO_OWN_PODS, OBSERVED, baseline_ref
+from agent.compiler.selecting import selects
+from agent.model.cluster import Address, Cluster, Pod
+from agent.model.policy import (
+    CidrPeer,
+    DefaultPosture,
+    Entity,
+    EntityPeer,
+    Peer,
+    PodPeer,
+    Policy,
+    PortMatch,
+    Posture,
+    Rule,
+    RuleRef,
+    ServicePeer,
+    TaskPeer,
+)
+from agent.model.verdict import Direction, DropReason, Verdict
+
+ORDINARY = (1, 6, 17, 58)
+Matches = tuple[PortMatch, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The allow rule that comes closest, and what it lacks (R1)."""
+
+    rule: RuleRef
+    lacks: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} lacks {self.lacks}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, its reason, the rule to name (None: no rule), and all rules that match."""
+
+    verdict: Verdict
+    reason: DropReason = DropReason.NONE
+    rule: RuleRef | None = None
+    denying: tuple[RuleRef, ...] = ()
+    allowing: tuple[RuleRef, ...] = ()
+    nearest: Nearest | None = None
+
+
+def judge(  # noqa: PLR0917  the order of lookup()
+    cluster: Cluster, pod: Pod, direction: Direction, address: Address, protocol: int, port: int = 0
+) -> Decision:
+    """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress."""
+    namespace = cluster.namespaces.get(pod.namespace)
+    if namespace is None or not namespace.managed or (plain(address).is_loopback and not pod.host_network):
+        return Decision(Verdict.ALLOW)  # not an endpoint's; P7
+    return Case(cluster, pod, direction, Facts(cluster, address), protocol, port).decision()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One packet of one endpoint."""
+
+    cluster: Cluster
+    pod: Pod
+    direction: Direction
+    peer: Facts
+    protocol: int
+    port: int
+
+    def decision(self) -> Decision:
+        """P3: once by the enforced policies, once with those in audit as if enforced."""
+        selected = list(self.selected())
+        enforced = self._decided([p for p in selected if self._enforced(p)], audited=False)
+        if enforced.verdict is Verdict.DENY:
+            return self._explained(enforced, selected)
+        wished = self._decided(selected, audited=True)
+        if wished.verdict is Verdict.DENY:
+            return self._explained(Decision(Verdict.AUDIT, wished.reason, wished.rule), selected)
+        return self._explained(enforced, selected)
+
+    def selected(self) -> Iterator[Policy]:
+        """Policies that select the pod, cluster policies first, then by name (P2)."""
+        namespace, labels = self.peer.namespace(self.pod.namespace), dict(self.pod.claim.labels)
+        for _, policy in sorted(self.cluster.policies.items()):
+            if selects(policy, self.pod, labels, namespace):
+                yield policy
+
+    def _enforced(self, policy: Policy) -> bool:
+        return policy.posture is Posture.ENFORCE and not self.cluster.settings.audit_everything
+
+    def _decided(self, policies: list[Policy], *, audited: bool) -> Decision:
+        from_host = self.direction is Direction.INGRESS and self.peer.is_host()
+        for policy in policies:
+            for rule in policy.deny:
+                if self._denies(rule, from_host=from_host):
+                    return Decision(Verdict.DENY, DropReason.DENY_RULE, RuleRef(policy.ref, rule.name))
+        if from_host:
+            return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
+        allowing = next(iter([*self._allowing(policies), *self._baseline()]), None)
+        if allowing is not None:
+            return Decision(Verdict.ALLOW, rule=allowing)
+        if self._isolated(policies, audited=audited):
+            return Decision(Verdict.DENY, DropReason.UNKNOWN_PEER if self.peer.is_unknown() else DropReason.NO_RULE)
+        return Decision(Verdict.ALLOW, rule=OBSERVED)
+
+    def _isolated(self, policies: list[Policy], *, audited: bool) -> bool:
+        """P2, P5. The agent's `--posture audit` spares no default either: nothing is denied under it."""
+        settings, namespace = self.cluster.settings, self.peer.namespace(self.pod.namespace)
+        default = namespace.default_posture or settings.default_posture
+        if default is DefaultPosture.DENY and (audited or not settings.audit_everything):
+            return True
+        return any(policy.speaks_about(self.direction) is not None for policy in policies)
+
+    def _denies(self, rule: Rule, *, from_host: bool) -> bool:
+        if rule.direction is not self.direction:
+            return False
+        if from_host:  # only a rule that names entity node (P8)
+            names_node = rule.peers is not None and EntityPeer(Entity.NODE) in rule.peers
+            return names_node and self._at(rule.ports)
+        return self._at(rule.ports) if rule.peers is None else any(self.through(p, rule.ports) for p in rule.peers)
+
+    def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
+        """Rules that allow it. Attestation counts for these only (I4)."""
+        for policy in policies:
+            if policy.attestation <= self.pod.claim.attestation:
+                for rule in policy.speaks_about(self.direction) or ():
+                    if self.allows(rule):
+                        yield RuleRef(policy.ref, rule.name)
+
+    def allows(self, rule: Rule) -> bool:
+        """A rule without peers does not reach metadata (P11)."""
+        if rule.peers is None:
+            return not self.peer.is_metadata and self._at(rule.ports)
+        return any(self.through(peer, rule.ports) for peer in rule.peers)
+
+    def _baseline(self) -> Iterator[RuleRef]:
+        namespace = self.peer.namespace(self.pod.namespace)
+        entities = self.cluster.settings.baseline if namespace.baseline is None else namespace.baseline
+        for entity in entities:
+            if self.direction is Direction.EGRESS and self.through(EntityPeer(entity), None):
+                yield baseline_ref(entity.value)
+
+    def _at(self, ports: Matches) -> bool:
+        """P4; a name is a port of the peer's pod, or for ingress of the pod itself."""
+        if ports is None:
+            return self.protocol in ORDINARY
+        owner = self.peer.pod if self.direction is Direction.EGRESS else self.pod
+        named = (
+            [(p.protocol, p.name) for p in owner.ports if (p.protocol, p.port) == (self.protocol, self.port)]
+            if owner
+            else []
+        )
+        return any(matches_number(m, self.protocol, self.port) or (m.protocol, m.name) in named for m in ports)
+
+    def has(self, peer: Peer) -> bool:
+        """Is the address one of the peer's, whatever the port?"""
+        if isinstance(peer, CidrPeer):
+            return self.peer.in_cidr(peer)
+        if isinstance(peer, PodPeer):
+            return self.peer.in_pods(peer)
+        if isinstance(peer, TaskPeer):
+            return self.peer.in_tasks(peer)
+        if isinstance(peer, ServicePeer):
+            return self.peer.of_service((peer.namespace, peer.name))
+        return self.peer.in_entity(peer.entity)
+
+    def through(self, peer: Peer, ports: Matches) -> bool:
+        """Is this peer meant, at these ports?"""
+        egress = self.direction is Direction.EGRESS
+        if peer == EntityPeer(Entity.DNS):
+            return self.has(peer) and self.protocol in (6, 17) and self.port == 53
+        if egress and isinstance(peer, ServicePeer):
+            return self._served(peer, [ports])
+        if egress and peer == EntityPeer(Entity.KUBE_APISERVER):
+            return self._served(ServicePeer("default", "kubernetes"), [ports])
+        if egress and peer == EntityPeer(Entity.AIRFLOW):
+            return self._airflow(ports)
+        return self.has(peer) and self._at(ports)
+
+    def _served(self, peer: ServicePeer, filters: list[Matches]) -> bool:
+        """P13: ports mean the service's; the packet's is the service's or the endpoint's."""
+        for port, number in self.peer.reached(peer):
+            if (port.protocol, number) == (self.protocol, self.port) and all(
+                ports is None
+                or any(
+                    matches_number(m, port.protocol, port.port) or (m.protocol, m.name) == (port.protocol, port.name)
+                    for m in ports
+                )
+                for ports in filters
+            ):
+                return True
+        return False
+
+    def _airflow(self, ports: Matches) -> bool:
+        """Configured destinations at their own ports, if they name any, and the services of Airflow's chart."""
+        for destination in self.cluster.settings.airflow:
+            if isinstance(destination.peer, ServicePeer):
+                if self._served(destination.peer, [destination.ports, ports]):
+                    return True
+            elif self.peer.in_cidr(destination.peer) and self._at_both(destination.ports, ports):
+                return True
+        return any(self._served(ServicePeer(s.namespace, s.name), [ports]) for s in self.peer.chart_services())
+
+    def _at_both(self, own: Matches, ports: Matches) -> bool:
+        """Where the destination and the rule both name ports, names of ports count in neither."""
+        if own is None or ports is None:
+            return self._at(own if ports is None else ports)
+        return all(any(matches_number(m, self.protocol, self.port) for m in each) for each in (own, ports))
+
+    def _explained(self, decision: Decision, selected: list[Policy]) -> Decision:
+        from_host = self.direction is Direction.INGRESS and self.peer.is_host()
+        denying = [RuleRef(p.ref, r.name) for p in selected for r in p.deny if self._denies(r, from_host=from_host)]
+        allowing = (*self._allowing(selected), *self._baseline())
+        nearest = None if decision.verdict is Verdict.ALLOW else self._nearest(selected)
+        return Decision(decision.verdict, decision.reason, decision.rule, tuple(denying), allowing, nearest)
+
+    def _nearest(self, selected: list[Policy]) -> Nearest | None:
+        """By what they lack: the attestation only, the port, the peer, both."""
+        found: list[tuple[int, RuleRef, str]] = []
+        for policy in selected:
+            for rule in policy.speaks_about(self.direction) or ():
+                rank, lacks = self._lacks(policy, rule)
+                found.append((rank, RuleRef(policy.ref, rule.name), lacks))
+        if not found:
+            return None
+        _, ref, lacks = min(found, key=lambda each: each[0])
+        return Nearest(ref, lacks)
+
+    def _lacks(self, policy: Policy, rule: Rule) -> tuple[int, str]:
+        port = f"{self.protocol}/{self.port}" if self.port else f"protocol {self.protocol}"
+        if self.allows(rule):
+            if policy.attestation > self.pod.claim.attestation:
+                return 0, f"attestation {policy.attestation.name.lower()}"
+            return (1, "posture enforce") if not self._enforced(policy) else (0, "nothing; a deny rule wins")
+        if rule.peers is None or any(self.has(peer) for peer in rule.peers):
+            return 2, f"port {port}" if not (rule.peers is None and self.peer.is_metadata) else "entity metadata"
+        if self._at(rule.ports):
+            return 3, f"peer {self.peer.address}"
+        return 4, f"peer {self.peer.address} and port {port}"

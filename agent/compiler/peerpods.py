@@ -1,0 +1,77 @@
+"""What a pod is to the peers of all policies: its atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PortAtom
+from agent.compiler.selecting import pods_include, tasks_include
+from agent.model.cluster import Namespace, Pod
+from agent.model.policy import PodPeer, TaskPeer
+
+Key = tuple[str, tuple[tuple[str, str], ...], str, str, bool]
+
+
+def is_peer(pod: Pod) -> bool:
+    """A finished pod's address may be someone else's; a hostNetwork pod has the node's."""
+    return not pod.finished and not pod.host_network
+
+
+@dataclass(slots=True)
+class PeerPods:
+    """Peers that select pods, by the namespace that they select from (None: any).
+
+    Pods that no selector can tell apart share one answer: only labels that some peer asks about are compared.
+    """
+
+    table: AtomTable
+    namespaces: Mapping[str, Namespace]
+    by_namespace: dict[str | None, list[tuple[AtomId, PodPeer | TaskPeer]]] = field(default_factory=dict)
+    label_keys: set[str] = field(default_factory=set)
+    port_names: set[tuple[int, str]] = field(default_factory=set)
+    asks_for_tasks: bool = False
+    _answers: dict[Key, Members] = field(default_factory=dict)
+
+    def ask(self, peers: Iterable[PodPeer | TaskPeer]) -> None:
+        """Adds peers to answer for; before the first question."""
+        for peer in peers:
+            asked = self.by_namespace.setdefault(peer.namespace, [])
+            entry = (self.table.number(peer), peer)
+            if entry not in asked:
+                asked.append(entry)
+            if isinstance(peer, PodPeer):
+                self.label_keys.update(r.key for r in peer.pod_selector.requirements)
+            else:
+                self.asks_for_tasks = True
+
+    def atoms(self, pod: Pod) -> Members:
+        """Everything that holds for the pod's addresses because of the pod."""
+        found = self._selected(pod)
+        ports = [p for p in pod.ports if (p.protocol, p.name) in self.port_names] if self.port_names else []
+        if not ports:
+            return found
+        return found.union(self.table.number(PortAtom(p.protocol, p.name, p.port)) for p in ports)
+
+    def _selected(self, pod: Pod) -> Members:
+        identity = pod.claim.identity
+        labels = tuple(pair for pair in pod.claim.labels if pair[0] in self.label_keys)
+        dag, task = (identity.dag_id, identity.task_id) if self.asks_for_tasks else ("", "")
+        key = (pod.namespace, labels, dag, task, identity.ambiguous)
+        known = self._answers.get(key)
+        if known is None:
+            known = self._answers[key] = self._evaluated(pod)
+        return known
+
+    def _evaluated(self, pod: Pod) -> Members:
+        namespace = self.namespaces.get(pod.namespace) or Namespace(pod.namespace)
+        labels = dict(pod.claim.labels)
+        found = {CLUSTER}
+        for where in (pod.namespace, None):
+            for number, peer in self.by_namespace.get(where, ()):
+                if isinstance(peer, PodPeer):
+                    if pods_include(peer, pod, labels, namespace):
+                        found.add(number)
+                elif tasks_include(peer, pod, namespace):
+                    found.add(number)
+        return frozenset(found)

@@ -1,0 +1,174 @@
+"""Classes and rulesets that somebody refers to, and the rows between them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+from agent.compiler.atoms import AtomId, AtomTable, Members, PortAtom, ServicePortAtom
+from agent.compiler.interning import Interner
+from agent.compiler.ledger import Tracked
+from agent.compiler.ports import Interval, PortTable
+from agent.compiler.refs import RuleRefs
+from agent.compiler.rows import Rows
+from agent.compiler.rulesets import Content
+from agent.model.want import (
+    NO_CLASS,
+    Classes,
+    PeerClass,
+    PortClass,
+    PortIndex,
+    RuleKey,
+    Ruleset,
+    RulesetId,
+    RuleValue,
+    port_index,
+)
+
+NO_MEMBERS: Members = frozenset()
+
+
+class Registry:
+    """Numbers classes and rulesets by content. `emit` writes what follows from all that was acquired and released."""
+
+    def __init__(
+        self,
+        table: AtomTable,
+        refs: RuleRefs,
+        ports: Tracked[PortIndex, PortClass],
+        rules: Tracked[RuleKey, RuleValue],
+        rulesets: Tracked[RulesetId, Ruleset],
+    ) -> None:
+        self._table, self._refs = table, refs
+        self._ports = PortTable(ports)
+        self._rows = Rows(rules, self._ports, refs)
+        self._written = rulesets
+        self._classes: Interner[Members] = Interner(NO_CLASS + 1)
+        self._rulesets: Interner[Content] = Interner(1)
+        self._base_classes: set[Members] = {NO_MEMBERS}
+        self._classes_by_key: dict[Hashable, set[Members]] = {}
+        self._rulesets_by_key: dict[Hashable, set[Content]] = {}
+
+    def base(self, members: Members) -> Members:
+        """What of it counts in the base class."""
+        return members & self._table.base
+
+    def acquire_class(self, members: Members) -> None:
+        for each in (members, self.base(members)):
+            if each:
+                self._classes.acquire(each)
+
+    def release_class(self, members: Members) -> None:
+        for each in (members, self.base(members)):
+            if each:
+                self._classes.release(each)
+
+    def classes(self, members: Members) -> Classes:
+        return Classes(self._number(members), self._number(self.base(members)))
+
+    def acquire_ruleset(self, content: Content) -> RulesetId:
+        return RulesetId(self._rulesets.acquire(content))
+
+    def release_ruleset(self, content: Content) -> None:
+        self._rulesets.release(content)
+
+    def survivors(self) -> Iterator[tuple[Content, RulesetId]]:
+        """Rulesets that were there before this step and still are."""
+        born = {content for content, _ in self._rulesets.born()}
+        return ((c, RulesetId(number)) for c, number in self._rulesets.numbers.items() if c not in born)
+
+    def live_atoms(self) -> set[AtomId]:
+        return {atom for members in self._classes.numbers for atom in members}
+
+    def emit(self) -> None:
+        """Brings ports, rules and rulesets up to date. Once a step, after the last acquire and release."""
+        born_classes, born_rulesets = list(self._classes.born()), list(self._rulesets.born())
+        dead_classes, dead_rulesets = list(self._classes.dead()), list(self._rulesets.dead())
+        for content, number in dead_rulesets:
+            self._rows.drop_ruleset(RulesetId(number))
+            self._written.put(RulesetId(number), None)
+            self._forget_ruleset(content)
+        for members, number in dead_classes:
+            self._rows.drop_class(PeerClass(number))
+            self._forget_class(members)
+        for content, _ in born_rulesets:
+            self._learn_ruleset(content)
+        for members, _ in born_classes:
+            self._learn_class(members)
+        for content, _ in dead_rulesets:
+            self._refs.release(content.refs())
+        self._rows.rewrite(self._ports.refresh())
+        for content, number in born_rulesets:
+            self._written.put(RulesetId(number), self._rows.ruleset(content))
+            for members in self._touched(content):
+                self._write(content, members)
+        fresh = {content for content, _ in born_rulesets}
+        for members, _ in born_classes:
+            for content in self._touching(members) - fresh:
+                self._write(content, members)
+
+    def settle(self) -> None:
+        for interner in (self._classes, self._rulesets, self._ports.classes):
+            interner.settle()
+        self._rows.settle()
+
+    def _write(self, content: Content, members: Members) -> None:
+        ruleset = RulesetId(self._rulesets.numbers[content])
+        self._rows.write((ruleset, self._number(members)), content, members, self.base(members))
+
+    def _number(self, members: Members) -> PeerClass:
+        return PeerClass(self._classes.numbers[members]) if members else NO_CLASS
+
+    def _touched(self, content: Content) -> set[Members]:
+        """Classes that need rows of this ruleset: base classes, and those with an atom that it asks about."""
+        found = set(self._base_classes)
+        for key in content.touch_keys():
+            found |= self._classes_by_key.get(key, set())
+        return found
+
+    def _touching(self, members: Members) -> set[Content]:
+        if members <= self._table.base:
+            return set(self._rulesets.numbers)
+        found: set[Content] = set()
+        for key in self._keys(members):
+            found |= self._rulesets_by_key.get(key, set())
+        return found
+
+    def _keys(self, members: Members) -> Iterator[Hashable]:
+        keys = self._table.touch_keys
+        return (keys[atom] for atom in members if atom in keys)
+
+    def _learn_ruleset(self, content: Content) -> None:
+        self._refs.acquire(content.refs())
+        self._ports.add(content.intervals())
+        for key in content.touch_keys():
+            self._rulesets_by_key.setdefault(key, set()).add(content)
+
+    def _forget_ruleset(self, content: Content) -> None:
+        self._ports.remove(content.intervals())
+        for key in content.touch_keys():
+            self._rulesets_by_key[key].discard(content)
+            if not self._rulesets_by_key[key]:
+                del self._rulesets_by_key[key]
+
+    def _learn_class(self, members: Members) -> None:
+        self._ports.add(self._intervals(members))
+        if members <= self._table.base:
+            self._base_classes.add(members)
+        for key in self._keys(members):
+            self._classes_by_key.setdefault(key, set()).add(members)
+
+    def _forget_class(self, members: Members) -> None:
+        self._ports.remove(self._intervals(members))
+        self._base_classes.discard(members)
+        for key in set(self._keys(members)):
+            self._classes_by_key[key].discard(members)
+            if not self._classes_by_key[key]:
+                del self._classes_by_key[key]
+
+    def _intervals(self, members: Members) -> Iterator[Interval]:
+        """Ports that addresses of the class bring along: of services and of named ports."""
+        for number in members:
+            atom = self._table.atoms[number]
+            if isinstance(atom, PortAtom | ServicePortAtom):
+                index = port_index(atom.protocol, atom.number)
+                yield index, index

@@ -1,0 +1,140 @@
+"""Rows of `rules`: one group for each ruleset and class that need any (want.py says how the kernel reads them)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from agent.compiler.atoms import Members
+from agent.compiler.ledger import Tracked
+from agent.compiler.ports import ANY_PORT, OTHER_PORT, Interval, PortTable, is_ordinary
+from agent.compiler.refs import RuleRefs
+from agent.compiler.rulesets import Content, Outcome, View
+from agent.model.verdict import Direction
+from agent.model.want import (
+    PORT_ANY,
+    PORT_OTHER,
+    PeerClass,
+    PortClass,
+    RuleKey,
+    Ruleset,
+    RulesetId,
+    RuleValue,
+)
+
+GroupId = tuple[RulesetId, PeerClass]
+KINDS = ((PORT_ANY, ANY_PORT), (PORT_OTHER, OTHER_PORT))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rows of a ruleset for a class, and the ports that they depend on."""
+
+    content: Content
+    members: Members
+    base: Members
+    keys: tuple[RuleKey, ...]
+    intervals: frozenset[Interval]
+
+
+class Rows:
+    """Writes groups of rows, and takes them back."""
+
+    def __init__(self, rules: Tracked[RuleKey, RuleValue], ports: PortTable, refs: RuleRefs) -> None:
+        self._rules, self._ports, self._refs = rules, ports, refs
+        self._groups: dict[GroupId, Group] = {}
+        self._by_ruleset: dict[RulesetId, set[PeerClass]] = {}
+        self._by_class: dict[PeerClass, set[RulesetId]] = {}
+        self._views: dict[tuple[Content, Members], tuple[View, View]] = {}
+
+    def ruleset(self, content: Content) -> Ruleset:
+        egress, ingress = self._seen(content, frozenset())
+        return Ruleset(
+            (self._value(egress.at(ANY_PORT)), self._value(ingress.at(ANY_PORT))), raw_sockets=content.raw_sockets
+        )
+
+    def write(self, group: GroupId, content: Content, members: Members, base: Members) -> None:
+        """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the
+        default, of any other, those that differ from its base class's."""
+        old = self._groups.get(group)
+        rows: dict[RuleKey, RuleValue] = {}
+        intervals: set[Interval] = set()
+        for direction in Direction:
+            view = content.views(members)[direction]
+            around = self._seen(content, base)[direction]
+            intervals |= view.intervals() | around.intervals()
+            default = self._seen(content, frozenset())[direction].at(ANY_PORT)
+            rows_of = self._of_base(view, default) if members == base else self._of_peer(view, around)
+            for port_class, outcome in rows_of:
+                rows[RuleKey(*group, port_class, direction)] = self._value(outcome)
+        for key in old.keys if old else ():
+            if key not in rows:
+                self._rules.put(key, None)
+        for key, value in rows.items():
+            self._rules.put(key, value)
+        self._groups[group] = Group(content, members, base, tuple(rows), frozenset(intervals))
+        self._by_ruleset.setdefault(group[0], set()).add(group[1])
+        self._by_class.setdefault(group[1], set()).add(group[0])
+
+    def drop_ruleset(self, ruleset: RulesetId) -> None:
+        for peer_class in self._by_ruleset.pop(ruleset, set()):
+            self._by_class[peer_class].discard(ruleset)
+            self._drop((ruleset, peer_class))
+
+    def drop_class(self, peer_class: PeerClass) -> None:
+        for ruleset in self._by_class.pop(peer_class, set()):
+            self._by_ruleset[ruleset].discard(peer_class)
+            self._drop((ruleset, peer_class))
+
+    def rewrite(self, changed: Iterable[Interval]) -> None:
+        """Writes every group anew that depends on these ports."""
+        ranges = list(changed)
+        for group, known in list(self._groups.items()):
+            if any(lo <= high and low <= hi for lo, hi in known.intervals for low, high in ranges):
+                self.write(group, known.content, known.members, known.base)
+
+    def settle(self) -> None:
+        self._views.clear()
+
+    def _drop(self, group: GroupId) -> None:
+        for key in self._groups.pop(group).keys:
+            self._rules.put(key, None)
+
+    def _of_base(self, view: View, default: Outcome) -> Iterator[tuple[PortClass, Outcome]]:
+        for kind, probe in KINDS:
+            usual = view.at(probe)
+            if usual != default:
+                yield kind, usual
+            for port_class, index in self._classes(view.intervals(), kind):
+                outcome = view.at(index)
+                if outcome != usual:
+                    yield port_class, outcome
+
+    def _of_peer(self, view: View, around: View) -> Iterator[tuple[PortClass, Outcome]]:
+        for kind, probe in KINDS:
+            usual = view.at(probe)
+            differs = usual != around.at(probe)
+            if differs:
+                yield kind, usual
+            intervals = view.intervals() if differs else view.intervals() | around.intervals()
+            for port_class, index in self._classes(intervals, kind):
+                outcome = view.at(index)
+                if outcome != (usual if differs else around.at(index)):
+                    yield port_class, outcome
+
+    def _classes(self, intervals: set[Interval], kind: PortClass) -> Iterator[tuple[PortClass, int]]:
+        found: dict[PortClass, int] = {}
+        for low, high in intervals:
+            if is_ordinary(low) == (kind == PORT_ANY):
+                found.update(self._ports.within(low, high))
+        return iter(found.items())
+
+    def _seen(self, content: Content, members: Members) -> tuple[View, View]:
+        """Views of base classes are asked for again and again within a step."""
+        known = self._views.get((content, members))
+        if known is None:
+            known = self._views[content, members] = content.views(members)
+        return known
+
+    def _value(self, outcome: Outcome) -> RuleValue:
+        return RuleValue(outcome.verdict, outcome.reason, self._refs.number(outcome.rule))

@@ -1,0 +1,278 @@
+"""The content of a ruleset, and what it says about an address and a port.
+
+A content is made of layers (P1): a packet must pass every one. Today there is dagwall's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.compiler.atoms import (
+    ANY_ADDRESS,
+    HOST,
+    METADATA,
+    NODE,
+    UNKNOWN,
+    AtomId,
+    AtomTable,
+    Members,
+    PortAtom,
+    ServicePortAtom,
+)
+from agent.compiler.ports import Interval, Ports, covers
+from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
+from agent.model.policy import PolicyRef, PortMatch, RuleRef
+from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.want import port_index
+
+NODE_TO_OWN_PODS = RuleRef(PolicyRef("", "node-to-own-pods", ""), "")
+OBSERVED = RuleRef(PolicyRef("", "default-posture", ""), "observe")
+
+
+def baseline_ref(entity: str) -> RuleRef:
+    return RuleRef(PolicyRef("", "baseline", ""), entity)
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredRule:
+    """A rule of one direction. `enforced` False: its policy's posture is audit (P3)."""
+
+    ref: RuleRef
+    enforced: bool
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One direction of a layer: rules in the order of P2, and isolation by the enforced policies, and by all."""
+
+    deny: tuple[LoweredRule, ...] = ()
+    allow: tuple[LoweredRule, ...] = ()
+    isolated: bool = False
+    isolated_with_audit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """All policies of one kind that select an endpoint (P1). `node_passes`: P8 holds in this layer."""
+
+    egress: Side
+    ingress: Side
+    node_passes: bool = True
+
+    def side(self, direction: Direction) -> Side:
+        return self.egress if direction is Direction.EGRESS else self.ingress
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A verdict with its reason and the rule to name, as in want.RuleValue."""
+
+    verdict: Verdict
+    reason: DropReason = DropReason.NONE
+    rule: RuleRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A rule that matches an address, and the ports where it does. `node`: because the rule names entity node."""
+
+    rule: LoweredRule
+    ports: Ports
+    node: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Of one layer and direction, for one set of members."""
+
+    side: Side
+    deny: tuple[Hit, ...]
+    allow: tuple[Hit, ...]
+    unknown: bool  # nobody known has the address (P15)
+    from_host: bool  # it is this host's, and P8 holds
+
+    def decide(self, port: int, *, audited: bool) -> Outcome:
+        """The verdict at a port (P2); `audited`: with the policies in audit as if enforced."""
+        for hit in self.deny:
+            if (audited or hit.rule.enforced) and covers(hit.ports, port) and (hit.node or not self.from_host):
+                return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
+        if self.from_host:
+            return Outcome(Verdict.ALLOW, DropReason.NONE, NODE_TO_OWN_PODS)
+        for hit in self.allow:
+            if (audited or hit.rule.enforced) and covers(hit.ports, port):
+                return Outcome(Verdict.ALLOW, DropReason.NONE, hit.rule.ref)
+        if self.side.isolated_with_audit if audited else self.side.isolated:
+            return Outcome(Verdict.DENY, DropReason.UNKNOWN_PEER if self.unknown else DropReason.NO_RULE)
+        return Outcome(Verdict.ALLOW, DropReason.NONE, OBSERVED)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a content says about the addresses of one class in one direction."""
+
+    layers: tuple[Hits, ...]
+
+    def at(self, port: int) -> Outcome:
+        """The verdict at a port index, ANY_PORT or OTHER_PORT; computed twice for the sake of audit (P3)."""
+        enforced = self._through(port, audited=False)
+        if enforced.verdict is Verdict.DENY:
+            return enforced
+        wished = self._through(port, audited=True)
+        if wished.verdict is Verdict.DENY:
+            return Outcome(Verdict.AUDIT, wished.reason, wished.rule)
+        return enforced
+
+    def _through(self, port: int, *, audited: bool) -> Outcome:
+        """Every layer must let it pass; the rule to name is the first layer's that has one."""
+        outcome = Outcome(Verdict.ALLOW)
+        for layer in self.layers:
+            said = layer.decide(port, audited=audited)
+            if said.verdict is Verdict.DENY:
+                return said
+            if outcome.rule is None:
+                outcome = said
+        return outcome
+
+    def intervals(self) -> set[Interval]:
+        """The only ports at which the verdict may differ from that at ANY_PORT or OTHER_PORT."""
+        hits = (hit for layer in self.layers for group in (layer.deny, layer.allow) for hit in group)
+        return {each for hit in hits if hit.ports is not None for each in hit.ports}
+
+
+Place = tuple[int, Direction, bool]
+"""Layer, direction, whether it denies."""
+
+CHART = ("Airflow chart",)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A term of a rule, and where the rule stands."""
+
+    place: Place
+    position: int
+    rule: LoweredRule
+    term: Term
+
+
+class Content:
+    """Layers with an index of their terms by what they ask of an address. Equal layers make equal contents."""
+
+    def __init__(self, layers: tuple[Layer, ...], table: AtomTable, *, raw_sockets: bool) -> None:
+        self.layers, self.raw_sockets = layers, raw_sockets
+        self._table = table
+        self._hash = hash((layers, raw_sockets))
+        self._asked: dict[Hashable, list[Asked]] = {}
+        for i, layer in enumerate(layers):
+            for direction in Direction:
+                side = layer.side(direction)
+                self._index((i, direction, True), side.deny)
+                self._index((i, direction, False), side.allow)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Content) and (self.layers, self.raw_sockets) == (other.layers, other.raw_sockets)
+
+    def _index(self, place: Place, rules: tuple[LoweredRule, ...]) -> None:
+        for position, rule in enumerate(rules):
+            for term in rule.terms:
+                self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term))
+
+    def touch_keys(self) -> set[Hashable]:
+        """What a class must have for this content to treat it otherwise than its base class."""
+        return set(self._asked)
+
+    def refs(self) -> set[RuleRef]:
+        """Every rule that an outcome may name."""
+        sides = [layer.side(direction) for layer in self.layers for direction in Direction]
+        named = {rule.ref for side in sides for rule in (*side.deny, *side.allow)}
+        return named | {NODE_TO_OWN_PODS, OBSERVED}
+
+    def intervals(self) -> set[Interval]:
+        """Ports that the rules name by number."""
+        terms = [asked.term for group in self._asked.values() for asked in group]
+        return {each for t in terms if isinstance(t, AtPorts) and t.ports is not None for each in t.ports}
+
+    def views(self, members: Members) -> tuple[View, View]:
+        """What it says about addresses with these members, by direction."""
+        groups: dict[Place, list[tuple[int, Hit]]] = {}
+        for asked, ports in self._matches(members):
+            node = isinstance(asked.term, AtPorts) and asked.term.atom == NODE
+            groups.setdefault(asked.place, []).append((asked.position, Hit(asked.rule, ports, node)))
+        ordered = {
+            place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
+        }
+        egress, ingress = (
+            View(tuple(self._hits(i, direction, members, ordered) for i in range(len(self.layers))))
+            for direction in Direction
+        )
+        return egress, ingress
+
+    def _hits(self, i: int, direction: Direction, members: Members, hits: Mapping[Place, tuple[Hit, ...]]) -> Hits:
+        layer = self.layers[i]
+        return Hits(
+            side=layer.side(direction),
+            deny=hits.get((i, direction, True), ()),
+            allow=hits.get((i, direction, False), ()),
+            unknown=UNKNOWN in members,
+            from_host=layer.node_passes and direction is Direction.INGRESS and HOST in members,
+        )
+
+    def _matches(self, members: Members) -> Iterator[tuple[Asked, Ports]]:
+        """Terms that hold for an address, with the ports where they do."""
+        for asked in self._asked.get(ANY_ADDRESS, ()):
+            if _holds(ANY_ADDRESS, asked, members) and isinstance(asked.term, AtPorts):
+                yield asked, asked.term.ports
+        for number in members:
+            for asked in self._asked.get(number, ()):
+                if isinstance(asked.term, AtPorts):
+                    yield asked, asked.term.ports
+            atom = self._table.atoms[number]
+            if isinstance(atom, PortAtom):
+                index = port_index(atom.protocol, atom.number)
+                for asked in self._asked.get((atom.protocol, atom.name), ()):
+                    if isinstance(asked.term, AtNamedPort) and _holds(asked.term.atom, asked, members):
+                        yield asked, ((index, index),)
+            elif isinstance(atom, ServicePortAtom):
+                yield from self._at_service(atom)
+
+    def _at_service(self, atom: ServicePortAtom) -> Iterator[tuple[Asked, Ports]]:
+        index = port_index(atom.protocol, atom.number)
+        for key in (atom.service, CHART) if atom.chart else (atom.service,):
+            for asked in self._asked.get(key, ()):
+                if isinstance(asked.term, AtService) and all(_passes(each, atom) for each in asked.term.filters):
+                    yield asked, ((index, index),)
+
+
+def _key(term: Term) -> Hashable:
+    if isinstance(term, AtPorts):
+        return term.atom
+    if isinstance(term, AtService):
+        return term.service or CHART
+    return (term.protocol, term.name)
+
+
+def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
+    """A rule without peers reaches every address; metadata only if it denies (P11)."""
+    if atom != ANY_ADDRESS:
+        return atom in members
+    return asked.place[2] or METADATA not in members
+
+
+def _passes(ports: tuple[PortMatch, ...], atom: ServicePortAtom) -> bool:
+    """Does the service's port (not its target) satisfy a rule's `ports` (P13)?"""
+    for match in ports:
+        if match.protocol != atom.protocol:
+            continue
+        if match.name is not None:
+            if match.name == atom.port_name:
+                return True
+        elif match.port is None or match.port <= atom.port <= (match.end_port or match.port):
+            return True
+    return False

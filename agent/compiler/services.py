@@ -1,0 +1,58 @@
+"""What a service's addresses and endpoints are to the terms of policies (P12, P13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.compiler.atoms import AIRFLOW, CLUSTER, AtomId, AtomTable, Members, ServiceAtom, ServicePortAtom
+from agent.compiler.terms import entity_mark, entity_services
+from agent.model.cluster import EndpointSlice, Name, Service, ServicePort, Settings
+
+CHART_COMPONENTS = frozenset({"api-server", "pgbouncer", "postgresql", "statsd"})
+"""Components of the Airflow chart whose services are part of the entity `airflow` (airflow.md 1.5, 4)."""
+
+
+def of_airflow_chart(service: Service) -> bool:
+    labels = dict(service.labels)
+    return labels.get("tier") == "airflow" and labels.get("component") in CHART_COMPONENTS
+
+
+class ServiceAtoms:
+    """Atoms of services that somebody asks about; of all others, only that they belong to the cluster."""
+
+    def __init__(self, table: AtomTable, settings: Settings, asked: set[Name]) -> None:
+        self.table, self.settings = table, settings
+        self.entities = entity_services(settings)
+        self.asked = asked | self.entities
+
+    def of_service(self, service: Service) -> Members:
+        """Of the service's own addresses."""
+        atoms = {CLUSTER, *self._marks(service)}
+        atoms.update(self._port(service, port, port.port) for port in service.ports if self._counts(service))
+        return frozenset(atoms)
+
+    def of_slice(self, piece: EndpointSlice, service: Service) -> Members:
+        """Of endpoints, at the target ports that the slice names."""
+        atoms = set(self._marks(service))
+        if self._counts(service):
+            for port in service.ports:
+                for target in piece.ports:
+                    if (target.name, target.protocol) == (port.name, port.protocol):
+                        atoms.add(self._port(service, port, target.port))
+        return frozenset(atoms)
+
+    def _counts(self, service: Service) -> bool:
+        return (service.namespace, service.name) in self.asked or of_airflow_chart(service)
+
+    def _marks(self, service: Service) -> Iterator[AtomId]:
+        name = (service.namespace, service.name)
+        yield from entity_mark(name, self.settings)
+        if name in self.asked:
+            yield self.table.number(ServiceAtom(name))
+        if of_airflow_chart(service):
+            yield AIRFLOW
+
+    def _port(self, service: Service, port: ServicePort, number: int) -> AtomId:
+        name, chart = (service.namespace, service.name), of_airflow_chart(service)
+        base = chart or name in self.entities
+        return self.table.number(ServicePortAtom(name, port.name, port.port, port.protocol, number, chart, base))

@@ -1,0 +1,147 @@
+"""From an endpoint to the content of its ruleset: which policies select it, and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from agent.compiler.atoms import AtomTable
+from agent.compiler.rulesets import Content, Layer, LoweredRule, Side, baseline_ref
+from agent.compiler.selecting import selects
+from agent.compiler.terms import AtOwnPort, AtPorts, Lowering, Term
+from agent.model.cluster import Cluster, Namespace, Pod
+from agent.model.policy import DefaultPosture, Entity, Policy, Posture, Rule, RuleRef
+from agent.model.verdict import Direction
+from agent.model.want import port_index
+
+OwnPorts = tuple[tuple[int, str, int], ...]
+"""(protocol, name, number)"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredPolicy:
+    """A policy whose rules are terms. `own_ports`: names that only the endpoint's own pod can resolve."""
+
+    policy: Policy
+    enforced: bool
+    allow: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
+    deny: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
+    own_ports: frozenset[tuple[int, str]]
+
+    def terms(self) -> Iterator[Term]:
+        return (t for group in (*self.allow, *self.deny) for rule in group for t in rule.terms)
+
+
+def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
+    enforced = policy.posture is Posture.ENFORCE and not lowering.settings.audit_everything
+
+    def lowered(rules: tuple[Rule, ...] | None, direction: Direction) -> tuple[LoweredRule, ...]:
+        return tuple(
+            LoweredRule(RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule))
+            for rule in rules or ()
+            if rule.direction is direction
+        )
+
+    result = LoweredPolicy(
+        policy,
+        enforced,
+        allow=(lowered(policy.egress, Direction.EGRESS), lowered(policy.ingress, Direction.INGRESS)),
+        deny=(lowered(policy.deny, Direction.EGRESS), lowered(policy.deny, Direction.INGRESS)),
+        own_ports=frozenset(),
+    )
+    own = frozenset((t.protocol, t.name) for t in result.terms() if isinstance(t, AtOwnPort))
+    return LoweredPolicy(policy, enforced, result.allow, result.deny, own)
+
+
+class Subjects:
+    """Policies by the namespace they stand in, and the contents that came out of them so far."""
+
+    def __init__(self, cluster: Cluster, table: AtomTable) -> None:
+        self._settings, self._namespaces, self._table = cluster.settings, cluster.namespaces, table
+        self._lowering = Lowering(table, cluster.settings)
+        self.policies = [lower(policy, self._lowering) for _, policy in sorted(cluster.policies.items())]
+        self._by_namespace: dict[str, list[int]] = {}
+        self._label_keys: set[str] = set()
+        for i, lowered in enumerate(self.policies):
+            self._by_namespace.setdefault(lowered.policy.ref.namespace, []).append(i)
+            selector = lowered.policy.subject.pod_selector
+            self._label_keys.update(r.key for r in (selector.requirements if selector else ()))
+        self._selections: dict[Hashable, tuple[int, ...]] = {}
+        self._contents: dict[Hashable, Content] = {}
+
+    def terms(self) -> Iterator[Term]:
+        """Everything that policies and any baseline ask about."""
+        for lowered in self.policies:
+            yield from lowered.terms()
+        for entity in Entity:
+            yield from self._lowering.entity(entity, None, Direction.EGRESS)
+
+    def content(self, pod: Pod, namespace: Namespace) -> Content:
+        """Of a pod in a managed namespace."""
+        selected = self._selected(pod, namespace)
+        entitled = tuple(self.policies[i].policy.attestation <= pod.claim.attestation for i in selected)
+        names = {name for i in selected for name in self.policies[i].own_ports}
+        own = tuple(sorted((p.protocol, p.name, p.port) for p in pod.ports if (p.protocol, p.name) in names))
+        key = (selected, entitled, own, namespace.default_posture, namespace.baseline)
+        known = self._contents.get(key)
+        if known is None:
+            enlisted = [(self.policies[i], may) for i, may in zip(selected, entitled, strict=True)]
+            known = self._contents[key] = self._content(enlisted, own, namespace)
+        return known
+
+    def _selected(self, pod: Pod, namespace: Namespace) -> tuple[int, ...]:
+        labels = tuple(pair for pair in pod.claim.labels if pair[0] in self._label_keys)
+        key = (pod.claim.identity, pod.namespace, labels)
+        known = self._selections.get(key)
+        if known is None:
+            near = [*self._by_namespace.get("", ()), *self._by_namespace.get(pod.namespace, ())]
+            every = dict(pod.claim.labels)
+            known = tuple(i for i in near if selects(self.policies[i].policy, pod, every, namespace))
+            self._selections[key] = known
+        return known
+
+    def _content(self, enlisted: list[tuple[LoweredPolicy, bool]], own: OwnPorts, namespace: Namespace) -> Content:
+        egress, ingress = (self._side(enlisted, own, namespace, direction) for direction in Direction)
+        raw_sockets = any(may and p.enforced and p.policy.raw_sockets for p, may in enlisted)
+        return Content((Layer(egress, ingress),), self._table, raw_sockets=raw_sockets)
+
+    def _side(
+        self, enlisted: list[tuple[LoweredPolicy, bool]], own: OwnPorts, namespace: Namespace, direction: Direction
+    ) -> Side:
+        """Allow rules need the attestation; isolation and deny rules do not (I4). The default posture is P5."""
+        denies = (namespace.default_posture or self._settings.default_posture) is DefaultPosture.DENY
+        speaking = [p for p, _ in enlisted if p.policy.speaks_about(direction) is not None]
+        allow = [rule for p, may in enlisted if may for rule in p.allow[direction]]
+        return Side(
+            deny=tuple(_resolved(rule, own) for p, _ in enlisted for rule in p.deny[direction]),
+            allow=(*(_resolved(rule, own) for rule in allow), *self._baseline(namespace, direction)),
+            isolated=any(p.enforced for p in speaking) or (denies and not self._settings.audit_everything),
+            isolated_with_audit=bool(speaking) or denies,
+        )
+
+    def _baseline(self, namespace: Namespace, direction: Direction) -> Iterator[LoweredRule]:
+        """What a task needs to be a task (P6): destinations, so egress only."""
+        if direction is Direction.INGRESS:
+            return
+        entities = self._settings.baseline if namespace.baseline is None else namespace.baseline
+        for entity in entities:
+            terms = tuple(self._lowering.entity(entity, None, direction))
+            yield LoweredRule(baseline_ref(entity.value), enforced=True, terms=terms)
+
+
+def _resolved(rule: LoweredRule, own: OwnPorts) -> LoweredRule:
+    """The rule with the endpoint's own named ports as numbers; a name that the pod does not have matches nothing."""
+    if not any(isinstance(term, AtOwnPort) for term in rule.terms):
+        return rule
+    terms: list[Term] = []
+    for term in rule.terms:
+        if isinstance(term, AtOwnPort):
+            wanted = (term.protocol, term.name)
+            numbers = sorted(
+                {port_index(protocol, number) for protocol, name, number in own if (protocol, name) == wanted}
+            )
+            if numbers:
+                terms.append(AtPorts(term.atom, tuple((n, n) for n in numbers)))
+        else:
+            terms.append(term)
+    return LoweredRule(rule.ref, rule.enforced, tuple(terms))

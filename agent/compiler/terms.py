@@ -1,0 +1,175 @@
+"""Policies lowered to terms over atoms: what is left of a policy when peers have numbers and ports are intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from agent.compiler.atoms import (
+    AIRFLOW,
+    ANY_ADDRESS,
+    DNS,
+    KUBE_APISERVER,
+    MARKS,
+    AtomId,
+    AtomTable,
+    CidrAtom,
+    Mark,
+    ServiceAtom,
+)
+from agent.compiler.ports import DNS_PORTS, Ports, intersection, interval
+from agent.model.cluster import Destination, Name, Settings
+from agent.model.policy import CidrPeer, Entity, EntityPeer, Peer, PodPeer, PortMatch, Rule, ServicePeer, TaskPeer
+from agent.model.verdict import Direction
+
+APISERVER: Name = ("default", "kubernetes")
+WIDE_V4, WIDE_V6 = 8, 24
+"""CIDRs of at most so many bits count in the base class: each touches the class of nearly every address."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtPorts:
+    """The address has the atom, the port is one of these."""
+
+    atom: AtomId
+    ports: Ports
+
+
+@dataclass(frozen=True, slots=True)
+class AtNamedPort:
+    """The address has the atom, and the port is what its pod calls by this name."""
+
+    atom: AtomId
+    protocol: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AtOwnPort:
+    """Ingress: the port is what the endpoint's own pod calls by this name. Resolved before use."""
+
+    atom: AtomId
+    protocol: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AtService:
+    """The address is the service's or its endpoints', at a port of the service that passes every filter (P13).
+
+    `service` None: any service of the Airflow chart.
+    """
+
+    service: Name | None
+    filters: tuple[tuple[PortMatch, ...], ...]
+
+
+Term = AtPorts | AtNamedPort | AtOwnPort | AtService
+
+
+def port_terms(atom: AtomId, ports: tuple[PortMatch, ...] | None, direction: Direction) -> Iterator[Term]:
+    """An atom at the ports of a rule."""
+    if ports is None:
+        yield AtPorts(atom, None)
+        return
+    numbers = tuple(sorted({interval(match) for match in ports if match.name is None}))
+    if numbers:
+        yield AtPorts(atom, numbers)
+    named = AtNamedPort if direction is Direction.EGRESS else AtOwnPort
+    yield from (named(atom, match.protocol, match.name) for match in ports if match.name is not None)
+
+
+@dataclass(slots=True)
+class Lowering:
+    """Lowers rules. Gathers in passing which atoms, services and port names anybody asks about."""
+
+    table: AtomTable
+    settings: Settings
+
+    def rule(self, rule: Rule) -> tuple[Term, ...]:
+        return tuple(dict.fromkeys(self._terms(rule)))
+
+    def entity(self, entity: Entity, ports: tuple[PortMatch, ...] | None, direction: Direction) -> Iterator[Term]:
+        """The terms of an entity (P12)."""
+        if entity is Entity.DNS:
+            yield AtPorts(DNS, DNS_PORTS)
+        elif direction is Direction.EGRESS and entity is Entity.KUBE_APISERVER:
+            yield AtService(APISERVER, () if ports is None else (ports,))
+        elif direction is Direction.EGRESS and entity is Entity.AIRFLOW:
+            for destination in self.settings.airflow:
+                yield from self._destination(destination, ports)
+            yield AtService(None, () if ports is None else (ports,))
+        else:
+            yield from port_terms(MARKS[Mark(entity.value)], ports, direction)
+
+    def destination_atom(self, peer: CidrPeer) -> AtomId:
+        """The atom of a configured destination; it is an entity's, hence a base atom."""
+        return self.table.number(CidrAtom((peer,), base=True))
+
+    def _terms(self, rule: Rule) -> Iterator[Term]:
+        if rule.peers is None:
+            yield from port_terms(ANY_ADDRESS, rule.ports, rule.direction)
+            return
+        for atom in cidr_atoms(rule.peers):
+            yield from port_terms(self.table.number(atom), rule.ports, rule.direction)
+        for peer in rule.peers:
+            yield from self._peer(peer, rule)
+
+    def _peer(self, peer: Peer, rule: Rule) -> Iterator[Term]:
+        if isinstance(peer, EntityPeer):
+            yield from self.entity(peer.entity, rule.ports, rule.direction)
+        elif isinstance(peer, PodPeer | TaskPeer):
+            yield from port_terms(self.table.number(peer), rule.ports, rule.direction)
+        elif isinstance(peer, ServicePeer):
+            name = (peer.namespace, peer.name)
+            if rule.direction is Direction.EGRESS:
+                yield AtService(name, () if rule.ports is None else (rule.ports,))
+            else:
+                yield from port_terms(self.table.number(ServiceAtom(name)), rule.ports, rule.direction)
+
+    def _destination(self, destination: Destination, ports: tuple[PortMatch, ...] | None) -> Iterator[Term]:
+        """A configured destination, at its own ports where it names some, and at the rule's.
+
+        Where both name ports, names of ports count in neither.
+        """
+        filters = tuple(each for each in (destination.ports, ports) if each is not None)
+        if isinstance(destination.peer, ServicePeer):
+            yield AtService((destination.peer.namespace, destination.peer.name), filters)
+            return
+        atom = self.destination_atom(destination.peer)
+        if len(filters) < 2:
+            yield from port_terms(atom, filters[0] if filters else None, Direction.EGRESS)
+            return
+        own, wanted = (tuple(interval(m) for m in each if m.name is None) for each in filters)
+        if ports_of_both := intersection(own, wanted):
+            yield AtPorts(atom, ports_of_both)
+
+
+def cidr_atoms(peers: Iterable[Peer]) -> Iterator[CidrAtom]:
+    """The CIDRs of a rule as atoms: wide ones each by itself, all others together."""
+    narrow = []
+    for peer in peers:
+        if isinstance(peer, CidrPeer):
+            if peer.network.prefixlen <= (WIDE_V4 if peer.network.version == 4 else WIDE_V6):
+                yield CidrAtom((peer,), base=True)
+            else:
+                narrow.append(peer)
+    if narrow:
+        unique = dict.fromkeys(narrow)
+        yield CidrAtom(tuple(sorted(unique, key=repr)), base=False)
+
+
+def entity_services(settings: Settings) -> frozenset[Name]:
+    """Services that an entity consists of, beside those of the Airflow chart."""
+    destinations = [d.peer for d in settings.airflow if isinstance(d.peer, ServicePeer)]
+    return frozenset([APISERVER, *((peer.namespace, peer.name) for peer in destinations)])
+
+
+def entity_mark(service: Name, settings: Settings) -> Iterator[AtomId]:
+    """The marks of a service's addresses and endpoints."""
+    if service == APISERVER:
+        yield KUBE_APISERVER
+    if service in settings.dns_services:
+        yield DNS
+    if any(d.peer == ServicePeer(*service) for d in settings.airflow):
+        yield AIRFLOW
