@@ -1,0 +1,168 @@
+"""Source `files`: a directory of Kubernetes manifests, watched. One machine, the demo and the tests run on it.
+
+Edits in place, editors that rename, and the `..data` links of ConfigMap volumes all end in one look at the whole
+directory after 50 ms of quiet: a listing costs little, and what is missed by an event is found by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inotify_simple import INotify, flags
+
+from agent.compiler.changes import Changes
+from agent.errors import InvalidObject
+from agent.model.cluster import Cluster
+from agent.sources.manifest_set import ManifestSet, Problem, Unreadable
+from agent.sources.manifests import MAX_FILE_BYTES
+from agent.sources.store import Store
+
+QUIET_SECONDS = 0.05
+MAX_ROUNDS = 5
+"""A directory that never gets quiet is read after this many rounds all the same."""
+
+TABLES = frozenset({"pods", "namespaces", "services", "slices", "service_accounts", "nodes", "policies"})
+_SUFFIXES = (".yaml", ".yml", ".json")
+_MASK = (
+    flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ATTRIB
+    | flags.DELETE_SELF | flags.MOVE_SELF
+)  # fmt: skip
+_Signature = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A new snapshot, what differs from the last one, and everything that is wrong with the files now."""
+
+    snapshot: Cluster
+    changes: Changes
+    problems: tuple[Problem, ...]
+
+
+@dataclass(slots=True)
+class FilesSource:
+    """Manifests below `directory` go into `store`; `manifests` decides what is in force."""
+
+    directory: Path
+    store: Store
+    manifests: ManifestSet = field(default_factory=ManifestSet)
+    problems: tuple[Problem, ...] = ()
+    _inotify: INotify = field(default_factory=lambda: INotify(nonblocking=True))
+    _folders: dict[int, str] = field(default_factory=dict)  # watch descriptor -> path below `directory`
+    _signatures: dict[str, _Signature] = field(default_factory=dict)
+    _faults: tuple[Problem, ...] = ()  # folders that cannot be listed
+
+    def fileno(self) -> int:
+        """For select(): readable when `read` has something to do."""
+        return int(self._inotify.fileno())
+
+    def close(self) -> None:
+        self._inotify.close()
+
+    def start(self) -> Update:
+        """Read everything there is; the snapshot is complete from then on."""
+        if not self.directory.is_dir():
+            raise InvalidObject(str(self.directory), "", "is no directory")
+        self._list(frozenset())
+        return self._publish()
+
+    def read(self, timeout_seconds: float = 0.0) -> Update | None:
+        """Wait for an event up to `timeout_seconds`, then for quiet; None if nothing changed."""
+        events = self._inotify.read(timeout=int(timeout_seconds * 1000))
+        if not events:
+            return None
+        for _ in range(MAX_ROUNDS):
+            more = self._inotify.read(timeout=int(QUIET_SECONDS * 1000))
+            if not more:
+                break
+            events += more
+        named = {f"{self._folders[event.wd]}{event.name}" for event in events if event.wd in self._folders}
+        return self.rescan(frozenset(named))
+
+    def rescan(self, named: frozenset[str] = frozenset()) -> Update | None:
+        """Look at the directory again. Files in `named` are read even if they look as before.
+
+        Call it from time to time as well: no event tells of a link's target in another place, or of a directory that
+        was away and is back.
+        """
+        revision, problems = self.store.snapshot.revision, self.problems
+        if not self._list(named):
+            return None
+        update = self._publish()
+        same = self.store.snapshot.revision == revision and update.problems == problems
+        return None if same else update
+
+    def _publish(self) -> Update:
+        items, problems = self.manifests.current()
+        self.problems = self._faults + problems
+        changes = self.store.replace_all(items, tables=TABLES, complete=True)
+        return Update(self.store.snapshot, changes, self.problems)
+
+    def _list(self, named: frozenset[str]) -> bool:
+        """Bring `manifests` up to date with the directory; whether anything was to be done."""
+        files, unreadable = self._walk()
+        changed = [path for path in sorted(files) if path in named or self._signatures.get(path) != files[path]]
+        away = tuple(unreadable)
+        gone = [path for path in self._signatures if path not in files and not path.startswith(away)]
+        faults = tuple(
+            Problem(f, 0, 0, InvalidObject(why, "", "what was read stays")) for f, why in unreadable.items()
+        )
+        busy = bool(changed or gone or faults != self._faults)
+        for path in changed:
+            self.manifests.put(path, self._content(path))
+            self._signatures[path] = files[path]
+        for path in gone:
+            self.manifests.remove(path)
+            del self._signatures[path]
+        self._faults = faults
+        return busy
+
+    def _walk(self) -> tuple[dict[str, _Signature], dict[str, str]]:
+        """Manifest files below the directory with their signatures; folders that cannot be listed, with reasons."""
+        files: dict[str, _Signature] = {}
+        unreadable: dict[str, str] = {}
+        seen: set[tuple[int, int]] = set()
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            try:
+                top = os.stat(self.directory / folder)
+                if (top.st_dev, top.st_ino) in seen:
+                    continue  # a link that leads back
+                seen.add((top.st_dev, top.st_ino))
+                self._watch(folder)
+                for path, status in self._entries(folder):
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(f"{path}/")
+                    elif stat.S_ISREG(status.st_mode) and path.endswith(_SUFFIXES):
+                        files[path] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            except OSError as exc:
+                if folder == "" or not isinstance(exc, FileNotFoundError):
+                    unreadable[folder] = f"cannot list {self.directory / folder}: {exc.strerror}"
+        return files, unreadable
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """What is in a folder, links followed; hidden names are editors' and ConfigMap volumes' own."""
+        with os.scandir(self.directory / folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        for name in names:
+            try:
+                yield f"{folder}{name}", os.stat(self.directory / folder / name)
+            except OSError:
+                continue  # a dangling link, or gone since: the next event tells
+
+    def _watch(self, folder: str) -> None:
+        wd = self._inotify.add_watch(self.directory / folder, _MASK | flags.ONLYDIR)
+        self._folders[wd] = folder
+
+    def _content(self, path: str) -> bytes | Unreadable:
+        try:
+            fd = os.open(self.directory / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as file:
+                return file.read(MAX_FILE_BYTES + 1)
+        except OSError as exc:
+            return Unreadable(f"cannot read: {exc.strerror}")

@@ -1,0 +1,153 @@
+"""The cluster as the sources have told it so far: objects in, snapshots and what changed out. Pure, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from agent.compiler.changes import Changes
+from agent.model.cluster import (
+    Cluster,
+    EndpointSlice,
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    ServiceAccountName,
+    Settings,
+)
+from agent.model.identity import Claim, PodUid
+from agent.model.policy import Policy
+from agent.parse.claims import keep_first
+from agent.parse.objects import Item
+
+KEPT_CLAIMS = 20_000
+"""Claims of pods that have gone, kept so that a pod that comes back is no new first sight (I2, L4)."""
+
+
+class Key(NamedTuple):
+    """Where an object is in a snapshot: the name of Cluster's map, and the key in it."""
+
+    table: str
+    id: Any
+
+
+_TABLES: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    Pod: ("pods", lambda pod: pod.uid),
+    Namespace: ("namespaces", lambda namespace: namespace.name),
+    Service: ("services", lambda service: (service.namespace, service.name)),
+    EndpointSlice: ("slices", lambda part: (part.namespace, part.name)),
+    ServiceAccountName: ("service_accounts", lambda account: (account.namespace, account.name)),
+    Node: ("nodes", lambda node: node.name),
+    Policy: ("policies", lambda policy: policy.ref),
+}
+
+
+def key_of(item: Item) -> Key:
+    """Where this object is in a snapshot."""
+    table, key = _TABLES[type(item)]
+    return Key(table, key(item))
+
+
+@dataclass(slots=True)
+class Store:
+    """Holds the newest snapshot. `claims` starts with what the state folder remembers; the first one wins (I2).
+
+    The revision grows with each step that changes anything, and only then.
+    """
+
+    snapshot: Cluster = field(default_factory=Cluster)
+    claims: dict[PodUid, Claim] = field(default_factory=dict)
+
+    def apply(
+        self, upserts: Iterable[Item] = (), deletes: Iterable[Key] = (), *, complete: bool | None = None
+    ) -> Changes:
+        """One step: deletes, then upserts. A key in both is an upsert; what is equal already is no change."""
+        before = self.snapshot
+        step = _Step(before)
+        for key in deletes:
+            step.delete(key)
+        for item in upserts:
+            step.put(key_of(item), self._frozen(item))
+        changed, whole = step.changed(), before.complete if complete is None else complete
+        if changed or whole != before.complete:
+            self.snapshot = replace(before, **step.maps(), revision=before.revision + 1, complete=whole)
+            self._forget_oldest()
+        fine = {table: ids for table, ids in changed.items() if table in _FINE}
+        rest = changed.keys() - _FINE - {"service_accounts"}
+        return Changes(**fine, everything_else=bool(rest) or whole != before.complete)
+
+    def configure(self, settings: Settings) -> Changes:
+        """New settings are a new revision."""
+        if settings == self.snapshot.settings:
+            return Changes()
+        self.snapshot = replace(self.snapshot, settings=settings, revision=self.snapshot.revision + 1)
+        return Changes(everything_else=True)
+
+    def replace_all(
+        self, items: Mapping[Key, Item], *, tables: frozenset[str], complete: bool | None = None
+    ) -> Changes:
+        """What a complete list says about these tables: everything that is not in it goes."""
+        gone = [
+            Key(table, id_) for table in tables for id_ in getattr(self.snapshot, table) if (table, id_) not in items
+        ]
+        return self.apply(items.values(), gone, complete=complete)
+
+    def _frozen(self, item: Item) -> Item | None:
+        if isinstance(item, ServiceAccountName):
+            return None  # the map of service accounts is a set
+        if not isinstance(item, Pod):
+            return item
+        first = self.claims.get(item.uid)
+        claim = item.claim if first is None else keep_first(first, item.claim)
+        self.claims[item.uid] = claim
+        return item if claim is item.claim else replace(item, claim=claim)
+
+    def _forget_oldest(self) -> None:
+        excess = len(self.claims) - len(self.snapshot.pods) - KEPT_CLAIMS
+        if excess > 0:
+            gone = [uid for uid in self.claims if uid not in self.snapshot.pods]
+            for uid in gone[:excess]:
+                del self.claims[uid]
+
+
+_ABSENT: Any = object()
+_FINE = {"pods", "services", "slices"}  # tables whose keys Changes names; service accounts are in no rule
+
+
+@dataclass(slots=True)
+class _Step:
+    """Mutations of the maps that one step touches, and the keys that really changed."""
+
+    before: Cluster
+    mutations: dict[str, Any] = field(default_factory=dict)
+    touched: dict[str, set[Any]] = field(default_factory=dict)
+
+    def put(self, key: Key, value: Item | None) -> None:
+        mutation = self._mutation(key.table)
+        if mutation.get(key.id, _ABSENT) != value:
+            mutation[key.id] = value
+            self.touched.setdefault(key.table, set()).add(key.id)
+
+    def delete(self, key: Key) -> None:
+        mutation = self._mutation(key.table)
+        if mutation.pop(key.id, _ABSENT) is not _ABSENT:
+            self.touched.setdefault(key.table, set()).add(key.id)
+
+    def maps(self) -> dict[str, Any]:
+        return {table: mutation.finish() for table, mutation in self.mutations.items()}
+
+    def changed(self) -> dict[str, frozenset[Any]]:
+        """Keys by table; one that was deleted and put back as it was has not changed."""
+        real: dict[str, frozenset[Any]] = {}
+        for table, ids in self.touched.items():
+            old, new = getattr(self.before, table), self.mutations[table]
+            differing = frozenset(i for i in ids if old.get(i, _ABSENT) != new.get(i, _ABSENT))
+            real |= {table: differing} if differing else {}
+        return real
+
+    def _mutation(self, table: str) -> Any:
+        if table not in self.mutations:
+            self.mutations[table] = getattr(self.before, table).mutate()
+        return self.mutations[table]

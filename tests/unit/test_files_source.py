@@ -1,0 +1,300 @@
+"""The source `files`: what is in force, what is wrong, and how edits get there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import InvalidObject
+from agent.sources.files import FilesSource, Update
+from agent.sources.manifest_set import ManifestSet, Unreadable
+from agent.sources.store import Store
+
+UIDS = [f"cc7a1de5-1bf8-4567-ae3a-69799500000{i}" for i in range(10)]
+
+
+def pod(name: str = "p", uid: str = UIDS[0], dag: str = "d", namespace: str = "etl") -> str:
+    return f"""\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: {namespace}
+  uid: {uid}
+  labels: {{kubernetes_executor: "True", dag_id: {dag}, task_id: t}}
+  annotations: {{dag_id: {dag}, task_id: t}}
+spec: {{containers: []}}
+"""
+
+
+def policy(cidr: str = "10.0.0.0/8", name: str = "allow") -> str:
+    return f"""\
+apiVersion: dagwall.io/v1alpha1
+kind: TaskNetworkPolicy
+metadata: {{name: {name}, namespace: etl}}
+spec:
+  subject: {{}}
+  egress:
+  - to: [{{cidr: {cidr}}}]
+"""
+
+
+MANAGED = 'apiVersion: v1\nkind: Namespace\nmetadata: {name: etl, labels: {dagwall.io/managed: "true"}}\n'
+
+
+class Folder:
+    """A directory of manifests with a source on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Store()
+        self.source = FilesSource(path, self.store, ManifestSet(managed_namespaces=frozenset({"always"})))
+
+    def write(self, file: str, text: str) -> None:
+        (self.path / file).write_text(text)
+
+    def next(self) -> Update:
+        update = self.source.read(2.0)
+        assert update is not None
+        return update
+
+    def quiet(self) -> bool:
+        return self.source.read(0.1) is None
+
+    def cidrs(self) -> set[str]:
+        rules = [rule for each in self.store.snapshot.policies.values() for rule in each.egress or ()]
+        return {str(peer.network) for rule in rules for peer in rule.peers or () if hasattr(peer, "network")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    made = Folder(tmp_path / "manifests")
+    made.path.mkdir()
+    yield made
+    made.source.close()
+
+
+def texts(update: Update) -> list[str]:
+    return [str(problem) for problem in update.problems]
+
+
+def test_start_reads_everything_and_is_complete(folder: Folder) -> None:
+    (folder.path / "sub" / "deeper").mkdir(parents=True)
+    folder.write("a.yaml", MANAGED + "---\n" + policy())
+    folder.write("sub/deeper/pod.yml", pod())
+    folder.write("sub/.hidden.yaml", "broken: [")
+    folder.write("README.md", "no manifest")
+    update = folder.source.start()
+    snapshot = update.snapshot
+    assert snapshot.complete
+    assert update.problems == ()
+    assert list(snapshot.pods) == [UIDS[0]]
+    assert len(snapshot.policies) == 1
+    assert {name: each.managed for name, each in snapshot.namespaces.items()} == {"etl": True, "always": True}
+    assert folder.quiet()
+
+
+def test_namespaces_that_nobody_wrote_down_exist(folder: Folder) -> None:
+    folder.write("a.yaml", pod(namespace="other"))
+    namespaces = folder.source.start().snapshot.namespaces
+    assert not namespaces["other"].managed
+    assert dict(namespaces["other"].labels) == {"kubernetes.io/metadata.name": "other"}
+
+
+def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidObject, match="is no directory"):
+        FilesSource(tmp_path / "none", Store()).start()
+
+
+def test_an_edit_arrives_well_within_a_second(folder: Folder) -> None:
+    folder.write("a.yaml", policy())
+    first = folder.source.start()
+    start = time.monotonic()
+    folder.write("a.yaml", policy("10.1.0.0/16"))
+    update = folder.next()
+    assert time.monotonic() - start < 0.5
+    assert update.snapshot.revision == first.snapshot.revision + 1
+    assert update.changes.everything_else
+    assert folder.cidrs() == {"10.1.0.0/16"}
+
+
+def test_an_editor_that_renames(folder: Folder) -> None:
+    folder.write("a.yaml", policy())
+    folder.source.start()
+    folder.write("a.yaml.swp", policy("10.2.0.0/16"))
+    (folder.path / "a.yaml").rename(folder.path / "a.yaml~")
+    (folder.path / "a.yaml.swp").rename(folder.path / "a.yaml")
+    assert folder.next().snapshot.revision == 2
+    assert folder.cidrs() == {"10.2.0.0/16"}
+
+
+def test_a_configmap_volume_that_swaps_its_link(folder: Folder) -> None:
+    for generation, cidr in (("1", "10.1.0.0/16"), ("2", "10.2.0.0/16")):
+        (folder.path / f"..{generation}").mkdir()
+        folder.write(f"..{generation}/a.yaml", policy(cidr))
+    (folder.path / "..data").symlink_to("..1")
+    (folder.path / "a.yaml").symlink_to("..data/a.yaml")
+    assert len(folder.source.start().snapshot.policies) == 1
+    (folder.path / "..data_tmp").symlink_to("..2")
+    (folder.path / "..data_tmp").rename(folder.path / "..data")
+    assert folder.next().problems == ()
+    assert folder.cidrs() == {"10.2.0.0/16"}
+
+
+def test_a_removed_file_removes_its_objects(folder: Folder) -> None:
+    folder.write("a.yaml", pod())
+    folder.write("b.yaml", pod("q", UIDS[1]))
+    folder.source.start()
+    (folder.path / "a.yaml").unlink()
+    update = folder.next()
+    assert update.changes.pods == {UIDS[0]}
+    assert list(update.snapshot.pods) == [UIDS[1]]
+
+
+def test_new_folders_are_watched_and_removed_ones_forgotten(folder: Folder) -> None:
+    folder.source.start()
+    (folder.path / "new" / "deep").mkdir(parents=True)
+    folder.write("new/deep/a.yaml", pod())
+    assert list(folder.next().snapshot.pods) == [UIDS[0]]
+    folder.write("new/deep/a.yaml", pod(uid=UIDS[1]))
+    assert list(folder.next().snapshot.pods) == [UIDS[1]]
+    (folder.path / "new").rename(folder.path.parent / "away")
+    assert not folder.next().snapshot.pods
+
+
+def test_an_invalid_object_keeps_its_last_valid_generation(folder: Folder) -> None:
+    folder.write("a.yaml", policy() + "---\n" + pod())
+    folder.source.start()
+    folder.write("a.yaml", policy("nonsense") + "---\n" + pod(uid=UIDS[1]))
+    update = folder.next()
+    assert folder.cidrs() == {"10.0.0.0/8"}
+    assert list(update.snapshot.pods) == [UIDS[1]]
+    (text,) = texts(update)
+    assert text.startswith("a.yaml:1: TaskNetworkPolicy/etl/allow: spec.egress[0].to[0].cidr: ")
+    folder.write("a.yaml", policy("10.3.0.0/16"))
+    assert folder.next().problems == ()
+    assert folder.cidrs() == {"10.3.0.0/16"}
+
+
+def test_broken_yaml_keeps_all_objects_of_the_file(folder: Folder) -> None:
+    folder.write("a.yaml", policy() + "---\n" + pod())
+    revision = folder.source.start().snapshot.revision
+    folder.write("a.yaml", policy("10.3.0.0/16") + "---\n" + "a: [1\n")
+    update = folder.next()
+    assert update.snapshot.revision == revision
+    assert [text.split(":")[:2] for text in texts(update)] == [["a.yaml", "10"]]
+    assert folder.cidrs() == {"10.0.0.0/8"}
+
+
+def test_an_object_without_a_name_may_be_any_of_the_old_ones(folder: Folder) -> None:
+    folder.write("a.yaml", policy() + "---\n" + policy("10.2.0.0/16", "two"))
+    folder.source.start()
+    folder.write("a.yaml", policy() + "---\n" + policy("10.2.0.0/16", '""'))
+    assert len(folder.next().problems) == 1
+    assert folder.cidrs() == {"10.0.0.0/8", "10.2.0.0/16"}
+
+
+def test_an_object_that_moves_to_another_file_and_breaks_stays(folder: Folder) -> None:
+    folder.write("a.yaml", policy())
+    folder.source.start()
+    folder.write("b.yaml", policy("nonsense"))
+    (folder.path / "a.yaml").unlink()
+    assert len(folder.next().problems) == 1
+    assert folder.cidrs() == {"10.0.0.0/8"}
+    (folder.path / "b.yaml").unlink()
+    assert folder.next().problems == ()
+    assert folder.cidrs() == set()
+
+
+def test_an_object_that_was_never_valid_has_no_effect(folder: Folder) -> None:
+    folder.write("a.yaml", policy("nonsense"))
+    update = folder.source.start()
+    assert len(update.problems) == 1
+    assert not update.snapshot.policies
+
+
+def test_one_name_in_two_files(folder: Folder) -> None:
+    folder.write("a.yaml", policy("10.1.0.0/16"))
+    folder.write("b.yaml", pod() + "---\n" + policy("10.2.0.0/16"))
+    update = folder.source.start()
+    assert texts(update) == [
+        "b.yaml:11: TaskNetworkPolicy/etl/allow: is in a.yaml, line 1, too; that one is in force, this is not"
+    ]
+    assert folder.cidrs() == {"10.1.0.0/16"}
+    (folder.path / "a.yaml").unlink()
+    assert folder.next().problems == ()
+    assert folder.cidrs() == {"10.2.0.0/16"}
+
+
+def test_one_name_twice_in_a_file_and_one_uid_twice(folder: Folder) -> None:
+    folder.write("a.yaml", "---\n".join([policy("10.1.0.0/16"), policy("10.2.0.0/16"), pod(), pod("q")]))
+    update = folder.source.start()
+    assert [problem.document for problem in update.problems] == [2, 4]
+    assert f"{UIDS[0]} is the uid of Pod/etl/p" in texts(update)[1]
+    assert folder.cidrs() == {"10.1.0.0/16"}
+
+
+def test_claims_are_frozen_at_first_sight(folder: Folder) -> None:
+    folder.write("a.yaml", pod(dag="first"))
+    folder.source.start()
+    folder.write("a.yaml", pod(dag="second"))
+    update = folder.next()
+    claim = update.snapshot.pods[UIDS[0]].claim  # type: ignore[index]
+    assert claim.identity.dag_id == "first"
+    assert claim.contradictions == ("dag_id would have changed from 'first' to 'second' after first sight",)
+
+
+def test_a_pod_without_uid_is_a_problem(folder: Folder) -> None:
+    folder.write("a.yaml", pod().replace(f"  uid: {UIDS[0]}\n", ""))
+    assert "Pod/etl/p: metadata.uid: is missing" in texts(folder.source.start())[0]
+
+
+def test_a_directory_that_goes_away_changes_nothing(folder: Folder) -> None:
+    folder.write("a.yaml", pod())
+    folder.source.start()
+    folder.path.rename(folder.path.parent / "away")
+    update = folder.source.rescan()
+    assert update is not None
+    assert "cannot list" in texts(update)[0]
+    assert list(update.snapshot.pods) == [UIDS[0]]
+    assert folder.source.rescan() is None
+    (folder.path.parent / "away").rename(folder.path)
+    back = folder.source.rescan()
+    assert back is not None
+    assert back.problems == ()
+    folder.source.read(0.1)
+    folder.write("a.yaml", pod(uid=UIDS[1]))
+    assert list(folder.next().snapshot.pods) == [UIDS[1]]
+
+
+def test_what_is_no_file_is_left_alone(folder: Folder) -> None:
+    os.mkfifo(folder.path / "pipe.yaml")
+    (folder.path / "loop").symlink_to(".")
+    (folder.path / "dangling.yaml").symlink_to("nowhere")
+    folder.write("a.yaml", pod())
+    update = folder.source.start()
+    assert update.problems == ()
+    assert len(update.snapshot.pods) == 1
+
+
+def test_an_unreadable_file_keeps_what_it_said() -> None:
+    manifests = ManifestSet()
+    manifests.put("a.yaml", pod().encode())
+    before, _ = manifests.current()
+    manifests.put("a.yaml", Unreadable("cannot read: Input/output error"))
+    now, problems = manifests.current()
+    assert now == before
+    assert [str(problem) for problem in problems] == ["a.yaml: cannot read: Input/output error"]
+
+
+def test_writes_that_change_nothing_make_no_revision(folder: Folder) -> None:
+    folder.write("a.yaml", pod())
+    folder.source.start()
+    folder.write("a.yaml", "# comment\n" + pod())
+    assert folder.quiet()
+    folder.write("note.txt", "x")
+    assert folder.quiet()
