@@ -35,7 +35,10 @@ def covers(ports: Ports, index: PortIndex) -> bool:
     """Is the index, ANY_PORT or OTHER_PORT one of these?"""
     if ports is None:
         return is_ordinary(index)
-    return any(low <= index <= high for low, high in ports)
+    for low, high in ports:  # noqa: SIM110  the compiler's innermost loop; any() takes twice the time
+        if low <= index <= high:
+            return True
+    return False
 
 
 def interval(match: PortMatch) -> Interval:

@@ -113,11 +113,12 @@ class View:
     """What a content says about the addresses of one class in one direction."""
 
     layers: tuple[Hits, ...]
+    audits: bool  # some policy is in audit, so that the second computation may differ
 
     def at(self, port: int) -> Outcome:
         """The verdict at a port index, ANY_PORT or OTHER_PORT; computed twice for the sake of audit (P3)."""
         enforced = self._through(port, audited=False)
-        if enforced.verdict is Verdict.DENY:
+        if enforced.verdict is Verdict.DENY or not self.audits:
             return enforced
         wished = self._through(port, audited=True)
         if wished.verdict is Verdict.DENY:
@@ -164,6 +165,11 @@ class Content:
         self.layers, self.raw_sockets = layers, raw_sockets
         self._table = table
         self._hash = hash((layers, raw_sockets))
+        sides = [layer.side(direction) for layer in layers for direction in Direction]
+        self._audits = any(
+            side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in (*side.deny, *side.allow))
+            for side in sides
+        )
         self._asked: dict[Hashable, list[Asked]] = {}
         for i, layer in enumerate(layers):
             for direction in Direction:
@@ -209,7 +215,7 @@ class Content:
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
         }
         egress, ingress = (
-            View(tuple(self._hits(i, direction, members, ordered) for i in range(len(self.layers))))
+            View(tuple(self._hits(i, direction, members, ordered) for i in range(len(self.layers))), self._audits)
             for direction in Direction
         )
         return egress, ingress
