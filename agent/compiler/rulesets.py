@@ -26,7 +26,7 @@ from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.model.want import port_index
 
-NODE_TO_OWN_PODS = RuleRef(PolicyRef("", "node-to-own-pods", ""), "")
+NODE_TO_OWN_PODS = RuleRef(PolicyRef("", "builtin", ""), "node-to-own-pods")
 OBSERVED = RuleRef(PolicyRef("", "default-posture", ""), "observe")
 
 
