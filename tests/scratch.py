@@ -129,7 +129,8 @@ class Pod:
     def _child(self, writer: Any, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Never returns."""
         try:
-            join_cgroup(self.container)
+            if self.container.exists():
+                join_cgroup(self.container)
             _setns(f"/run/netns/{self.netns}")
             outcome: object = function(*args)
         except BaseException as exc:  # noqa: BLE001  carried to the parent

@@ -41,6 +41,7 @@ class Datapath:
         self._tails: list[int] = []
         self._links: dict[tuple[int, str], int] = {}
         self._events: RingBuffer | None = None
+        self._sockets = -1
 
     def load(self) -> Loaded:
         """Compile, load and pin a new generation beside the attached one; open all maps. Attaches nothing.
@@ -94,20 +95,44 @@ class Datapath:
             out.append(Attachment(hook, info.cgroup_id, info.prog_id))
         return out
 
+    def pins_are_there(self) -> bool:
+        """False after somebody unmounted the bpffs or removed the pins: enforcement goes on while the agent lives."""
+        return (self.pins.maps / "config").exists()
+
+    def pin_again(self) -> None:
+        """Pin everything that this agent holds a descriptor of, where it was. Raises KernelError."""
+        ensure_bpffs(self.pins.root.parent)
+        self.pins.remove_all()
+        folder = self.pins.programs(1)
+        held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
+        held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self._sockets}
+        held |= {folder / name: fd for name, fd in self._programs.items()}
+        held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
+        held |= {self.pins.links / str(cgroup) / hook: fd for (cgroup, hook), fd in self._links.items()}
+        for path, fd in held.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                syscall.pin(fd, str(path))
+            except OSError as exc:
+                raise KernelError(f"pin {path}: {exc.strerror}") from exc
+
     def close(self) -> None:
         """Let go of every descriptor. Pins stay, and with them enforcement."""
         if self._events is not None:
             self._events.close()
         for kernel_map in self.maps.values():
             kernel_map.close()
-        for fd in (*self._programs.values(), *self._tails, *self._links.values()):
+        sockets = [self._sockets] if self._sockets >= 0 else []
+        for fd in (*self._programs.values(), *self._tails, *self._links.values(), *sockets):
             os.close(fd)
+        self._sockets = -1
         self.maps, self._programs, self._tails, self._links, self._events = {}, {}, [], {}, None
 
     def _open_maps(self) -> None:
         for name, spec in MAPS.items():
             self.maps[name] = KernelMap(name, syscall.open_pin(str(self.pins.maps / name)), spec)
         self._events = RingBuffer(syscall.open_pin(str(self.pins.maps / "events")))
+        self._sockets = syscall.open_pin(str(self.pins.maps / "sockets"))
 
     def _attach(self, root: Path, cgroup_id: int, pin: Path, program: Program) -> None:
         fd = self._programs[program.name]

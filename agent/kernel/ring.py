@@ -19,7 +19,7 @@ class RingBuffer:
     """The only consumer of one ring buffer. Records come in the order in which they were reserved."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.map_fd = fd
         self._size = syscall.map_info(fd).entries
         page = mmap.PAGESIZE
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
@@ -55,7 +55,7 @@ class RingBuffer:
         self._epoll.close()
         self._consumer.close()
         self._producer.close()
-        os.close(self._fd)
+        os.close(self.map_fd)
 
     @staticmethod
     def _position(area: mmap.mmap) -> int:

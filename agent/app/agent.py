@@ -1,0 +1,127 @@
+"""From a configuration to a running agent, and back to nothing: wiring, threads, signals, shutdown."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from agent.app.drain import Drain, Outputs
+from agent.app.node import Node
+from agent.app.state import StateFolder
+from agent.config import Config
+from agent.flows.account import Accountant
+from agent.kernel.datapath import Datapath
+from agent.kernel.loader import Loaded
+from agent.kernel.pins import Pins
+from agent.kernel.probe import Jiffies, features, measure_hz
+from agent.log import event
+from agent.model.cluster import Cluster, Settings
+from agent.sources.cgroup_watch import CgroupWatcher
+from agent.sources.cgroups import find_cgroup2_mount
+from agent.sources.files import FilesSource
+from agent.sources.host import host_addresses
+from agent.sources.manifest_set import ManifestSet
+from agent.sources.store import Store
+from agent.sync.allocate import IdentityNumbers
+from agent.sync.capacity import fits_into
+from agent.sync.writer import Writer
+
+
+@dataclass(slots=True)
+class Agent:
+    """A node that enforces. `run` blocks until `stop`, from a signal or another thread."""
+
+    node: Node
+    drain: Drain
+    datapath: Datapath
+    loaded: Loaded
+    _state: StateFolder
+    _failure: list[BaseException]
+
+    def run(self) -> None:
+        """The writing thread; the draining one beside it. Enforcement stays when it returns, or raises."""
+        threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for name, work in (
+                ("drain", self.drain.run),
+                ("close", self.node.closer.run),
+                ("source", self.node.follow_source),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self.node.run()
+        finally:
+            self.drain.inbox.put(None)
+            self.node.closer.inbox.put(None)
+            for thread in threads:
+                thread.join(timeout=30)
+            self.node.close()
+            self._state.close()
+        if self._failure:
+            raise self._failure[0]
+
+    def stop(self) -> None:
+        self.node.stop()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001  carried to run(): an agent without one of its threads must end
+            self._failure.append(exc)
+            event("thread.failed", level=logging.CRITICAL, thread=threading.current_thread().name, exc=exc)
+            self.node.stop()
+
+
+def build(config: Config, settings: Settings, outputs: Outputs, publish: Callable[[Agent], None]) -> Agent:
+    """Load, fill, attach: when it returns, everything known is enforced.
+
+    `publish` is called from the writing thread when there is something new to show. Raises DagwallError.
+    """
+    state_folder = StateFolder(config.state)
+    state = state_folder.read()
+    found, jiffies = features(), Jiffies()
+    hz = measure_hz(jiffies)
+    settings = replace(settings, node=config.node, host_addresses=host_addresses())
+    store = Store(Cluster(settings=settings), dict(state.claims))
+    source = FilesSource(config.files, store, ManifestSet(settings.cluster, config.managed_namespaces))
+    first = source.start()
+    datapath = Datapath(Pins(config.pins), found, config.map_entries)
+    loaded = datapath.load()
+    event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
+    entries = {name: kernel_map.entries for name, kernel_map in datapath.maps.items()}
+    writer = Writer(datapath.maps, IdentityNumbers(state.numbers), fits_into(entries))
+    accountant = Accountant(
+        datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
+    )
+    agent: list[Agent] = []  # the parts refer to the whole, which is made last
+    drain = Drain(
+        datapath.maps, jiffies=jiffies, accountant=accountant, outputs=outputs,
+        evicted=lambda by_slot: agent[0].node.evicted(by_slot),  # noqa: PLW0108
+        interval_seconds=config.drain_seconds,
+    )  # fmt: skip
+    node = Node(
+        config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
+        watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
+        publish=lambda _: publish(agent[0]),
+    )  # fmt: skip
+    agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
+    node.start(first)
+    return agent[0]
+
+
+def stop_on_signals(agent: Agent) -> None:
+    """SIGTERM and SIGINT end the agent; what it enforces stays."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+
+
+def resident_bytes() -> int:
+    """Memory of this process (proc(5), statm)."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,150 @@
+"""The draining thread: reads flows and counters from the kernel, joins them with names, feeds the outputs."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.abi.structs import FLOW, U32
+from agent.compiler.changes import Changes
+from agent.flows.account import Accountant, Growth
+from agent.flows.decode import (
+    TOTALS_WORDS,
+    IdentityCounts,
+    RawDenials,
+    RawEvent,
+    decode_denials,
+    decode_totals,
+)
+from agent.flows.join import Context, Joiner
+from agent.flows.names import PeerNames
+from agent.kernel.maps import KernelMap, sum_per_cpu
+from agent.kernel.probe import Jiffies
+from agent.model.flow import Denial, Flow, PeerKind
+from agent.model.verdict import Direction, DropReason, Loss
+
+UNKNOWN_PEER_SECONDS = 10.0
+"""How long a denial of an unknown incoming address waits for the API to explain it (P15)."""
+
+
+class Outputs(Protocol):
+    """Where flows and denials go. Called from the draining thread only."""
+
+    def flows(self, flows: list[Flow]) -> None: ...
+    def denials(self, denials: list[Denial]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A new context, and what changed in the cluster since the last one."""
+
+    context: Context
+    changes: Changes
+
+
+Message = Snapshot | RawEvent | None
+"""None ends the thread after a last drain."""
+
+
+class Drain:
+    """One thread runs `run`; others only put messages into `inbox`."""
+
+    def __init__(
+        self,
+        maps: Mapping[str, KernelMap],
+        *,
+        jiffies: Jiffies,
+        accountant: Accountant,
+        outputs: Outputs,
+        evicted: Callable[[Counter[int]], None],
+        interval_seconds: float,
+    ) -> None:
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._maps, self._jiffies, self._accountant = maps, jiffies, accountant
+        self._outputs, self._evicted, self._interval = outputs, evicted, interval_seconds
+        self._names = PeerNames()
+        self._joiner = Joiner(self._names.name)
+        self._context: Context | None = None
+        self._held: deque[tuple[float, RawEvent]] = deque()
+
+    def run(self) -> None:
+        due = time.monotonic() + self._interval
+        while True:
+            try:
+                message = self.inbox.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                self.drain_flows()
+                self.release_held(time.monotonic())
+                due = time.monotonic() + self._interval
+                continue
+            if message is None:
+                self.drain_flows()
+                return
+            self.take(message)
+
+    def take(self, message: Snapshot | RawEvent) -> None:
+        """One message."""
+        if isinstance(message, Snapshot):
+            self._context = message.context
+            self._names.update(message.context.cluster, message.changes)
+            self._joiner.learn(message.context)
+        elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
+            self._held.append((time.monotonic() + UNKNOWN_PEER_SECONDS, message))
+        else:
+            self._report(message)
+
+    def drain_flows(self) -> None:
+        """Read the map once; report what grew; take out what is idle."""
+        if self._context is None:
+            return
+        now = self._jiffies.now()
+        reading = self._accountant.read(self._maps["flows"].items(), now)
+        growths = reading.growths + self._evict(reading.idle)
+        wall = time.time()
+        self._outputs.flows([self._joiner.flow(growth, self._context, wall) for growth in growths])
+
+    def release_held(self, now: float) -> None:
+        """Denials of unknown incoming addresses that nobody has explained in time."""
+        while self._held and self._held[0][0] <= now:
+            _, event = self._held.popleft()
+            if self._names.name(event.peer).kind is PeerKind.UNKNOWN:
+                self._report(event)
+
+    def denial_totals(self) -> list[RawDenials]:
+        """Exact denials by slot, rule and reason, since the programs were first loaded."""
+        return [decode_denials(k, v) for k, v in self._maps["denials"].items()]
+
+    def identity_totals(self, slot: int) -> dict[Direction, IdentityCounts]:
+        """Exact totals of an identity's slot."""
+        value = self._maps["identities"].get(U32.pack(value=slot)) or b""
+        return decode_totals(sum_per_cpu(value, TOTALS_WORDS))
+
+    def losses(self) -> dict[Loss, int]:
+        """Everything that was lost or left uncounted, by reason."""
+        values = ((loss, self._maps["losses"].get(U32.pack(value=int(loss))) or b"") for loss in Loss)
+        return {loss: sum_per_cpu(value, 1)[0] for loss, value in values}
+
+    def _report(self, event: RawEvent) -> None:
+        if self._context is not None:
+            self._outputs.denials([self._joiner.denial(event, self._context, time.time())])
+
+    def _evict(self, keys: list[bytes]) -> list[Growth]:
+        """A packet between the last read and the deletion is in the identity's totals, not in the flow's."""
+        growths: list[Growth] = []
+        by_slot: Counter[int] = Counter()
+        flows = self._maps["flows"]
+        for key in keys:
+            value = flows.get(key)
+            if value is None or not flows.delete(key):
+                continue
+            by_slot[int(FLOW.unpack(value)["slot"])] += 1
+            growth = self._accountant.evicted(key, value)
+            if growth is not None:
+                growths.append(growth)
+        if by_slot:
+            self._evicted(by_slot)
+        return growths

@@ -1,0 +1,41 @@
+"""The agent's own settings: flags and one optional YAML file. Policy settings are in model.cluster.Settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+
+class OnAgentLoss(str, Enum):
+    """What new, unknown pods may do while the agent is dead (L6)."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the agent is told. Times in seconds, sizes in entries."""
+
+    files: Path
+    node: str
+    cgroup_mount: Path | None = None  # None: found in /proc/self/mountinfo
+    cgroup_roots: frozenset[str] = frozenset()  # empty: every folder named as a pods' root
+    log_folders: Path = Path("/var/log/pods")
+    pins: Path = Path("/sys/fs/bpf/dagwall")
+    state: Path = Path("/var/lib/dagwall")
+    socket: Path = Path("/run/dagwall/dagwall.sock")
+    metrics: str = "127.0.0.1:9990"  # host:port; "" serves none
+    flow_log: Path | None = None
+    on_agent_loss: OnAgentLoss = OnAgentLoss.ALLOW
+    loss_grace_seconds: float = 60.0
+    reply_seconds: float = 60.0
+    drain_seconds: float = 5.0
+    tcp_idle_seconds: float = 900.0
+    event_rate: int = 10
+    event_burst: int = 20
+    flow_quota: int = 8192
+    metric_series: int = 5000
+    map_entries: dict[str, int] = field(default_factory=dict)
+    managed_namespaces: frozenset[str] = frozenset()
