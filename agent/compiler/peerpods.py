@@ -34,12 +34,9 @@ class PeerPods:
     _answers: dict[Key, Members] = field(default_factory=dict)
 
     def ask(self, peers: Iterable[PodPeer | TaskPeer]) -> None:
-        """Adds peers to answer for; before the first question."""
+        """Adds peers to answer for, each once; before the first question."""
         for peer in peers:
-            asked = self.by_namespace.setdefault(peer.namespace, [])
-            entry = (self.table.number(peer), peer)
-            if entry not in asked:
-                asked.append(entry)
+            self.by_namespace.setdefault(peer.namespace, []).append((self.table.number(peer), peer))
             if isinstance(peer, PodPeer):
                 self.label_keys.update(r.key for r in peer.pod_selector.requirements)
             else:

@@ -1,0 +1,157 @@
+"""The compiler's parts by themselves: intervals, prefixes, numbers, ids."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.compiler.interning import Interner
+from agent.compiler.ledger import Tracked
+from agent.compiler.ports import ANY_PORT, OTHER_PORT, PortTable, covers, intersection, interval
+from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
+from agent.compiler.refs import RuleRefs
+from agent.compiler.selecting import id_claimed
+from agent.model.policy import CidrPeer, PolicyRef, PortMatch, RuleRef
+from agent.model.want import PortClass, port_index
+from tests.unit import clusters
+
+INTERVALS = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@given(st.lists(st.tuples(st.booleans(), INTERVALS), max_size=12), st.lists(INTERVALS, max_size=6))
+def test_port_classes_tell_apart_what_intervals_tell_apart(
+    events: list[tuple[bool, tuple[int, int]]], first: list[tuple[int, int]]
+) -> None:
+    entries: dict[int, PortClass] = {}
+    tracked = Tracked(entries)
+    table = PortTable(tracked)
+    live = list(first)
+    table.add(first)
+    for adds, each in [*events, (True, (3, 5))]:
+        if adds:
+            table.add([each])
+            live.append(each)
+        elif each in live:
+            table.remove([each])
+            live.remove(each)
+        before = dict(entries)
+        changed = table.refresh()
+        held = {index: frozenset(i for i in live if i[0] <= index <= i[1]) for index in range(60)}
+        assert entries.keys() == {index for index, by in held.items() if by}
+        for a, of_a in entries.items():
+            assert all((of_a == of_b) == (held[a] == held[b]) for b, of_b in entries.items())
+        moved = {index for low, high in changed for index in range(low, high + 1)}
+        assert {i for i in range(60) if before.get(i) != entries.get(i)} <= moved
+        table.classes.settle()
+
+
+def test_intervals_of_matches() -> None:
+    assert interval(PortMatch(6)) == (0, 65535)
+    assert interval(PortMatch(17, 53)) == (65536 + 53, 65536 + 53)
+    assert interval(PortMatch(132, 5, 9)) == (131072 + 5, 131072 + 9)
+    assert interval(PortMatch(47)) == (port_index(47), port_index(47))
+
+
+def test_no_ports_are_four_protocols() -> None:
+    """P4"""
+    for protocol in range(256):
+        assert covers(None, port_index(protocol, 0)) == (protocol in (1, 6, 17, 58))
+    assert covers(None, ANY_PORT)
+    assert not covers(None, OTHER_PORT)
+    assert not covers(((0, 65535),), ANY_PORT)
+    assert intersection(((0, 10), (20, 30)), ((5, 25),)) == ((5, 10), (20, 25))
+
+
+@given(st.integers(0, 10**9))
+def test_prefix_memberships_are_the_cidrs(seed: int) -> None:
+    r = Random(seed)
+    items = {clusters.cidr(r): frozenset([i]) for i in range(r.randint(0, 8))}
+    found = memberships(items)
+    for table in (found, dict(compressed(found))):
+        lpm = Lpm(table)
+        for address in clusters.ADDRESSES:
+            should = {
+                tag
+                for item, tags in items.items()
+                for tag in tags
+                if address.version == item.network.version
+                and address in item.network
+                and not any(address in hole for hole in item.excluded)
+            }
+            assert lpm.get(host_of(address), frozenset()) == should
+
+
+def test_ipv6_around_the_mapped_range_holds_no_ipv4() -> None:
+    found = memberships({CidrPeer(ip_network("::/0")): frozenset("a"), CidrPeer(ip_network("::/64")): frozenset("b")})
+    assert found[MAPPED] == frozenset()
+    assert Lpm(found).get(host_of(ip_address("8.8.8.8")), frozenset("x")) == frozenset()
+    assert Lpm(found).get(host_of(ip_address("::5")), frozenset()) == frozenset("ab")
+
+
+def test_prefix_arithmetic() -> None:
+    assert prefix_of(ip_network("10.0.0.0/8")) == ((0xFFFF << 32) + (10 << 24), 104)
+    assert holds(MAPPED, prefix_of(ip_network("10.0.0.0/8")))
+    assert not holds(prefix_of(ip_network("10.0.0.0/8")), MAPPED)
+    assert cut(host_of(ip_address("10.1.2.3")), 104) == prefix_of(ip_network("10.0.0.0/8"))
+    assert cut(2**128 - 1, 0) == (0, 0)
+    assert Lpm({(0, 0): 1, (2**127, 1): 2}).get(2**128 - 1, 0, longest=0) == 1
+
+
+def test_numbers_stay_and_come_back_only_after_the_step() -> None:
+    interner: Interner[str] = Interner(1)
+    assert [interner.acquire(k) for k in "aba"] == [1, 2, 1]
+    assert list(interner.born()) == [("a", 1), ("b", 2)]
+    interner.settle()
+    interner.release("b")
+    assert interner.acquire("c") == 3, "2 is free only after the step"
+    assert list(interner.dead()) == [("b", 2)]
+    assert interner.acquire("b") == 2, "back in the same step: as if nothing had happened"
+    assert list(interner.dead()) == []
+    assert list(interner.born()) == [("c", 3)]
+    interner.release("b")
+    interner.settle()
+    assert interner.acquire("d") == 2
+
+
+def test_born_and_dead_in_one_step_leaves_nothing() -> None:
+    interner: Interner[str] = Interner(1)
+    interner.acquire("a")
+    interner.release("a")
+    assert not list(interner.born())
+    assert not list(interner.dead())
+
+
+def test_rule_numbers_are_never_given_to_another() -> None:
+    refs = RuleRefs(kept=2)
+    rules = [RuleRef(PolicyRef("", "k", "n"), str(i)) for i in range(5)]
+    refs.acquire(rules)
+    numbers = [refs.number(rule) for rule in rules]
+    refs.release(rules)
+    assert set(refs.names.values()) == {rules[3], rules[4]}
+    refs.acquire([rules[4], rules[0]])
+    assert refs.number(rules[4]) == numbers[4]
+    assert refs.number(rules[0]) > max(numbers)
+    assert refs.number(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "ambiguous", "matches"),
+    [
+        ("a", "a", False, True),
+        ("a*", "abc", False, True),
+        ("*", "", False, False),
+        ("A", "a", False, False),
+        ("_private_dag", "private_dag-c80656058", True, True),
+        ("_private_dag", "private_dag-c80656058", False, False),
+        ("_private*", "private_dag-c80656058", True, False),
+        ("umsätze_täglich", "umstze_tglich-4b73fc8fa", True, True),
+        ("private_dag-c80656058", "private_dag-c80656058", True, True),
+    ],
+)
+def test_ids(pattern: str, value: str, ambiguous: bool, matches: bool) -> None:
+    """P16, I1"""
+    assert id_claimed(pattern, value, ambiguous=ambiguous) == matches
