@@ -62,7 +62,7 @@ class Rows:
         for direction in Direction:
             view = content.views(members)[direction]
             around = self._seen(content, base)[direction]
-            intervals |= view.intervals() | around.intervals()
+            intervals |= view.intervals()  # the base class's are among them, as its members are
             default = self._seen(content, frozenset())[direction].at(ANY_PORT)
             rows_of = self._of_base(view, default) if members == base else self._of_peer(view, around)
             for port_class, outcome in rows_of:
@@ -116,8 +116,7 @@ class Rows:
             differs = usual != around.at(probe)
             if differs:
                 yield kind, usual
-            intervals = view.intervals() if differs else view.intervals() | around.intervals()
-            for port_class, index in self._classes(intervals, kind):
+            for port_class, index in self._classes(view.intervals(), kind):
                 outcome = view.at(index)
                 if outcome != (usual if differs else around.at(index)):
                     yield port_class, outcome

@@ -87,10 +87,6 @@ VALUES = ("a", "b")
 IDS = ("finance_daily", "finance_monthly", "_private", "")
 
 
-def one_of(r: Random, *options: object) -> object:
-    return r.choice(options)
-
-
 def labels(r: Random) -> tuple[tuple[str, str], ...]:
     return tuple((key, r.choice(VALUES)) for key in LABELS if r.random() < 0.6)
 
@@ -136,7 +132,7 @@ def namespace(r: Random, name: str) -> Namespace:
     return Namespace(
         name,
         labels(r),
-        managed=r.random() < 0.7,
+        managed=r.random() < 0.85,
         default_posture=r.choice((None, None, DefaultPosture.DENY, DefaultPosture.OBSERVE)),
         baseline=r.choice((None, None, (), (Entity.DNS,), (Entity.KUBE_APISERVER,))),
     )
@@ -182,7 +178,7 @@ def port_match(r: Random) -> PortMatch:
 
 
 def port_matches(r: Random) -> tuple[PortMatch, ...] | None:
-    return None if r.random() < 0.35 else tuple(port_match(r) for _ in range(r.randint(1, 2)))
+    return None if r.random() < 0.4 else tuple(port_match(r) for _ in range(r.randint(1, 4)))
 
 
 def cidr(r: Random) -> CidrPeer:
@@ -207,40 +203,40 @@ def peer(r: Random) -> Peer:
 
 
 def rule(r: Random, name: str, direction: Direction) -> Rule:
-    peers = None if r.random() < 0.2 else tuple(peer(r) for _ in range(r.randint(1, 3)))
+    peers = None if r.random() < 0.12 else tuple(peer(r) for _ in range(r.randint(1, 4)))
     return Rule(name, direction, peers, port_matches(r))
 
 
 def rules(r: Random, key: str, direction: Direction) -> tuple[Rule, ...] | None:
     if r.random() < 0.35:
         return None
-    return tuple(rule(r, f"{key}[{i}]", direction) for i in range(r.randint(0, 3)))
+    return tuple(rule(r, f"{key}[{i}]", direction) for i in range(r.choice((0, 1, 2, 3, 4))))
 
 
 def policy(r: Random, ref: PolicyRef) -> Policy:
     cluster = not ref.namespace
-    dags = r.choice(((), (), ("finance_*",), ("_private",), ("*",)))
+    dags = r.choice(((), (), (), (), ("finance_*",), ("_private",), ("*",)))
     return Policy(
         ref,
         Subject(
-            service_accounts=r.choice(((), (), ("etl",))),
+            service_accounts=r.choice(((), (), (), ("etl",))),
             dag_ids=dags,
-            kinds=r.choice(((), (), (Kind.OTHER, Kind.KUBERNETES_EXECUTOR))),
-            pod_selector=r.choice((None, selector(r))),
+            kinds=r.choice(((), (), (), (), (Kind.OTHER, Kind.KUBERNETES_EXECUTOR))),
+            pod_selector=r.choice((None, None, None, selector(r))),
             namespace_selector=selector(r) if cluster and r.random() < 0.5 else None,
         ),
         egress=rules(r, "egress", Direction.EGRESS),
         ingress=rules(r, "ingress", Direction.INGRESS),
         deny=tuple(rule(r, f"deny[{i}]", r.choice(list(Direction))) for i in range(r.choice((0, 0, 1, 2)))),
-        posture=r.choice((Posture.ENFORCE, Posture.ENFORCE, Posture.AUDIT)),
-        attestation=r.choice((Attestation.CLAIMED, Attestation.CLAIMED, Attestation.BOUND)),
+        posture=r.choice((Posture.ENFORCE, Posture.ENFORCE, Posture.ENFORCE, Posture.AUDIT)),
+        attestation=r.choice((*[Attestation.CLAIMED] * 4, Attestation.BOUND)),
         raw_sockets=r.random() < 0.2,
     )
 
 
 REFS = tuple(
     PolicyRef(ns, "TaskNetworkPolicy" if ns else "ClusterTaskNetworkPolicy", name)
-    for ns in ("", "etl", "db")
+    for ns in ("", *NAMESPACES)
     for name in ("p", "q")
 )
 
@@ -251,7 +247,7 @@ def settings(r: Random) -> Settings:
         cluster="c",
         node=r.choice(("here", "")),
         default_posture=r.choice(list(DefaultPosture)),
-        audit_everything=r.random() < 0.1,
+        audit_everything=r.random() < 0.05,
         baseline=r.choice(((Entity.AIRFLOW, Entity.DNS), (Entity.DNS,), ())),
         pod_ranges=tuple(ip_network(n) for n in ("10.0.0.0/16", "fd00::/126") if r.random() < 0.7),
         service_ranges=(ip_network("10.96.0.0/12"),) if r.random() < 0.7 else (),

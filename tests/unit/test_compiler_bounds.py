@@ -156,6 +156,36 @@ def test_additions_revoke_nothing_and_removals_do() -> None:
     assert compiler.update(snapshot).revoked == {ruleset}
 
 
+def test_an_address_that_is_no_longer_the_hosts_is_revoked() -> None:
+    """P8, P10: it passed as the node's, and no rule speaks about it."""
+    closed = Policy(PolicyRef("etl", "TaskNetworkPolicy", "p"), Subject(), ingress=())
+    snapshot = replace(cluster([closed], 1), settings=Settings(host_addresses=(ip_address("192.168.0.1"),)))
+    compiler = Compiler()
+    compiler.update(snapshot)
+    delta = compiler.update(replace(snapshot, settings=Settings()))
+    assert delta.revoked == {compiler.want.assignments[PodUid("u0")].ruleset}
+
+
+def test_metadata_that_becomes_known_is_revoked() -> None:
+    """P11, P10: a rule without `to` reached the address until it was configured as metadata."""
+    loose = Policy(PolicyRef("etl", "TaskNetworkPolicy", "p"), Subject(), (Rule("r", Direction.EGRESS, None, None),))
+    snapshot = replace(cluster([loose], 1), settings=Settings())
+    compiler = Compiler()
+    compiler.update(snapshot)
+    delta = compiler.update(replace(snapshot, settings=Settings(metadata=(ip_address("169.254.169.254"),))))
+    assert delta.revoked == {compiler.want.assignments[PodUid("u0")].ruleset}
+
+
+def test_numbers_do_not_run_away() -> None:
+    """Port classes are 16 bits in the kernel: what was freed is used again."""
+    compiler = Compiler()
+    for i in range(60):
+        ports = (PortMatch(6, 1000 + i), PortMatch(6, 2000, 2100 + i))
+        compiler.update(cluster([policy(0, EntityPeer(Entity.WORLD), ports=ports)], 1))
+    assert max(compiler.want.ports.values()) < FIRST_PORT_CLASS + 12
+    assert max(compiler.want.rulesets) < 5
+
+
 def test_changes_between_snapshots() -> None:
     old = cluster([], 2)
     new = replace(old, pods=old.pods.set(PodUid("u9"), pod(9)).delete(PodUid("u0")))

@@ -136,7 +136,7 @@ def assert_delta(delta: Delta, before: Want, after: Want) -> None:
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=250, deadline=None, phases=PHASES)
+@settings(max_examples=100, deadline=None, phases=PHASES)
 def test_incremental_is_whole_and_delta_says_so(seed: int) -> None:
     def check(delta: Delta, before: Want, after: Want) -> None:
         assert_delta(delta, before, after)
@@ -147,6 +147,6 @@ def test_incremental_is_whole_and_delta_says_so(seed: int) -> None:
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=60, deadline=None, phases=PHASES)
+@settings(max_examples=30, deadline=None, phases=PHASES)
 def test_revoked_covers_every_loss(seed: int) -> None:
     run(seed, 3, assert_covers)
