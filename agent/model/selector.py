@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 
 
 class Operator(str, Enum):
@@ -45,13 +43,22 @@ class LabelSelector:
         return all(r.matches(labels) for r in self.requirements)
 
 
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
-
-
 def id_matches(pattern: str, value: str) -> bool:
-    """`*` stands for any run of characters, case counts, the whole id must match (P16)."""
-    if "*" not in pattern:
+    """`*` stands for any run of characters, case counts, the whole id must match (P16).
+
+    Taking the first place where each part fits is enough, so no pattern takes more than linear time in its stars: a
+    regular expression of many `.*` would let one policy stall every agent.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
         return pattern == value
-    return _compiled(pattern).fullmatch(value) is not None
+    if not value.startswith(first):
+        return False
+    *inner, last = rest
+    at = len(first)
+    for part in inner:
+        found = value.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(value) - len(last) >= at and value.endswith(last)

@@ -17,6 +17,9 @@ NAMESPACED_KIND = "TaskNetworkPolicy"
 CLUSTER_KIND = "ClusterTaskNetworkPolicy"
 KINDS = (NAMESPACED_KIND, CLUSTER_KIND)
 
+MAX_RULES, MAX_PEERS, MAX_PORTS = 500, 10_000, 1000
+"""Of one policy, all rules together: far beyond what people write, and what keeps one tenant from stalling a node."""
+
 _PEERS = {Direction.EGRESS: "to", Direction.INGRESS: "from"}
 _DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
 _SUBJECT = ("serviceAccounts", "dagIds", "taskIds", "kinds", "podSelector")
@@ -49,6 +52,7 @@ def parse_policy(root: Field) -> Policy:
         raw_sockets=spec.child("rawSockets").boolean(default=False),
     )
     _refuse_duplicates(spec, policy)
+    _refuse_excess(spec, policy)
     return policy
 
 
@@ -186,3 +190,14 @@ def _refuse_duplicates(spec: Field, policy: Policy) -> None:
                     f"{rule.name!r} is the name of spec.{seen[rule.name]} already"
                 )
             seen[rule.name] = where
+
+
+def _refuse_excess(spec: Field, policy: Policy) -> None:
+    rules = (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
+    for what, count, most in (
+        ("rules", len(rules), MAX_RULES),
+        ("peers", sum(len(rule.peers or ()) for rule in rules), MAX_PEERS),
+        ("ports", sum(len(rule.ports or ()) for rule in rules), MAX_PORTS),
+    ):
+        if count > most:
+            raise spec.error(f"has {count} {what}; at most {most} fit into one policy, write several")

@@ -66,7 +66,7 @@ def _expression(field: Field) -> Requirement:
 
 def _key(field: Field, key: str) -> str:
     prefix, slash, name = key.rpartition("/")
-    if not _LABEL_NAME.fullmatch(name) or (slash and not _SUBDOMAIN.fullmatch(prefix)):
+    if not _LABEL_NAME.fullmatch(name) or (slash and (len(prefix) > 253 or not _SUBDOMAIN.fullmatch(prefix))):
         raise field.error(f"{str(key)[:60]!r} is no label key; allowed: [dns.name/]name")
     return key
 

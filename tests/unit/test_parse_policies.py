@@ -230,3 +230,17 @@ def test_not_a_policy(change: dict[str, Any]) -> None:
     obj["metadata"] = {"name": "p", "namespace": "etl"}  # type: ignore[assignment]
     with pytest.raises(InvalidObject):
         parse_policy(Field("x", "", obj | change))
+
+
+@pytest.mark.parametrize(
+    ("rules", "problem"),
+    [
+        ([{"name": f"r{i}"} for i in range(501)], "spec: has 501 rules; at most 500"),
+        ([{"ports": [{"port": i + 1} for i in range(1001)]}], "spec: has 1001 ports; at most 1000"),
+        ([{"to": [{"cidr": f"10.{i // 256}.{i % 256}.0/24"} for i in range(10_001)]}], "spec: has 10001 peers"),
+    ],
+)
+def test_one_policy_cannot_be_without_end(rules: list[dict[str, Any]], problem: str) -> None:
+    with pytest.raises(InvalidObject) as caught:
+        parse({"egress": rules})
+    assert problem in str(caught.value)
