@@ -10,6 +10,9 @@ from agent.compiler.selecting import pods_include, tasks_include
 from agent.model.cluster import Namespace, Pod
 from agent.model.policy import PodPeer, TaskPeer
 
+MOST_ANSWERS = 50_000
+"""Remembered at most: a label that is different in every pod, such as run_id, must not grow without end."""
+
 Key = tuple[str, tuple[tuple[str, str], ...], str, str, bool]
 
 
@@ -57,6 +60,8 @@ class PeerPods:
         key = (pod.namespace, labels, dag, task, identity.ambiguous)
         known = self._answers.get(key)
         if known is None:
+            if len(self._answers) >= MOST_ANSWERS:
+                self._answers.clear()
             known = self._answers[key] = self._evaluated(pod)
         return known
 

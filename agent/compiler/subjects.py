@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from agent.compiler.atoms import AtomTable
+from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.rulesets import Content, Layer, LoweredRule, Side, baseline_ref
 from agent.compiler.selecting import selects
 from agent.compiler.terms import AtOwnPort, AtPorts, Lowering, Term
@@ -96,6 +97,8 @@ class Subjects:
         if known is None:
             near = [*self._by_namespace.get("", ()), *self._by_namespace.get(pod.namespace, ())]
             every = dict(pod.claim.labels)
+            if len(self._selections) >= MOST_ANSWERS:
+                self._selections.clear()
             known = tuple(i for i in near if selects(self.policies[i].policy, pod, every, namespace))
             self._selections[key] = known
         return known

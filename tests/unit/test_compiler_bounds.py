@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -154,6 +155,30 @@ def test_additions_revoke_nothing_and_removals_do() -> None:
     assert not compiler.update(more).revoked
     ruleset = compiler.want.assignments[PodUid("u0")].ruleset
     assert compiler.update(snapshot).revoked == {ruleset}
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_one_pod_costs_the_same_in_a_large_cluster(local: bool) -> None:
+    """Counted in calls, since a clock would tell about the machine."""
+    assert calls_for_one_pod(3000, local=local) <= 1.1 * calls_for_one_pod(300, local=local)
+
+
+def calls_for_one_pod(pods: int, *, local: bool) -> int:
+    snapshot = bench.cluster(pods, 20, 200)
+    compiler = Compiler()
+    compiler.update(snapshot)
+    new = replace(bench.pod(pods + 1, team=1), uid=PodUid("new"), node="here" if local else "there")
+    count = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    after = replace(snapshot, pods=snapshot.pods.set(new.uid, new))
+    sys.setprofile(counted)
+    compiler.update(after, Changes(pods=frozenset([new.uid])))
+    sys.setprofile(None)
+    return count
 
 
 def test_an_address_that_is_no_longer_the_hosts_is_revoked() -> None:
