@@ -1,0 +1,120 @@
+"""The local API: a unix socket for root, one JSON line in, JSON lines out. Nothing in it changes anything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
+from typing import Any
+
+from agent.errors import DagwallError
+from agent.log import event
+from agent.outputs.questions import VERSION, BadRequest, Questions, Request
+
+MAX_REQUEST_BYTES = 65536
+REQUEST_SECONDS = 10.0
+CONNECTIONS = 64
+
+
+class ApiServer:
+    """Binds at once, serves from `start` to `stop`. A socket that nobody answers on is replaced."""
+
+    def __init__(self, path: Path, questions: Questions) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _answers(path):
+                raise DagwallError(f"{path}: another agent answers on this socket")
+            self._server = _Server(path, questions)
+        except OSError as exc:
+            raise DagwallError(f"listen on {path}: {exc.strerror or exc}") from exc
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="api", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+class _Server(ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, path: Path, questions: Questions) -> None:
+        self.questions = questions
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        super().__init__(str(fresh), _Connection, bind_and_activate=False)
+        self.server_bind()
+        os.chmod(fresh, 0o600)  # before anyone can connect: it does not listen yet
+        os.replace(fresh, path)
+        self.server_activate()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, *_: Any) -> None:
+        """Called inside of `except`: a defect in an answer must not end the agent, nor pass unseen."""
+        event("api.failed", level=logging.ERROR, exc=sys.exc_info()[1])
+
+
+class _Connection(StreamRequestHandler):
+    server: _Server
+    timeout = REQUEST_SECONDS
+
+    def handle(self) -> None:
+        try:
+            for answer in self.server.questions.answers(self._request()):
+                self._send(answer)
+        except DagwallError as exc:
+            self._send({"error": str(exc)})
+        except OSError:
+            return  # who asked has gone
+
+    def _request(self) -> Request:
+        line = self.rfile.readline(MAX_REQUEST_BYTES + 1)
+        if len(line) > MAX_REQUEST_BYTES:
+            raise BadRequest(f"a request has at most {MAX_REQUEST_BYTES} bytes")
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError) as exc:
+            raise BadRequest("a request is one line of JSON") from exc
+        if not isinstance(request, dict):
+            raise BadRequest("a request is a JSON object")
+        return request
+
+    def _send(self, answer: dict[str, Any]) -> None:
+        line = json.dumps({"version": VERSION, **answer}, separators=(",", ":"))
+        self.wfile.write(line.encode("utf-8") + b"\n")

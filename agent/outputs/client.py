@@ -1,0 +1,54 @@
+"""The other end of the local API, for the command line."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.errors import DagwallError
+from agent.outputs.questions import VERSION
+
+
+class Client:
+    """One request a connection. Raises DagwallError with a sentence for people."""
+
+    def __init__(self, path: Path, *, timeout_seconds: float = 30.0) -> None:
+        self._path, self._timeout = path, timeout_seconds
+
+    def ask(self, request: str, **fields: Any) -> Any:
+        """The result of a request that has one answer."""
+        for answer in self._answers(request, fields):
+            return answer.get("result")
+        raise DagwallError(f"{self._path}: the agent closed the connection without an answer")
+
+    def follow(self, **fields: Any) -> Iterator[dict[str, Any]]:
+        """Flows and denials as they come: {"item": ...}, {"lost": n}. Ends with the agent."""
+        for answer in self._answers("flows", fields | {"follow": True}):
+            if "item" in answer or "lost" in answer:
+                yield answer
+
+    def _answers(self, request: str, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        line = json.dumps({"version": VERSION, "request": request, **fields}) + "\n"
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(self._timeout)
+                connection.connect(str(self._path))
+                connection.sendall(line.encode("utf-8"))
+                with connection.makefile("rb") as answers:
+                    for answer in answers:
+                        yield _checked(json.loads(answer))
+        except (FileNotFoundError, ConnectionRefusedError) as exc:
+            raise DagwallError(f"no agent answers on {self._path}: is `dagwall run` running here?") from exc
+        except (OSError, ValueError) as exc:
+            raise DagwallError(f"ask the agent on {self._path}: {exc}") from exc
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    if answer.get("version") != VERSION:
+        raise DagwallError(f"the agent speaks version {answer.get('version')!r}, this dagwall {VERSION}: update one")
+    if "error" in answer:
+        raise DagwallError(str(answer["error"]))
+    return answer

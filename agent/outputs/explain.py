@@ -1,0 +1,188 @@
+"""`policy explain`: which rule decides, and why. Asks the judge on a snapshot, of an agent or of files. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from agent.compiler.judge import Decision, judge
+from agent.errors import DagwallError
+from agent.model.cluster import Address, Cluster, Pod
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.verdict import Direction, Verdict
+from agent.outputs.words import WHY, protocol_name, readable, reason_name, short_rule, socket_text
+from agent.parse.peers import PROTOCOLS, WITH_PORTS
+
+HYPOTHETICAL = PodUid("hypothetical")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Who (a pod's name, or ids as a task claims them) wants to reach whom, or for ingress is to be reached."""
+
+    host: str  # an address, `namespace/service` or `pod:namespace/name`
+    port: int = 0
+    protocol: str = "TCP"
+    direction: Direction = Direction.EGRESS
+    namespace: str = ""
+    service_account: str = ""
+    pod: str = ""
+    dag: str = ""
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer for one identity and one address."""
+
+    identity: str
+    pod: str  # "" where no pod of this identity is known: its labels then count as absent
+    address: str
+    protocol: str
+    port: int
+    direction: str
+    verdict: str
+    reason: str
+    rule: str
+    denying: tuple[str, ...]
+    allowing: tuple[str, ...]
+    nearest: str
+    text: str
+
+
+def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
+    """One answer for each identity that is meant and each address of the host. Raises DagwallError."""
+    number = _protocol(question.protocol)
+    if number in WITH_PORTS and not 1 <= question.port <= 65535:
+        raise DagwallError(f"--to: {question.protocol} needs a port from 1 to 65535, as in 192.0.2.9:5432")
+    addresses = _addresses(cluster, question.host)
+    out = []
+    for pod in _subjects(cluster, question):
+        for address in addresses:
+            decision = judge(cluster, pod, question.direction, address, number, question.port)
+            out.append(_explanation(cluster, question, pod, address, decision))
+    return tuple(out)
+
+
+def _protocol(text: str) -> int:
+    known = {name.upper(): number for name, number in PROTOCOLS.items()}
+    number = known.get(text.upper(), int(text) if text.isascii() and text.isdigit() else -1)
+    if not 0 <= number <= 255:
+        raise DagwallError(f"--to: protocol must be one of {', '.join(PROTOCOLS)} or a number, not {text!r}")
+    return number
+
+
+def _addresses(cluster: Cluster, host: str) -> tuple[Address, ...]:
+    try:
+        return (ip_address(host),)
+    except ValueError:
+        pass
+    kind, _, name = host.rpartition(":")
+    namespace, separator, name = name.partition("/")
+    if not separator:
+        raise DagwallError(
+            f"--to: {host!r} is no address; allowed: an address, NAMESPACE/SERVICE, pod:NAMESPACE/NAME"
+        )
+    if kind == "pod":
+        pods = [p for p in cluster.pods.values() if (p.namespace, p.name) == (namespace, name)]
+        found = tuple(address for pod in pods for address in pod.addresses)
+    else:
+        service = cluster.services.get((namespace, name))
+        found = service.addresses if service is not None else ()
+    if not found:
+        raise DagwallError(f"--to: no address of {host!r} is known")
+    return found
+
+
+def _subjects(cluster: Cluster, question: Question) -> list[Pod]:
+    """One pod for each identity that is meant; where there is none, one as a task would have it."""
+    chosen: dict[Identity, Pod] = {}
+    for pod in sorted(cluster.pods.values(), key=lambda p: (p.namespace, p.name)):
+        if not pod.finished and _is_meant(pod, question):
+            chosen.setdefault(pod.claim.identity, pod)
+    if chosen:
+        return list(chosen.values())
+    if question.pod:
+        raise DagwallError(f"--pod: no pod {question.pod!r} is known" + _in(question.namespace))
+    if not question.namespace:
+        managed = ", ".join(sorted(n.name for n in cluster.namespaces.values() if n.managed)) or "none"
+        raise DagwallError(f"no pod of this DAG is known; name its --namespace (managed ones: {managed})")
+    account = question.service_account or "default"
+    kind = Kind.KUBERNETES_EXECUTOR if question.dag else Kind.OTHER
+    identity = Identity(
+        cluster.settings.cluster,
+        question.namespace,
+        account,
+        question.dag,
+        question.task if question.dag else "",
+        kind,
+    )
+    claim = Claim(identity, ())
+    return [Pod(HYPOTHETICAL, question.namespace, "", claim, node=cluster.settings.node)]
+
+
+def _is_meant(pod: Pod, question: Question) -> bool:
+    identity = pod.claim.identity
+    wanted = (
+        (question.namespace, pod.namespace),
+        (question.service_account, identity.service_account),
+        (question.pod, f"{pod.namespace}/{pod.name}" if "/" in question.pod else pod.name),
+        (question.dag, identity.dag_id),
+        (question.task, identity.task_id),
+    )
+    if not question.pod and not question.dag:
+        return False
+    return all(not want or want == have for want, have in wanted)
+
+
+def _in(namespace: str) -> str:
+    return f" in namespace {namespace}" if namespace else ""
+
+
+def _explanation(cluster: Cluster, question: Question, pod: Pod, address: Address, got: Decision) -> Explanation:
+    protocol = protocol_name(_protocol(question.protocol))
+    return Explanation(
+        identity=str(pod.claim.identity),
+        pod="" if pod.uid == HYPOTHETICAL else f"{pod.namespace}/{pod.name}",
+        address=str(address),
+        protocol=protocol,
+        port=question.port,
+        direction=question.direction.name.lower(),
+        verdict=got.verdict.name.lower(),
+        reason=reason_name(got.reason),
+        rule=str(got.rule or ""),
+        denying=tuple(map(str, got.denying)),
+        allowing=tuple(map(str, got.allowing)),
+        nearest=readable(str(got.nearest)) if got.nearest else "",
+        text="; ".join(_sentences(cluster, question, pod, address, got)),
+    )
+
+
+def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address, got: Decision) -> Iterator[str]:
+    verb = {Verdict.ALLOW: "allow", Verdict.DENY: "deny", Verdict.AUDIT: "allow (audit: would be denied)"}
+    preposition = "to" if question.direction is Direction.EGRESS else "from"
+    where = socket_text(str(address), question.port if question.direction is Direction.EGRESS else 0)
+    yield f"{verb[got.verdict]}: {protocol_name(_protocol(question.protocol))} {preposition} {where}"
+    namespace = cluster.namespaces.get(pod.namespace)
+    if namespace is None or not namespace.managed:
+        yield f"namespace {pod.namespace} is not managed: no policy applies to it"
+    elif got.verdict is Verdict.ALLOW:
+        yield f"by {short_rule(str(got.rule))}" if got.rule else "loopback is never judged"
+    else:
+        yield f"by {short_rule(str(got.rule))}" if got.rule else WHY[got.reason]
+        said = deny_reasons(cluster).get(str(got.rule), "") if got.rule else ""
+        if said:
+            yield f"its reason: {said}"
+        if got.nearest:
+            yield f"nearest: {readable(str(got.nearest))}"
+
+
+def deny_reasons(cluster: Cluster) -> dict[str, str]:
+    """What authors of deny rules want read when they strike, by the rule's text."""
+    return {
+        f"{policy.ref}/{rule.name}": rule.reason
+        for policy in cluster.policies.values()
+        for rule in policy.deny
+        if rule.reason
+    }

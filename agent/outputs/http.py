@@ -1,0 +1,125 @@
+"""The HTTP side: /metrics, /livez and /readyz on one address (S3: bound by choice)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from agent.errors import DagwallError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+REQUESTS = 16
+"""At the same time; more are closed unanswered, so that nobody can make the agent start threads without end."""
+REQUEST_SECONDS = 10.0
+
+Problems = Callable[[], Iterable[str]]
+"""What is wrong, one sentence each; nothing: all is well."""
+
+
+def app(registry: CollectorRegistry, *, dead: Problems, unready: Problems) -> WSGIApplication:
+    """GET /metrics, /livez, /readyz; 503 with the problems as text."""
+    metrics: WSGIApplication = make_wsgi_app(registry)
+
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            return metrics(environ, start)
+        if path in ("/livez", "/readyz"):
+            problems = list(dead() if path == "/livez" else unready())
+            return _text(start, "503 Service Unavailable" if problems else "200 OK", problems or ["ok"])
+        return _text(start, "404 Not Found", ["/metrics, /livez, /readyz"])
+
+    return answer
+
+
+def _text(start: StartResponse, status: str, lines: Iterable[str]) -> Iterable[bytes]:
+    body = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+    start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_SECONDS
+
+    def log_message(self, *_: object) -> None:
+        """Nothing per request."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], family: socket.AddressFamily) -> None:
+        self.address_family = family
+        self._room = threading.BoundedSemaphore(REQUESTS)
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """As the base class, without its DNS query for this host's name."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no event."""
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`host:port`, `[v6]:port`, `:port`. Raises ValueError that says what is allowed."""
+    host, separator, port = text.rpartition(":")
+    number = int(port) if port.isascii() and port.isdigit() else -1
+    bare = host.removeprefix("[").removesuffix("]")
+    if not separator or not 0 <= number <= 65535 or (":" in bare and bare == host):
+        raise ValueError(f"must be HOST:PORT such as 127.0.0.1:9990 or [::1]:9990, not {text!r}")
+    return bare, number
+
+
+class HttpServer:
+    """Binds at once, serves from `start` to `stop`. Raises DagwallError where the address is taken."""
+
+    def __init__(self, address: str, application: WSGIApplication) -> None:
+        host, port = split_address(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._server = _Server((host, port), family)
+        except OSError as exc:
+            raise DagwallError(f"serve metrics on {address}: {exc.strerror or exc}") from exc
+        self._server.set_app(application)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The one that was bound, where 0 was asked for."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        with contextlib.suppress(OSError):
+            self._server.server_close()

@@ -1,0 +1,191 @@
+"""Prometheus metrics (design 6): made at scrape time from what the agent says about itself, and from task series.
+
+What resets: `dagwall_task_*` count from the start of this agent; flows that were live then are counted from their
+beginning once more, so a restart shows as a counter reset that is followed by the live flows' totals. All that comes
+from the kernel's own counters (`dagwall_identity_*`, `dagwall_task_denied_total`, the kernel's losses) goes on across
+restarts and upgrades, until `dagwall detach`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.model.flow import Flow
+from agent.model.report import IdentityRow, Status, View
+from agent.outputs.series import LABELS, OVERFLOW, TaskSeries
+
+_TASK = ("namespace", "dag_id", "task_id", "service_account")
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics(Collector):
+    """Registers itself in `registry`. `view` answers None while there is nothing to say yet."""
+
+    def __init__(self, registry: CollectorRegistry, view: Callable[[], View | None], *, series: int) -> None:
+        self._view, self._limit = view, series
+        self.tasks = TaskSeries(series)
+        self._policy_latency = Histogram(
+            "dagwall_policy_latency_seconds", "Time from reading a change to the last map write that enforces it.",
+            registry=registry, buckets=_LATENCY,
+        )  # fmt: skip
+        self._pending = Histogram(
+            "dagwall_pending_seconds", "Time for which an endpoint was pending: nothing of it was let out.",
+            registry=registry, buckets=_LATENCY,
+        )  # fmt: skip
+        registry.register(self)
+
+    def flows(self, flows: list[Flow]) -> None:
+        """From the draining thread."""
+        self.tasks.add(flows)
+
+    def observe_policy_latency(self, seconds: float) -> None:
+        self._policy_latency.observe(seconds)
+
+    def observe_pending(self, seconds: float) -> None:
+        self._pending.observe(seconds)
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._task_families()
+        view = self._view()
+        if view is not None:
+            yield from self._identity_families(view.identities)
+            yield self._denied(view)
+            yield from _agent_families(view.status)
+
+    def _task_families(self) -> Iterator[Metric]:
+        sizes = CounterMetricFamily(
+            "dagwall_task_bytes", "Bytes of a task's flows, IP headers included; direction says who opened.",
+            labels=[*LABELS, "traffic"],
+        )  # fmt: skip
+        packets = CounterMetricFamily(
+            "dagwall_task_packets", "Packets of a task's flows; direction says who opened.",
+            labels=[*LABELS, "traffic"],
+        )  # fmt: skip
+        connections = CounterMetricFamily(
+            "dagwall_task_connections", "Connections, and for datagrams flows, of a task; direction says who opened.",
+            labels=LABELS,
+        )  # fmt: skip
+        for key, totals in self.tasks.snapshot().items():
+            sizes.add_metric([*key, "sent"], totals.sent_bytes)
+            sizes.add_metric([*key, "received"], totals.received_bytes)
+            packets.add_metric([*key, "sent"], totals.sent_packets)
+            packets.add_metric([*key, "received"], totals.received_packets)
+            connections.add_metric(key, totals.connections)
+        yield from (sizes, packets, connections)
+        yield CounterMetricFamily(
+            "dagwall_metric_series_overflow",
+            f"Reports of flows that went into the {OVERFLOW} series, because {self._limit} task series are there.",
+            value=self.tasks.overflowed,
+        )
+
+    def _identity_families(self, rows: Iterable[IdentityRow]) -> Iterator[Metric]:
+        """Identities that differ only in what is no label here are one series."""
+        totals: dict[tuple[str, ...], Counter[str]] = {}
+        for row in rows:
+            found = totals.setdefault((row.namespace, row.dag_id, row.task_id, row.service_account), Counter())
+            found["sent_bytes"] += row.sent_bytes
+            found["received_bytes"] += row.received_bytes
+            found["sent_packets"] += row.sent_packets
+            found["received_packets"] += row.received_packets
+        for what in ("bytes", "packets"):
+            family = CounterMetricFamily(
+                f"dagwall_identity_{what}",
+                f"Exact {what} of an identity since the programs were first loaded, with those that no flow holds.",
+                labels=[*_TASK, "traffic"],
+            )
+            for key, sums in totals.items():
+                family.add_metric([*key, "sent"], sums[f"sent_{what}"])
+                family.add_metric([*key, "received"], sums[f"received_{what}"])
+            yield family
+
+    def _denied(self, view: View) -> Metric:
+        """Exact: from the kernel's `denials`, not from sampled events (R2)."""
+        names = {row.number: (row.namespace, row.dag_id, row.task_id, row.service_account) for row in view.identities}
+        totals: Counter[tuple[str, ...]] = Counter()
+        for row in view.denials:
+            key: tuple[str, ...] = (
+                *names.get(row.identity, ("", "", "", "")),
+                row.reason,
+                row.direction,
+                row.verdict,
+            )
+            if key not in totals and len(totals) >= self._limit:
+                key = (*[OVERFLOW] * 4, row.reason, row.direction, row.verdict)
+            totals[key] += row.packets
+        family = CounterMetricFamily(
+            "dagwall_task_denied",
+            "Packets and calls of a task that were denied (verdict deny), or would be (verdict audit), by reason.",
+            labels=[*_TASK, "reason", "direction", "verdict"],
+        )
+        for key, value in totals.items():
+            family.add_metric(key, value)
+        return family
+
+
+def _agent_families(status: Status) -> Iterator[Metric]:
+    yield _gauge("dagwall_ready", "1 when everything known is enforced and no problem is open.", status.ready)
+    yield _gauges("dagwall_endpoints", "Endpoints of this node by state.", ["state"], status.endpoints)
+    yield _gauges(
+        "dagwall_map_entries", "Entries used in a kernel map.", ["map"], [(m.name, m.used) for m in status.maps]
+    )
+    yield _gauges(
+        "dagwall_map_pressure", "Share of a kernel map's entries that is used, 0 to 1.", ["map"],
+        [(m.name, m.used / m.entries if m.entries else 0) for m in status.maps],
+    )  # fmt: skip
+    losses = CounterMetricFamily(
+        "dagwall_losses",
+        "Events, counts and log lines that were lost or left uncounted, by reason.",
+        labels=["reason"],
+    )
+    for reason, count in status.losses:
+        losses.add_metric([reason], count)
+    yield losses
+    features = [(name, int(there)) for name, there in status.features]
+    yield _gauges("dagwall_feature", "1 where this kernel has the feature.", ["feature"], features)
+    hooks = GaugeMetricFamily(
+        "dagwall_hook_attached", "1 where our program is on the hook of this root cgroup.", labels=["hook", "root"]
+    )
+    for hook in status.hooks:
+        hooks.add_metric([hook.hook, hook.root], hook.attached)
+    yield hooks
+    yield _gauge("dagwall_policy_revision", "Revision of the newest snapshot of the cluster.", status.revision)
+    yield _gauge("dagwall_policy_programmed_revision", "Revision that the kernel's maps say.", status.programmed)
+    yield _gauge("dagwall_policies", "Policies in force.", status.policies)
+    yield _gauge("dagwall_invalid_objects", "Objects that are invalid now.", len(status.object_errors))
+    reasons = Counter(sentence.split(": ")[1] for sentence in status.unenforceable if ": " in sentence)
+    yield _gauges(
+        "dagwall_unenforceable_pods", "Managed pods that the kernel cannot hold, by reason.", ["reason"],
+        reasons.items(),
+    )  # fmt: skip
+    yield _gauge(
+        "dagwall_outside_containers", "Containers outside of the pods' roots: no program sees them.",
+        len(status.outside),
+    )  # fmt: skip
+    yield _gauge("dagwall_resident_bytes", "Memory of the agent's process in bytes.", status.resident_bytes)
+    yield _gauge(
+        "dagwall_start_to_enforcing_seconds", "Time from the start of the process to the last attachment.",
+        status.enforcing_after_seconds,
+    )  # fmt: skip
+    yield _gauge("dagwall_start_time_seconds", "Start of the agent in seconds since the epoch.", status.started)
+    build = GaugeMetricFamily("dagwall_build_info", "Versions; always 1.", labels=["version", "bcc", "kernel"])
+    build.add_metric([status.version, status.bcc, status.kernel], 1)
+    yield build
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _gauges(name: str, text: str, labels: list[str], values: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label, value in values:
+        family.add_metric([label], value)
+    return family

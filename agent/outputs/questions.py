@@ -1,0 +1,145 @@
+"""What the socket answers: each request is a name and fields, each answer plain JSON. Reads immutable values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from agent.errors import DagwallError
+from agent.model.cluster import Cluster
+from agent.model.report import View
+from agent.model.verdict import Direction, Verdict
+from agent.outputs.explain import Question, deny_reasons, explain
+from agent.outputs.plain import plain
+from agent.outputs.recent import Recent, Seen
+from agent.outputs.records import Filter, record_of
+from agent.outputs.why import grouped
+
+VERSION = 1
+"""Of the protocol of requests and answers; grows when an old client would misread a new answer."""
+MAX_COUNT = 10_000
+DEFAULT_COUNT = 100
+_WAIT_SECONDS = 1.0
+_VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
+_DIRECTIONS = {direction.name.lower(): direction for direction in Direction}
+
+Request = Mapping[str, Any]
+
+
+class BadRequest(DagwallError):
+    """A request that cannot be answered; the text goes to who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """`view` answers None while the agent has not said anything yet."""
+
+    view: Callable[[], View | None]
+    cluster: Callable[[], Cluster]
+    recent: Recent
+
+    def answers(self, request: Request) -> Iterator[dict[str, Any]]:
+        """One answer, or for `follow` one after the other without end; an empty one tells that nothing came.
+
+        Raises BadRequest, or DagwallError, with a sentence.
+        """
+        if request.get("version") != VERSION:
+            raise BadRequest(f"version: this agent speaks {VERSION} here, not {request.get('version')!r}")
+        known: dict[str, Callable[[Request], Any]] = {
+            "status": lambda _: self._view().status,
+            "endpoints": lambda _: self._view().endpoints,
+            "identities": lambda _: self._view().identities,
+            "denials": lambda _: self._view().denials,
+            "why": self._why,
+            "explain": lambda r: explain(self.cluster(), question_of(r)),
+        }
+        name = request.get("request")
+        if name == "flows":
+            yield from self._flows(request)
+        elif name in known:
+            yield {"result": plain(known[name](request))}
+        else:
+            raise BadRequest(f"request: must be one of flows, {', '.join(known)}, not {name!r}")
+
+    def _view(self) -> View:
+        view = self.view()
+        if view is None:
+            raise BadRequest("the agent is starting: ask again in a moment")
+        return view
+
+    def _flows(self, request: Request) -> Iterator[dict[str, Any]]:
+        wanted, count = filter_of(request), _count(request)
+        if not request.get("follow"):
+            yield {"result": [_row(seen) for seen in self.recent.last(wanted, count)]}
+            return
+        with self.recent.follow(wanted) as subscription:
+            for seen in self.recent.last(wanted, count):
+                yield {"item": _row(seen)}
+            while not subscription.closed:
+                taken, lost = subscription.take(_WAIT_SECONDS)
+                if lost:
+                    yield {"lost": lost}
+                for seen in taken:
+                    yield {"item": _row(seen)}
+                if not taken:
+                    yield {}
+
+    def _why(self, request: Request) -> dict[str, Any]:
+        """Events explained, newest first, and beside them the kernel's exact numbers."""
+        wanted = filter_of(request)
+        found = grouped(self.recent.last_denials(wanted), deny_reasons(self.cluster()))[: _count(request)]
+        view = self._view()
+        names = {
+            row.number: f"{row.namespace}/{row.service_account}/{row.dag_id}/{row.task_id}"
+            for row in view.identities
+            if wanted.means(row.namespace, row.dag_id, row.task_id)
+        }
+        totals = [plain(row) | {"name": names[row.identity]} for row in view.denials if row.identity in names]
+        return {"denials": found, "totals": totals}
+
+
+def _row(seen: Seen) -> dict[str, Any]:
+    return record_of(seen).as_dict()
+
+
+def _count(request: Request) -> int:
+    count = request.get("last", DEFAULT_COUNT)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_COUNT:
+        raise BadRequest(f"last: must be a whole number from 0 to {MAX_COUNT}, not {count!r}")
+    return count
+
+
+def _texts(request: Request, names: list[str]) -> dict[str, str]:
+    found = {name: request[name] for name in names if request.get(name)}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise BadRequest(f"{name}: must be text, not {value!r}")
+    return found
+
+
+def filter_of(request: Request) -> Filter:
+    """The fields of Filter that a request has."""
+    texts = _texts(request, [field.name for field in fields(Filter) if field.name != "since"])
+    if texts.get("verdict", "allow") not in _VERDICTS:
+        raise BadRequest(f"verdict: must be one of {', '.join(_VERDICTS)}, not {texts['verdict']!r}")
+    if texts.get("direction", "egress") not in _DIRECTIONS:
+        raise BadRequest(f"direction: must be egress or ingress, not {texts['direction']!r}")
+    since = request.get("since", 0)
+    if not isinstance(since, int | float):
+        raise BadRequest(f"since: must be seconds since the epoch, not {since!r}")
+    return Filter(**texts, since=float(since))
+
+
+def question_of(request: Request) -> Question:
+    """The fields of Question that a request has."""
+    names = [field.name for field in fields(Question) if field.name not in ("port", "direction")]
+    texts = _texts(request, names)
+    if "host" not in texts:
+        raise BadRequest("host: must be given")
+    port, direction = request.get("port", 0), request.get("direction", "egress")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise BadRequest(f"port: must be a whole number from 0 to 65535, not {port!r}")
+    if direction not in _DIRECTIONS:
+        raise BadRequest(f"direction: must be egress or ingress, not {direction!r}")
+    return Question(**texts, port=port, direction=_DIRECTIONS[direction])

@@ -1,0 +1,118 @@
+"""The last flows and denials, in memory, for `dagwall flows` and `why`. Bounded, and safe between threads."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from agent.model.flow import Denial, Flow
+from agent.outputs.records import Filter
+
+Seen = Flow | Denial
+FLOWS = 8192
+DENIALS = 4096
+QUEUE = 4096
+
+
+class Subscription:
+    """What one follower has not read yet. A follower that is too slow loses the oldest, and is told how many."""
+
+    def __init__(self, wanted: Filter, size: int) -> None:
+        self.wanted = wanted
+        self._queue: deque[Seen] = deque()
+        self._size, self._lost, self._closed = size, 0, False
+        self._changed = threading.Condition()
+
+    def offer(self, seen: Iterable[Seen]) -> int:
+        """How many were lost by it."""
+        matching = [each for each in seen if self.wanted.matches(each)]
+        with self._changed:
+            self._queue.extend(matching)
+            lost = max(0, len(self._queue) - self._size)
+            for _ in range(lost):
+                self._queue.popleft()
+            self._lost += lost
+            self._changed.notify_all()
+        return lost
+
+    def take(self, timeout_seconds: float) -> tuple[list[Seen], int]:
+        """Everything that waits and the number lost before it; empty after the timeout, or when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed, timeout_seconds)
+            taken, lost = list(self._queue), self._lost
+            self._queue.clear()
+            self._lost = 0
+        return taken, lost
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Recent:
+    """Written by the draining thread, read by any. `lost` counts what slow followers did not get."""
+
+    def __init__(self, *, flows: int = FLOWS, denials: int = DENIALS, queue: int = QUEUE) -> None:
+        self._flows: deque[Flow] = deque(maxlen=flows)
+        self._denials: deque[Denial] = deque(maxlen=denials)
+        self._followers: list[Subscription] = []
+        self._queue, self._lock = queue, threading.Lock()
+        self.lost = 0
+
+    def flows(self, flows: list[Flow]) -> None:
+        with self._lock:
+            self._flows.extend(flows)
+        self._tell(flows)
+
+    def denials(self, denials: list[Denial]) -> None:
+        with self._lock:
+            self._denials.extend(denials)
+        self._tell(denials)
+
+    def last(self, wanted: Filter, count: int) -> list[Seen]:
+        """The newest `count` that match, oldest first."""
+        with self._lock:
+            both: list[list[Seen]] = [[*reversed(self._flows)], [*reversed(self._denials)]]
+        newest: Iterator[Seen] = heapq.merge(*both, key=lambda seen: -seen.time)
+        matching = (seen for seen in newest if wanted.matches(seen))
+        return list(itertools.islice(matching, count))[::-1]
+
+    def last_denials(self, wanted: Filter) -> list[Denial]:
+        """All that are remembered and match, newest first."""
+        with self._lock:
+            denials = list(self._denials)
+        return [denial for denial in reversed(denials) if wanted.matches(denial)]
+
+    @contextmanager
+    def follow(self, wanted: Filter) -> Iterator[Subscription]:
+        """What comes from now on."""
+        subscription = Subscription(wanted, self._queue)
+        with self._lock:
+            self._followers.append(subscription)
+        try:
+            yield subscription
+        finally:
+            with self._lock:
+                self._followers.remove(subscription)
+
+    def close(self) -> None:
+        """Followers come to their end."""
+        with self._lock:
+            followers = list(self._followers)
+        for follower in followers:
+            follower.close()
+
+    def _tell(self, seen: Sequence[Seen]) -> None:
+        with self._lock:
+            followers = list(self._followers) if seen else []
+        for follower in followers:
+            self.lost += follower.offer(seen)

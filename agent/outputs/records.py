@@ -1,0 +1,138 @@
+"""Flows and denials as flat records: what `dagwall flows` and `why` filter, send and show. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agent.model.flow import Denial, EndpointFacts, Flow
+from agent.model.identity import Claim, Identity, Kind
+from agent.model.selector import id_matches
+from agent.outputs.words import protocol_name, reason_name, sentence
+
+_NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of `dagwall flows`. `time` in seconds since the epoch, counts since the record before."""
+
+    kind: str  # flow or denial
+    time: float
+    namespace: str
+    pod: str
+    service_account: str
+    dag_id: str
+    task_id: str
+    run_id: str
+    try_number: str
+    map_index: str
+    ambiguous: bool
+    identity: int
+    direction: str
+    peer: str
+    peer_kind: str
+    address: str
+    protocol: str
+    port: int
+    verdict: str
+    reason: str = ""
+    rule: str = ""
+    nearest: str = ""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    received_packets: int = 0
+    connections: int = 0
+    new: bool = False
+    opened_by: str = ""
+    text: str = ""  # of denials: the sentence
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def record_of(seen: Flow | Denial) -> Record:
+    common: dict[str, Any] = _who(seen.endpoint) | {
+        "time": seen.time,
+        "direction": seen.tuple.direction.name.lower(),
+        "peer": seen.peer.name,
+        "peer_kind": seen.peer.kind.value,
+        "address": str(seen.tuple.peer),
+        "protocol": protocol_name(seen.tuple.protocol),
+        "port": seen.tuple.service_port,
+        "verdict": seen.verdict.name.lower(),
+        "rule": seen.rule,
+    }
+    if isinstance(seen, Denial):
+        opener = seen.opened_by
+        return Record(
+            **common,
+            kind="denial",
+            reason=reason_name(seen.reason),
+            nearest=seen.nearest,
+            opened_by=f"{opener.namespace}/{opener.pod}" if opener else "",
+            text=sentence(seen),
+        )
+    counts = seen.counts
+    return Record(
+        **common,
+        kind="flow",
+        sent_bytes=counts.sent_bytes,
+        received_bytes=counts.received_bytes,
+        sent_packets=counts.sent_packets,
+        received_packets=counts.received_packets,
+        connections=counts.connections,
+        new=seen.new,
+    )
+
+
+def _who(facts: EndpointFacts) -> dict[str, Any]:
+    identity, claim = facts.identity, facts.claim or _NOBODY
+    return {
+        "namespace": facts.namespace,
+        "pod": facts.pod,
+        "service_account": identity.service_account,
+        "dag_id": identity.dag_id,
+        "task_id": identity.task_id,
+        "run_id": claim.run_id,
+        "try_number": claim.try_number,
+        "map_index": claim.map_index,
+        "ambiguous": identity.ambiguous,
+        "identity": facts.number,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Empty fields let everything through; ids, pods and peers are patterns with `*` (P16)."""
+
+    namespace: str = ""
+    dag: str = ""
+    task: str = ""
+    pod: str = ""
+    peer: str = ""  # its name or its address
+    verdict: str = ""
+    direction: str = ""
+    since: float = 0.0  # seconds since the epoch
+
+    def means(self, namespace: str, dag: str, task: str) -> bool:
+        """Whether a task is one of those that are asked for."""
+        return (
+            (not self.namespace or id_matches(self.namespace, namespace))
+            and (not self.dag or id_matches(self.dag, dag))
+            and (not self.task or id_matches(self.task, task))
+        )
+
+    def matches(self, seen: Flow | Denial) -> bool:
+        identity = seen.endpoint.identity
+        return (
+            seen.time >= self.since
+            and (not self.verdict or seen.verdict.name.lower() == self.verdict)
+            and (not self.direction or seen.tuple.direction.name.lower() == self.direction)
+            and (not self.pod or id_matches(self.pod, seen.endpoint.pod))
+            and self.means(seen.endpoint.namespace, identity.dag_id, identity.task_id)
+            and (
+                not self.peer or id_matches(self.peer, seen.peer.name) or id_matches(self.peer, str(seen.tuple.peer))
+            )
+        )

@@ -1,0 +1,87 @@
+"""The words for numbers: one spelling of protocols, verdicts and reasons for everything that people read (R3)."""
+
+from __future__ import annotations
+
+import re
+
+from agent.model.flow import Denial, Tuple
+from agent.model.verdict import Direction, DropReason, Verdict
+from agent.parse.peers import PROTOCOLS, WITH_PORTS
+
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_LACKS_PORT = re.compile(r"\bport (\d+)/(\d+)")
+_LACKS_PROTOCOL = re.compile(r"\bprotocol (\d+)")
+
+WHY = {
+    DropReason.NONE: "no reason was recorded",
+    DropReason.NO_RULE: "no rule allows it",
+    DropReason.DENY_RULE: "a deny rule forbids it",
+    DropReason.UNKNOWN_PEER: "no pod or service is known at this address",
+    DropReason.PENDING: "the pod was not known yet",
+    DropReason.QUARANTINED: "the pod's claim contradicts a binding: it is quarantined",
+    DropReason.FRAGMENT: "IP fragments cannot be judged",
+    DropReason.SOURCE_ROUTE: "source-routed packets are not allowed",
+    DropReason.INVALID_PACKET: "its headers cannot be read",
+    DropReason.RAW_SOCKET: "raw sockets need a policy with `rawSockets: true`",
+    DropReason.NOT_A_REPLY: "it only looks like an answer: no live flow asked for it",
+    DropReason.AGENT_GONE: "the agent is not running and the pod is unknown (--on-agent-loss deny)",
+    DropReason.NOT_READY: "the programs are not complete on this node",
+}
+"""A clause for each reason that people can read."""
+
+
+def protocol_name(number: int) -> str:
+    return PROTOCOL_NAMES.get(number, f"protocol {number}")
+
+
+def reason_name(reason: DropReason) -> str:
+    """`no_rule`: the label in metrics, the field in logs."""
+    return reason.name.lower()
+
+
+def where(flow: Tuple) -> str:
+    """`192.0.2.9:5432`, `[2001:db8::1]:443`, or the address alone."""
+    return socket_text(str(flow.peer), flow.service_port if flow.protocol in WITH_PORTS else 0)
+
+
+def socket_text(address: str, port: int) -> str:
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def short_rule(rule: str) -> str:
+    """`finance-egress/warehouse` of a RuleRef's text; the kind stays where it tells where to look."""
+    parts = rule.split("/", 3)
+    if parts[0] == "TaskNetworkPolicy" and len(parts) == 4:
+        return f"{parts[2]}/{parts[3]}"
+    return rule
+
+
+def readable(nearest: str) -> str:
+    """What the nearest rule lacks, with protocols as words: `finance-egress/warehouse lacks port 5432/TCP`."""
+    rule, separator, lacks = nearest.partition(" lacks ")
+    lacks = _LACKS_PORT.sub(lambda m: f"port {m[2]}/{protocol_name(int(m[1]))}", lacks)
+    lacks = _LACKS_PROTOCOL.sub(lambda m: protocol_name(int(m[1])), lacks)
+    return f"{short_rule(rule)}{separator}{lacks}"
+
+
+def sentence(denial: Denial, said: str = "") -> str:
+    """What a DAG's author reads. `said`: the deny rule's own reason, where it has one."""
+    verb = "would be denied" if denial.verdict is Verdict.AUDIT else "denied"
+    if denial.verdict is Verdict.ALLOW:
+        verb = "allowed, and noted"
+    flow = denial.tuple
+    text = f"{verb}: {protocol_name(flow.protocol)} to {where(flow)} ({denial.peer})"
+    if flow.direction is Direction.INGRESS:
+        port = f" to port {flow.service_port}" if flow.protocol in WITH_PORTS else ""
+        text = f"{verb}: {protocol_name(flow.protocol)} from {flow.peer} ({denial.peer}){port}"
+    why = WHY[denial.reason]
+    if denial.reason is DropReason.DENY_RULE and denial.rule:
+        why = f"{short_rule(denial.rule)} forbids it"
+    if said:
+        why += f": {said}"
+    if denial.opened_by is not None:
+        why += f"; the socket was used by pod {denial.opened_by.namespace}/{denial.opened_by.pod}"
+    nearest = f"; nearest: {readable(denial.nearest)}" if denial.nearest else ""
+    return f"{text}, {why}{nearest}"

@@ -1,0 +1,73 @@
+"""Flows, denials and views for the tests of outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from agent.model.flow import Denial, EndpointFacts, Flow, FlowCounts, PeerKind, PeerName, Tuple
+from agent.model.identity import FIRST_IDENTITY, Claim, Identity, Kind
+from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status, View
+from agent.model.verdict import Direction, DropReason, Hook, Verdict
+
+WORLD = PeerName(PeerKind.ENTITY, "world")
+NUMBER = FIRST_IDENTITY + 1
+
+
+def endpoint(dag: str = "finance", task: str = "load", pod: str = "finance-load-x1") -> EndpointFacts:
+    identity = Identity("prod", "airflow", "etl", dag, task, Kind.KUBERNETES_EXECUTOR)
+    claim = Claim(identity, (), run_id="manual__1", try_number="2", map_index="-1")
+    return EndpointFacts(identity, NUMBER, "airflow", pod, "uid-1", claim, "n1")
+
+
+def flow(
+    dag: str = "finance", *, time: float = 1.5, peer: PeerName = WORLD, address: str = "192.0.2.9", port: int = 443,
+    direction: Direction = Direction.EGRESS, verdict: Verdict = Verdict.ALLOW, protocol: int = 6,
+) -> Flow:  # fmt: skip
+    return Flow(
+        time, endpoint(dag), Tuple(ip_address(address), protocol, port, direction), peer, verdict,
+        "TaskNetworkPolicy/airflow/finance-egress/api", FlowCounts(3, 300, 2, 5000, 1), new=True,
+    )  # fmt: skip
+
+
+def denial(
+    dag: str = "finance", *, time: float = 2.5, reason: DropReason = DropReason.NO_RULE, rule: str = "",
+    verdict: Verdict = Verdict.DENY, address: str = "192.0.2.9", direction: Direction = Direction.EGRESS,
+) -> Denial:  # fmt: skip
+    return Denial(
+        time, endpoint(dag), Tuple(ip_address(address), 6, 5432, direction), WORLD, verdict, reason, rule,
+        Hook.CONNECT, cgroup_id=4711, socket_cookie=99, source_port=40000,
+        nearest="TaskNetworkPolicy/airflow/finance-egress/warehouse lacks port 6/5432",
+    )  # fmt: skip
+
+
+STATUS = Status(
+    version="0.1.0", node="n1", ready=True, problems=(), notices=(), revision=7, programmed=6, complete=True,
+    posture="enforce", on_agent_loss="allow", kernel="6.1.0", bcc="0.26.0", features=(("set_retval", True),),
+    hooks=(HookState("egress", "/kubepods", attached=True, program_id=5, instructions=1000),),
+    maps=(MapFill("rules", 100, 1000),), endpoints=(("managed", 2), ("pending", 0)), policies=3,
+    losses=(("ring_full", 0), ("flows_quota", 4)), object_errors=("a.yaml:3: TaskNetworkPolicy/x/y: broken",),
+    unenforceable=("airflow/p: NET_RAW: AF_PACKET is not covered by this build",), outside=(), started=1.0,
+    enforcing_after_seconds=0.8, resident_bytes=50_000_000,
+)  # fmt: skip
+
+VIEW = View(
+    status=STATUS,
+    endpoints=(
+        EndpointRow(
+            "uid-1", "airflow", "finance-load-x1", "managed", "airflow/etl/finance/load", NUMBER, 1, 1, (4711,),
+            escapes=("NET_RAW",), dag_id="finance", task_id="load", run_id="manual__1", try_number="2",
+        ),
+    ),
+    identities=(
+        IdentityRow(
+            NUMBER, "airflow", "etl", "finance", "load", "kubernetes-executor", ambiguous=False, endpoints=1,
+            sent_bytes=300, received_bytes=5000, sent_packets=3, received_packets=2, connections=1, denied_packets=9,
+        ),
+    ),
+    denials=(DenialRow(NUMBER, "no_rule", "", "egress", "deny", 9, 540),),
+)  # fmt: skip
+
+
+def unready(*problems: str) -> View:
+    return replace(VIEW, status=replace(STATUS, ready=False, problems=problems))

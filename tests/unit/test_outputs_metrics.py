@@ -1,0 +1,168 @@
+"""Metrics and the HTTP side, scraped over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.errors import DagwallError
+from agent.model.flow import PeerKind, PeerName
+from agent.model.report import DenialRow, View
+from agent.outputs.http import HttpServer, app, split_address
+from agent.outputs.metrics import Metrics
+from tests.unit.seen import NUMBER, VIEW, flow, unready
+
+
+class Scraped:
+    """Metrics behind a server whose view tests replace."""
+
+    def __init__(self, series: int = 100) -> None:
+        self.view: View | None = VIEW
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, lambda: self.view, series=series)
+        problems = lambda: self.view.status.problems if self.view else ("starting",)  # noqa: E731
+        self.server = HttpServer("127.0.0.1:0", app(self.registry, dead=tuple, unready=problems))
+        self.server.start()
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.server.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def value(self, name: str, **labels: str) -> float | None:
+        for family in text_string_to_metric_families(self.get("/metrics")[1]):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return sample.value
+        return None
+
+
+@pytest.fixture
+def scraped() -> Iterator[Scraped]:
+    served = Scraped()
+    yield served
+    served.server.stop()
+
+
+def test_task_series_add_up_by_names(scraped: Scraped) -> None:
+    scraped.metrics.flows([flow(address="192.0.2.1"), flow(address="192.0.2.2")])
+    who = {"namespace": "airflow", "dag_id": "finance", "task_id": "load", "service_account": "etl"}
+    whom = {"peer": "world", "direction": "egress"}
+    assert scraped.value("dagwall_task_bytes_total", **who, **whom, traffic="sent") == 600
+    assert scraped.value("dagwall_task_bytes_total", **who, **whom, traffic="received") == 10000
+    assert scraped.value("dagwall_task_packets_total", **who, **whom, traffic="sent") == 6
+    assert scraped.value("dagwall_task_connections_total", **who, **whom) == 2
+    assert "192.0.2" not in scraped.get("/metrics")[1]
+
+
+def test_what_the_kernel_counts_is_reported_as_it_is(scraped: Scraped) -> None:
+    assert scraped.value("dagwall_task_denied_total", dag_id="finance", reason="no_rule", verdict="deny") == 9
+    assert scraped.value("dagwall_identity_bytes_total", dag_id="finance", traffic="received") == 5000
+
+
+def test_identities_with_equal_names_are_one_series(scraped: Scraped) -> None:
+    other = replace(VIEW.identities[0], number=NUMBER + 1, ambiguous=True)
+    scraped.view = replace(
+        VIEW,
+        identities=(*VIEW.identities, other),
+        denials=(*VIEW.denials, DenialRow(NUMBER + 1, "no_rule", "", "egress", "deny", 1, 60)),
+    )
+    assert scraped.value("dagwall_task_denied_total", dag_id="finance") == 10
+    assert scraped.value("dagwall_identity_bytes_total", dag_id="finance", traffic="sent") == 600
+    samples = [line for line in scraped.get("/metrics")[1].splitlines() if not line.startswith("#")]
+    assert len({line.rsplit(" ", 1)[0] for line in samples}) == len(samples)
+
+
+def test_the_agent_speaks_about_itself(scraped: Scraped) -> None:
+    assert scraped.value("dagwall_ready") == 1
+    assert scraped.value("dagwall_map_entries", map="rules") == 100
+    assert scraped.value("dagwall_map_pressure", map="rules") == 0.1
+    assert scraped.value("dagwall_losses_total", reason="flows_quota") == 4
+    assert scraped.value("dagwall_endpoints", state="managed") == 2
+    assert scraped.value("dagwall_feature", feature="set_retval") == 1
+    assert scraped.value("dagwall_hook_attached", hook="egress", root="/kubepods") == 1
+    assert scraped.value("dagwall_policy_revision") == 7
+    assert scraped.value("dagwall_policy_programmed_revision") == 6
+    assert scraped.value("dagwall_invalid_objects") == 1
+    assert scraped.value("dagwall_unenforceable_pods", reason="NET_RAW") == 1
+    assert scraped.value("dagwall_outside_containers") == 0
+    assert scraped.value("dagwall_start_to_enforcing_seconds") == 0.8
+    assert scraped.value("dagwall_build_info", version="0.1.0", bcc="0.26.0", kernel="6.1.0") == 1
+
+
+def test_histograms_take_what_the_agent_measures(scraped: Scraped) -> None:
+    scraped.metrics.observe_policy_latency(0.004)
+    scraped.metrics.observe_pending(0.3)
+    assert scraped.value("dagwall_policy_latency_seconds_bucket", le="0.005") == 1
+    assert scraped.value("dagwall_pending_seconds_sum") == 0.3
+
+
+def test_series_beyond_the_limit_overflow_visibly_and_for_good() -> None:
+    served = Scraped(series=3)
+    try:
+        served.metrics.flows([flow(f"dag{n}") for n in range(10)])
+        served.metrics.flows([flow(f"dag{n}") for n in range(10)])
+        assert served.value("dagwall_task_connections_total", dag_id="dag2") == 2
+        assert served.value("dagwall_task_connections_total", dag_id="dag3") is None
+        assert served.value("dagwall_task_connections_total", dag_id="_overflow", peer="_overflow") == 14
+        assert served.value("dagwall_metric_series_overflow_total") == 14
+    finally:
+        served.server.stop()
+
+
+def test_hostile_ids_are_only_text(scraped: Scraped) -> None:
+    name = 'a"} 1\ndagwall_ready 0\n#\\'
+    scraped.metrics.flows([flow(name, peer=PeerName(PeerKind.POD, name))])
+    assert scraped.value("dagwall_task_connections_total", dag_id=name) == 1
+    assert scraped.value("dagwall_ready") == 1
+
+
+def test_every_family_says_what_it_is(scraped: Scraped) -> None:
+    lines = scraped.get("/metrics")[1].splitlines()
+    helped = {line.split()[2] for line in lines if line.startswith("# HELP") and len(line.split()) > 4}
+    typed = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert {name for name in typed if not name.endswith("_created")} <= helped
+
+
+def test_readiness_names_the_problems(scraped: Scraped) -> None:
+    assert scraped.get("/readyz") == (200, "ok\n")
+    scraped.view = unready("not attached to /kubepods", "revision refused")
+    assert scraped.get("/readyz") == (503, "not attached to /kubepods\nrevision refused\n")
+    scraped.view = None
+    assert scraped.get("/readyz") == (503, "starting\n")
+    assert scraped.get("/livez") == (200, "ok\n")
+    assert scraped.get("/metrics")[0] == 200
+    assert scraped.get("/secret")[0] == 404
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(scraped: Scraped) -> None:
+    with socket.create_connection(("127.0.0.1", scraped.server.port)):
+        assert scraped.get("/livez")[0] == 200
+
+
+def test_an_address_that_is_taken_is_said(scraped: Scraped) -> None:
+    with pytest.raises(DagwallError, match=r"serve metrics on 127\.0\.0\.1:\d+: Address already in use"):
+        HttpServer(f"127.0.0.1:{scraped.server.port}", lambda _, __: [])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [("127.0.0.1:9990", ("127.0.0.1", 9990)), ("[::1]:0", ("::1", 0)), (":9990", ("", 9990)), ("n1:1", ("n1", 1))],
+)
+def test_addresses(text: str, parts: tuple[str, int]) -> None:
+    assert split_address(text) == parts
+
+
+@pytest.mark.parametrize("text", ["", "9990", "host:", "host:x", "host:65536", "::1:99", "host:-1"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        split_address(text)
