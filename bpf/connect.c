@@ -87,9 +87,6 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 	enum { STREAM = 1 };
 	struct config *config = configuration();
 	__u64 task = bpf_get_current_cgroup_id();
-	int index = task & (BYPASS_SLOTS - 1);
-	__u64 *unmanaged = bypass.lookup(&index);
-
 	if (ctx->type != STREAM || ctx->protocol == PROTOCOL_SCTP || address_is_unspecified(peer))
 		return 1;
 	if (!config)
@@ -103,11 +100,13 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 		.direction = DIRECTION_EGRESS,
 	};
 
-	if (unmanaged && *unmanaged == key.cgroup_id)
+	struct nearby *near = nearby_of(key.cgroup_id);
+
+	if (near && near->state == STATE_UNMANAGED)
 		return 1;
 	struct flow *flow = flows.lookup(&key);
 
-	if (flow && key.cgroup_id == task && flow_is_current(flow)) {
+	if (flow && key.cgroup_id == task && is_current(flow->epoch, flow->slot, near)) {
 		count_connection(flow);
 		return 1;
 	}

@@ -131,12 +131,24 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	return flow;
 }
 
-static __always_inline int flow_is_current(const struct flow *flow)
+static __always_inline struct nearby *nearby_of(__u64 cgroup_id)
 {
-	int index = flow->slot;
-	struct epoch *epoch = epochs.lookup(&index);
+	int index = cgroup_id & (NEARBY_SLOTS - 1);
+	struct nearby *found = nearby.lookup(&index);
 
-	return epoch && flow->epoch == epoch->epoch;
+	return found && found->cgroup_id == cgroup_id ? found : 0;
+}
+
+/* Has the verdict of a flow not been called into question since it was given? `near` saves a lookup. */
+static __always_inline int is_current(__u32 epoch, __u32 slot, const struct nearby *near)
+{
+	int index = slot;
+
+	if (near)
+		return near->epoch == epoch;
+	struct epoch *now = epochs.lookup(&index);
+
+	return now && now->epoch == epoch;
 }
 
 /* An unknown cgroup: the agent is asked once (the entry in `pending` remembers that). */

@@ -7,7 +7,7 @@
 
 SHARED("array", int, struct config, config, 1, 0);             /* agent -> kernel */
 SHARED("hash", __u64, struct endpoint, endpoints, ENDPOINTS_ENTRIES, 0); /* agent -> kernel; full: pending */
-SHARED("array", int, __u64, bypass, BYPASS_SLOTS, 0);          /* agent -> kernel: an unmanaged cgroup's id, by its low bits */
+SHARED("array", int, struct nearby, nearby, NEARBY_SLOTS, 0);  /* agent -> kernel */
 SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent deletes; full: asks again each time */
 SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
 SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */

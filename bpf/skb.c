@@ -10,11 +10,10 @@ enum tail { TAIL_SLOW = 0 };
 /* Moves the counters of a promoted socket into its flow. Where the flow was evicted they stay, and the storage is
  * invalidated: the next packet makes the flow again.
  */
-static __always_inline void flush(struct promoted *s, __u32 now)
+static __always_inline void flush(struct promoted *s)
 {
 	struct flow *flow = flows.lookup(&s->key);
 
-	s->flushed = now;
 	if (!flow) {
 		s->epoch = 0;
 		return;
@@ -25,6 +24,23 @@ static __always_inline void flush(struct promoted *s, __u32 now)
 	__sync_fetch_and_add(&flow->received_packets, s->received_packets);
 	__sync_fetch_and_add(&flow->received_bytes, s->received_bytes);
 	s->sent_packets = s->sent_bytes = s->received_packets = s->received_bytes = 0;
+}
+
+static __always_inline __u32 flush_ticks(void)
+{
+	struct config *config = configuration();
+
+	return config ? config->flush_ticks : 0;
+}
+
+/* An answer to a datagram is one only while the flow that asked is live (P9); everything else needs no clock. */
+static __always_inline int is_live(__u8 protocol, int direction, int inbound, __u32 last)
+{
+	if (protocol == PROTOCOL_TCP || direction == inbound)
+		return 1;
+	struct config *config = configuration();
+
+	return config && (__u32)bpf_jiffies64() - last <= config->reply_ticks;
 }
 
 static __always_inline void count_identity(__u32 identity, int direction, int inbound, __u32 packets, __u32 bytes)
@@ -42,7 +58,7 @@ static __always_inline void count_identity(__u32 identity, int direction, int in
 	}
 }
 
-/* One flow in `flows` gets its own copy in the socket after some 256 packets. */
+/* The flow gets its own copy in the socket. */
 static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, const struct flow *flow,
 				    const struct flow_key *key, __be16 remote_port)
 {
@@ -54,42 +70,42 @@ static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, c
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || (key->protocol == PROTOCOL_TCP && sk->state != ESTABLISHED))
 		return;
-	__u32 now = bpf_jiffies64();
-
 	if (!s)
 		s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	else if (s->sent_packets | s->received_packets)
-		flush(s, now);
+		flush(s);
 	if (!s || (s->sent_packets | s->received_packets))
 		return;
 	s->slot = flow->slot;
 	s->identity = flow->identity;
-	s->last = s->flushed = now;
+	s->last = bpf_jiffies64();
+	s->flush_at = s->last + flush_ticks();
 	s->remote_port = remote_port;
 	s->key = *key;
 	s->epoch = flow->epoch;
 }
 
-static __always_inline int serves_socket(const struct promoted *s, const struct packet *packet, int inbound,
-					 const struct config *config)
+/* One packet in PROMOTE_PACKETS says yes: those of long flows, soon; of short ones, seldom. Drawing a random number
+ * costs as much as all the rest of a hit.
+ */
+static __always_inline int is_long(const struct flow *flow, struct __sk_buff *skb, int inbound)
 {
-	int index = s->slot;
+	__u64 packets = inbound ? flow->received_packets : flow->sent_packets;
 
-	if (s->remote_port != packet->remote_port || s->key.protocol != packet->protocol ||
-	    packet->role == ROLE_OPENS || !address_equal(&s->key.peer, &packet->peer))
-		return 0;
-	struct epoch *epoch = epochs.lookup(&index);
-
-	if (!epoch || s->epoch != epoch->epoch)
-		return 0;
-	return flow_serves(packet->protocol, s->key.direction, inbound, (__u32)bpf_jiffies64() - s->last,
-			   config->reply_ticks);
+	return (packets & (PROMOTE_PACKETS - 1)) < segments(skb);
 }
 
-static __always_inline void count_socket(struct promoted *s, struct __sk_buff *skb, int inbound,
-					 const struct config *config)
+static __always_inline int serves_socket(const struct promoted *s, const struct packet *packet, int inbound,
+					 const struct nearby *near)
 {
-	__u32 now = bpf_jiffies64();
+	return s->remote_port == packet->remote_port && s->key.protocol == packet->protocol &&
+	       packet->role != ROLE_OPENS && address_equal(&s->key.peer, &packet->peer) &&
+	       is_current(s->epoch, s->slot, near) &&
+	       is_live(packet->protocol, s->key.direction, inbound, s->last);
+}
+
+static __always_inline void count_socket(struct promoted *s, struct __sk_buff *skb, int inbound)
+{
 	__u32 packets = segments(skb);
 
 	if (inbound) {
@@ -99,14 +115,17 @@ static __always_inline void count_socket(struct promoted *s, struct __sk_buff *s
 		s->sent_packets += packets;
 		s->sent_bytes += skb->len;
 	}
-	s->last = now;
+	s->last = bpf_jiffies64();
 	count_identity(s->identity, s->key.direction, inbound, packets, skb->len);
-	if (now - s->flushed > config->flush_ticks)
-		flush(s, now);
+	if ((__s32)(s->last - s->flush_at) > 0) {
+		s->flush_at = s->last + flush_ticks();
+		flush(s);
+	}
 }
 
+/* The flow of this packet, opened by either side; a packet that only opens looks in its own direction. */
 static __always_inline struct flow *find_flow(const struct packet *packet, int inbound, int connected,
-					      const struct config *config, struct flow_key *key)
+					      struct flow_key *key)
 {
 	struct flow *flow = 0;
 
@@ -118,11 +137,6 @@ static __always_inline struct flow *find_flow(const struct packet *packet, int i
 		flow_key_of(packet, key->cgroup_id, DIRECTION_INGRESS, connected, key);
 		flow = flows.lookup(key);
 	}
-	if (!flow || !flow_is_current(flow))
-		return 0;
-	if (!flow_serves(packet->protocol, key->direction, inbound, (__u32)bpf_jiffies64() - flow->last,
-			 config->reply_ticks))
-		return 0;
 	return flow;
 }
 
@@ -149,39 +163,44 @@ static __always_inline void count_flow(struct flow *flow, struct __sk_buff *skb,
 	}
 }
 
+/* The rare rest. Without a slow path, managed endpoints are closed and unmanaged ones open. */
+static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id)
+{
+	struct config *config = configuration();
+	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, cgroup_id) : 0;
+
+	count_loss(LOSS_TAIL_MISSING, 1);
+	return endpoint && endpoint->state == STATE_UNMANAGED;
+}
+
 static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 {
 	struct packet packet = {};
 	struct flow_key key = {};
 	struct promoted *s = 0;
 	struct bpf_sock *sk = skb->sk;
-	struct config *config = configuration();
+	struct nearby *near;
 	int connected = 0;
 
-	if (!config)
-		return 0;
-	if (sk)
-		s = sockets.sk_storage_get(sk, 0, 0);
 	key.cgroup_id = bpf_skb_cgroup_id(skb);
-	if (!s) {
-		int index = key.cgroup_id & (BYPASS_SLOTS - 1);
-		__u64 *unmanaged = bypass.lookup(&index);
-
-		if (unmanaged && *unmanaged == key.cgroup_id)
-			return 1;
-	}
+	near = nearby_of(key.cgroup_id);
+	if (near && near->state == STATE_UNMANAGED)
+		return 1;
 	if (parse_fast(skb, inbound, &packet)) {
-		if (s && serves_socket(s, &packet, inbound, config)) {
-			count_socket(s, skb, inbound, config);
+		if (sk) {
+			s = sockets.sk_storage_get(sk, 0, 0);
+			connected = packet.protocol == PROTOCOL_UDP && sk->dst_port != 0;
+		}
+		if (s && serves_socket(s, &packet, inbound, near)) {
+			count_socket(s, skb, inbound);
 			return 1;
 		}
-		if (sk)
-			connected = sk->dst_port != 0;
-		struct flow *flow = find_flow(&packet, inbound, connected, config, &key);
+		struct flow *flow = find_flow(&packet, inbound, connected, &key);
 
-		if (flow) {
+		if (flow && is_current(flow->epoch, flow->slot, near) &&
+		    is_live(packet.protocol, key.direction, inbound, flow->last)) {
 			count_flow(flow, skb, &packet, &key, inbound);
-			if (packet.role != ROLE_OPENS && bpf_get_prandom_u32() < 0xffffffffu / 256)
+			if (packet.role != ROLE_OPENS && is_long(flow, skb, inbound))
 				promote(skb, s, flow, &key, packet.remote_port);
 			return 1;
 		}
@@ -190,10 +209,7 @@ static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 		tail_ingress.call(skb, TAIL_SLOW);
 	else
 		tail_egress.call(skb, TAIL_SLOW);
-	count_loss(LOSS_TAIL_MISSING, 1);
-	struct endpoint *endpoint = endpoint_of_skb(skb, config, key.cgroup_id);
-
-	return endpoint && endpoint->state == STATE_UNMANAGED;
+	return tail_missing(skb, key.cgroup_id);
 }
 
 int egress(struct __sk_buff *skb)

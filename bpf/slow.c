@@ -162,7 +162,7 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 	}
 	struct flow *before = flows.lookup(&key);
 	int fresh = !before;
-	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || !flow_is_current(before));
+	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || !is_current(before->epoch, before->slot, 0));
 	struct flow *flow = remember(&key, config, endpoint, &rule);
 
 	if (flow)

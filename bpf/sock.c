@@ -67,7 +67,7 @@ int sock_release(struct bpf_sock *sk)
 	if (!s)
 		return 1;
 	if (s->sent_packets | s->received_packets) {
-		flush(s, bpf_jiffies64());
+		flush(s);
 		if (s->sent_packets | s->received_packets)
 			count_loss(LOSS_FLUSH_MISS, s->sent_packets + s->received_packets);
 		s->sent_packets = s->received_packets = 0;

@@ -56,7 +56,7 @@ enum limit {
 	IDENTITY_SLOTS = 4096,    /* identity numbers are FIRST_IDENTITY + 1 .. FIRST_IDENTITY + 4095; slot 0: overflow */
 	FIRST_IDENTITY = 1 << 24, /* a multiple of IDENTITY_SLOTS, so that a mask gives the slot */
 	ENDPOINT_SLOTS = 4096,    /* slot 0 is never an endpoint's */
-	BYPASS_SLOTS = 65536,
+	NEARBY_SLOTS = 65536,
 	CREATOR_SLOTS = 65536,
 	PORT_INDEXES = 196864,    /* TCP, UDP, SCTP: 65536 each; then one for each other protocol */
 	PORT_ANY = 0,             /* a port of TCP, UDP, ICMP, ICMPv6 that no policy mentions */
@@ -111,6 +111,14 @@ struct epoch { /* value of `epochs`, by endpoint slot; the agent writes it */
 };
 _Static_assert(sizeof(struct epoch) == 8, "ABI: agent/abi/layout.py");
 
+struct nearby { /* value of `nearby`, by the low bits of a cgroup id: most packets need no other lookup to be placed */
+	__u64 cgroup_id; /* another one: look in `endpoints` */
+	__u32 epoch;     /* of the endpoint's slot, as in `epochs` */
+	__u8 state;      /* enum endpoint_state */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct nearby) == 16, "ABI: agent/abi/layout.py");
+
 struct slot { /* value of `slots`, by endpoint slot; the kernel writes it */
 	__u32 inserted; /* entries of this slot ever put into `flows` */
 	__u32 tokens;   /* of the event bucket */
@@ -153,7 +161,7 @@ struct promoted { /* socket storage of a long flow, and the mark of a pending so
 	__u32 epoch;
 	__u32 identity;
 	__u32 last;    /* jiffies of the last packet */
-	__u32 flushed; /* jiffies of the last flush */
+	__u32 flush_at; /* jiffies at which the counters are due in `flows` */
 	__u16 pending; /* 1: connect() met a pending endpoint; 2: its first retry is set */
 	__be16 remote_port;
 	struct flow_key key;

@@ -11,7 +11,7 @@ ABI_VERSION = 1
 
 IDENTITY_SLOTS = 4096
 ENDPOINT_SLOTS = 4096
-BYPASS_SLOTS = 65536
+NEARBY_SLOTS = 65536
 CREATOR_SLOTS = 65536
 POD_LEVELS = 2
 
@@ -48,6 +48,7 @@ ENDPOINT = Layout(
     defaults=raw(2 * RULE.size, align=4),
 )
 EPOCH = Layout("epoch", epoch=u32, evicted=u32)
+NEARBY = Layout("nearby", cgroup_id=u64, epoch=u32, state=u8, pad=raw(3))
 SLOT = Layout("slot", inserted=u32, tokens=u32, refilled=u32, pad=u32)
 FLOW_KEY = Layout(
     "flow_key",
@@ -82,7 +83,7 @@ PROMOTED = Layout(
     epoch=u32,
     identity=u32,
     last=u32,
-    flushed=u32,
+    flush_at=u32,
     pending=u16,
     remote_port=be16,
     key=nested(FLOW_KEY),
@@ -134,7 +135,7 @@ EVENT = Layout(
 )
 
 STRUCTS = (
-    CONFIG, RULE, ENDPOINT, EPOCH, SLOT, FLOW_KEY, FLOW, PROMOTED, PREFIX, CLASSES, RULE_KEY, IDENTITY_COUNTS,
+    CONFIG, RULE, ENDPOINT, EPOCH, NEARBY, SLOT, FLOW_KEY, FLOW, PROMOTED, PREFIX, CLASSES, RULE_KEY, IDENTITY_COUNTS,
     IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT,
 )  # fmt: skip
 
@@ -158,7 +159,7 @@ class MapSpec:
 MAPS: dict[str, MapSpec] = {
     "config": MapSpec(U32, CONFIG, 1),
     "endpoints": MapSpec(U64, ENDPOINT, 16384, resizable=True),
-    "bypass": MapSpec(U32, U64, BYPASS_SLOTS),
+    "nearby": MapSpec(U32, NEARBY, NEARBY_SLOTS),
     "pending": MapSpec(U64, U64, 4096, resizable=True),
     "epochs": MapSpec(U32, EPOCH, ENDPOINT_SLOTS),
     "slots": MapSpec(U32, SLOT, ENDPOINT_SLOTS),

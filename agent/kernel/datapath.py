@@ -14,7 +14,7 @@ from agent.kernel.loader import Loaded, Request
 from agent.kernel.maps import KernelMap
 from agent.kernel.pins import Pins, ensure_bpffs
 from agent.kernel.probe import Features
-from agent.kernel.programs import ATTACH_ORDER, HOOKS, TAIL_ARRAYS, Program
+from agent.kernel.programs import ATTACH_ORDER, HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, Program
 from agent.kernel.ring import RingBuffer
 
 _HOOKS = {program.name: program for program in HOOKS}
@@ -32,12 +32,19 @@ class Attachment:
 class Datapath:
     """Programs and maps of one node. Holds a descriptor of each, so that a lost bpffs costs nothing meanwhile."""
 
-    def __init__(self, pins: Pins, features: Features, entries: dict[str, int] | None = None) -> None:
-        self.pins, self.features = pins, features
+    def __init__(
+        self,
+        pins: Pins,
+        features: Features,
+        entries: dict[str, int] | None = None,
+        *,
+        promote_packets: int = PROMOTE_PACKETS,
+    ) -> None:
+        self.pins, self.features, self._promote_packets = pins, features, promote_packets
         self._entries = dict(entries or {})
         self.maps: dict[str, KernelMap] = {}
         self.adopted = False
-        self._programs: dict[str, int] = {}
+        self.programs: dict[str, int] = {}  # descriptors of this agent's generation, by name
         self._tails: list[int] = []
         self._links: dict[tuple[int, str], int] = {}
         self._events: RingBuffer | None = None
@@ -53,7 +60,7 @@ class Datapath:
         generation = self.pins.next_generation()
         request = Request(
             root=str(self.pins.root), generation=generation, entries=self._entries,
-            set_retval=self.features.set_retval, sockops=self.features.sockops,
+            set_retval=self.features.set_retval, sockops=self.features.sockops, promote_packets=self._promote_packets,
         )  # fmt: skip
         try:
             loaded = loader.load(request)
@@ -61,7 +68,7 @@ class Datapath:
             self.pins.remove_generation(generation)
             raise
         folder = self.pins.programs(generation)
-        self._programs = {name: syscall.open_pin(str(folder / name)) for name in loaded.instructions}
+        self.programs = {name: syscall.open_pin(str(folder / name)) for name in loaded.instructions}
         self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS.values()]
         self._open_maps()
         return loaded
@@ -81,7 +88,7 @@ class Datapath:
             cgroup_id = root.stat().st_ino
             folder = self.pins.links / str(cgroup_id)
             folder.mkdir(parents=True, exist_ok=True)
-            for hook in (name for name in ATTACH_ORDER if name in self._programs):
+            for hook in (name for name in ATTACH_ORDER if name in self.programs):
                 self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
         *older, _ = self.pins.generations()
         for generation in older:
@@ -106,7 +113,7 @@ class Datapath:
         folder = self.pins.programs(1)
         held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
         held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self._sockets}
-        held |= {folder / name: fd for name, fd in self._programs.items()}
+        held |= {folder / name: fd for name, fd in self.programs.items()}
         held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
         held |= {self.pins.links / str(cgroup) / hook: fd for (cgroup, hook), fd in self._links.items()}
         for path, fd in held.items():
@@ -123,10 +130,10 @@ class Datapath:
         for kernel_map in self.maps.values():
             kernel_map.close()
         sockets = [self._sockets] if self._sockets >= 0 else []
-        for fd in (*self._programs.values(), *self._tails, *self._links.values(), *sockets):
+        for fd in (*self.programs.values(), *self._tails, *self._links.values(), *sockets):
             os.close(fd)
         self._sockets = -1
-        self.maps, self._programs, self._tails, self._links, self._events = {}, {}, [], {}, None
+        self.maps, self.programs, self._tails, self._links, self._events = {}, {}, [], {}, None
 
     def _open_maps(self) -> None:
         for name, spec in MAPS.items():
@@ -135,7 +142,7 @@ class Datapath:
         self._sockets = syscall.open_pin(str(self.pins.maps / "sockets"))
 
     def _attach(self, root: Path, cgroup_id: int, pin: Path, program: Program) -> None:
-        fd = self._programs[program.name]
+        fd = self.programs[program.name]
         try:
             if pin.exists():
                 link = syscall.open_pin(str(pin))

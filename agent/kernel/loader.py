@@ -20,7 +20,15 @@ from typing import Any
 from agent.errors import LoadError
 from agent.kernel import syscall
 from agent.kernel.pins import Pins
-from agent.kernel.programs import PROGRAMS, TAIL_ARRAYS, Program, compiler_flags, source_folder, source_text
+from agent.kernel.programs import (
+    PROGRAMS,
+    PROMOTE_PACKETS,
+    TAIL_ARRAYS,
+    Program,
+    compiler_flags,
+    source_folder,
+    source_text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class Request:
     set_retval: bool
     sockops: bool
     entries: dict[str, int] = field(default_factory=dict)
+    promote_packets: int = PROMOTE_PACKETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,9 @@ def _load_here(request: Request) -> Loaded:
         raise LoadError("bcc is not installed for this Python: apt-get install python3-bpfcc") from exc
     pins = Pins(Path(request.root))
     pins.maps.mkdir(parents=True, exist_ok=True)
-    flags = compiler_flags(folder, pins.maps, request.entries, set_retval=request.set_retval)
+    flags = compiler_flags(
+        folder, pins.maps, request.entries, set_retval=request.set_retval, promote_packets=request.promote_packets
+    )
     with _quiet_unless_failing():
         module = bcc.BPF(text=source_text(folder), cflags=flags)
         target = pins.programs(request.generation)

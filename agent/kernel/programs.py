@@ -10,6 +10,9 @@ from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
 from agent.kernel.syscall import AttachType, ProgType
 
 SOURCES = ("maps.c", "record.c", "judge.c", "skb.c", "slow.c", "connect.c", "sock.c", "sockops.c")
+PROMOTE_PACKETS = 256
+"""Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
+
 _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
 
 
@@ -56,7 +59,9 @@ def source_text(folder: Path) -> str:
     return "".join(parts)
 
 
-def compiler_flags(folder: Path, pin_maps: Path, entries: dict[str, int], *, set_retval: bool) -> list[str]:
+def compiler_flags(
+    folder: Path, pin_maps: Path, entries: dict[str, int], *, set_retval: bool, promote_packets: int
+) -> list[str]:
     """cflags for bcc: sizes of the maps, where they are pinned, and what the kernel has."""
     sizes = {name: spec.entries for name, spec in MAPS.items() if spec.resizable}
     unknown = entries.keys() - sizes.keys() - {"events"}
@@ -64,6 +69,7 @@ def compiler_flags(folder: Path, pin_maps: Path, entries: dict[str, int], *, set
         raise ValueError(f"no such map: {', '.join(sorted(unknown))}")
     sizes.update({name: size for name, size in entries.items() if name != "events"})
     flags = [f"-I{folder}", f'-DPIN_MAPS="{pin_maps}"', f"-DEVENTS_BYTES={entries.get('events', EVENTS_BYTES)}"]
+    flags.append(f"-DPROMOTE_PACKETS={promote_packets}")
     flags += [f"-D{name.upper()}_ENTRIES={size}" for name, size in sizes.items()]
     if set_retval:
         flags.append("-DHAVE_SET_RETVAL=1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.abi.structs import BYPASS_SLOTS, ENDPOINT
+from agent.abi.structs import ENDPOINT, NEARBY_SLOTS
 from agent.model.identity import IdentityNumber, PodUid
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Ruleset, RulesetId
@@ -29,10 +29,13 @@ class Endpoint:
 
 @dataclass(slots=True)
 class EndpointOps:
-    """Writes that follow from changes. None deletes; `bumped` are slots whose flows are to be judged again."""
+    """Writes that follow from changes. None deletes; `bumped` are slots whose flows are to be judged again.
+
+    `nearby`: indexes whose entry has another holder or another state; their values are the writer's to make.
+    """
 
     entries: dict[int, bytes | None] = field(default_factory=dict)
-    bypass: dict[int, int] = field(default_factory=dict)
+    nearby: set[int] = field(default_factory=set)
     bumped: set[int] = field(default_factory=set)
 
 
@@ -48,7 +51,7 @@ class EndpointTable:
         self._rendered: dict[int, bytes] = dict(adopted or {})
         self._adopted_slots = {cgroup: int(ENDPOINT.unpack(raw)["slot"]) for cgroup, raw in self._rendered.items()}
         self._slots = Slots(set(self._adopted_slots.values()))
-        self._bypass: dict[int, int] = {}
+        self._nearby: dict[int, int] = {}
         self._leaving: list[tuple[float, int]] = []
         self._ops = EndpointOps()
 
@@ -100,15 +103,13 @@ class EndpointTable:
         assignment = endpoint.assignment
         if assignment is None or not endpoint.folders:
             return
-        unmanaged = assignment.state is EndpointState.UNMANAGED
-        if not unmanaged and not endpoint.slot:
+        if assignment.state is not EndpointState.UNMANAGED and not endpoint.slot:
             endpoint.slot = self._slots.take()
             self.by_slot[endpoint.slot] = uid
             self._ops.bumped.add(endpoint.slot)  # whoever had this slot before may have left flows
         value = pack_endpoint(assignment, rulesets.get(assignment.ruleset), endpoint.number or 0, endpoint.slot)
         for cgroup in endpoint.folders:
             self._render(cgroup, value, endpoint.slot)
-            self._set_bypass(cgroup, on=unmanaged)
 
     def bump(self, revoked: set[RulesetId]) -> None:
         """New epochs for the endpoints of rulesets in which something is not allowed any more (P10)."""
@@ -126,7 +127,22 @@ class EndpointTable:
         self._adopted_slots = {}
         return len(strangers)
 
+    def nearby_of(self, slot: int) -> set[int]:
+        """Indexes of `nearby` that a slot's folders hold."""
+        endpoint = self.by_uid.get(self.by_slot.get(slot, PodUid("")))
+        folders = endpoint.folders if endpoint else set()
+        return {cgroup % NEARBY_SLOTS for cgroup in folders if self._nearby.get(cgroup % NEARBY_SLOTS) == cgroup}
+
+    def nearby_at(self, index: int) -> tuple[int, EndpointState, int]:
+        """(cgroup id, state, slot) of the folder that holds an index; zeros where none does."""
+        cgroup = self._nearby.get(index, 0)
+        endpoint = self.by_uid.get(self.by_folder.get(cgroup, PodUid("")))
+        if endpoint is None or endpoint.assignment is None:
+            return 0, EndpointState.PENDING, 0
+        return cgroup, endpoint.assignment.state, endpoint.slot
+
     def _render(self, cgroup: int, value: bytes, slot: int) -> None:
+        self._hold_nearby(cgroup)
         before = self._rendered.get(cgroup)
         if before == value:
             return
@@ -135,20 +151,20 @@ class EndpointTable:
         if before is not None and slot:
             self._ops.bumped.add(slot)
 
-    def _set_bypass(self, cgroup: int, *, on: bool) -> None:
-        """A direct-mapped table: of two unmanaged folders with equal low bits, one takes the slower way."""
-        index = cgroup % BYPASS_SLOTS
-        holder = self._bypass.get(index, 0)
-        if on and not holder:
-            self._bypass[index] = self._ops.bypass[index] = cgroup
-        elif not on and holder == cgroup:
-            del self._bypass[index]
-            self._ops.bypass[index] = 0
+    def _hold_nearby(self, cgroup: int) -> None:
+        """A direct-mapped table: of two folders with equal low bits, the second takes the slower way."""
+        if self._nearby.setdefault(cgroup % NEARBY_SLOTS, cgroup) == cgroup:
+            self._ops.nearby.add(cgroup % NEARBY_SLOTS)
+
+    def _leave_nearby(self, cgroup: int) -> None:
+        if self._nearby.get(cgroup % NEARBY_SLOTS) == cgroup:
+            del self._nearby[cgroup % NEARBY_SLOTS]
+            self._ops.nearby.add(cgroup % NEARBY_SLOTS)
 
     def _drop(self, cgroup: int) -> PodUid | None:
         if self._rendered.pop(cgroup, None) is not None:
             self._ops.entries[cgroup] = None
-        self._set_bypass(cgroup, on=False)
+        self._leave_nearby(cgroup)
         uid = self.by_folder.pop(cgroup, None)
         endpoint = self.by_uid.get(uid) if uid is not None else None
         if endpoint is None:

@@ -8,6 +8,7 @@ from agent.abi.structs import (
     EPOCH,
     FLAG_HOST_NETWORK,
     FLAG_RAW_SOCKETS,
+    NEARBY,
     PREFIX,
     RULE,
     RULE_KEY,
@@ -15,6 +16,7 @@ from agent.abi.structs import (
     U64,
     pack_address,
 )
+from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Classes, Host, Prefix, RuleKey, Ruleset, RuleValue
 
 NO_PORT_CLASS = U64.pack(value=0)
@@ -69,3 +71,8 @@ def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, 
 
 def pack_epoch(epoch: int, evicted: int) -> bytes:
     return EPOCH.pack(epoch=epoch, evicted=evicted & 0xFFFFFFFF)
+
+
+def pack_nearby(cgroup_id: int, state: EndpointState, epoch: int) -> bytes:
+    """Value of `nearby`; zeros for an entry that nobody holds."""
+    return NEARBY.pack(cgroup_id=cgroup_id, epoch=epoch, state=int(state)) if cgroup_id else NEARBY.pack()

@@ -57,13 +57,12 @@ def plan_delta(delta: Delta) -> Plan:
     return plan
 
 
-def add_endpoints(plan: Plan, ops: EndpointOps, epochs: Mapping[int, bytes]) -> None:
-    """Endpoints and epochs after everything they refer to; deletes of endpoints before those of rules."""
+def add_endpoints(plan: Plan, ops: EndpointOps, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
+    """Endpoints, then epochs, after everything they refer to; deletes of endpoints before those of rules."""
     changed = [(entries.pack_u64(cgroup), value) for cgroup, value in ops.entries.items() if value is not None]
-    clears = [(entries.pack_index(i), entries.pack_u64(cgroup)) for i, cgroup in ops.bypass.items()]
     plan.upserts.append(("endpoints", changed))
-    plan.upserts.append(("bypass", clears))
-    plan.upserts.append(("epochs", [(entries.pack_index(slot), value) for slot, value in epochs.items()]))
+    plan.upserts.append(("epochs", list(epochs)))
+    plan.upserts.append(("nearby", list(nearby)))
     plan.deletes.insert(0, ("endpoints", [entries.pack_u64(c) for c, value in ops.entries.items() if value is None]))
 
 

@@ -16,7 +16,7 @@ from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointTable
-from agent.sync.entries import pack_epoch
+from agent.sync.entries import pack_epoch, pack_index, pack_nearby
 from agent.sync.plan import Map, Plan, add_endpoints, apply, plan_delta, plan_whole
 
 CapacityCheck = Callable[[Want], None]
@@ -160,15 +160,20 @@ class Writer:
         for slot in ops.bumped:
             epoch, evicted = self._epochs.get(slot, (0, 0))
             self._epochs[slot] = ((epoch + 1) & 0xFFFFFFFF or 1, evicted)
-        add_endpoints(plan, ops, dict(self._epoch_values(ops.bumped)))
+        nearby = ops.nearby.union(*(self.endpoints.nearby_of(slot) for slot in ops.bumped))
+        add_endpoints(plan, ops, self._packed_epochs(ops.bumped), self._packed_nearby(nearby))
         apply(plan, self._maps)
         return Outcome(writes=plan.writes, bumped=len(ops.bumped))
 
-    def _epoch_values(self, slots: Iterable[int]) -> Iterable[tuple[int, bytes]]:
-        return ((slot, pack_epoch(*self._epochs[slot])) for slot in slots)
+    def _packed_epochs(self, slots: Iterable[int]) -> list[tuple[bytes, bytes]]:
+        return [(pack_index(slot), pack_epoch(*self._epochs[slot])) for slot in slots]
 
-    def _packed_epochs(self, slots: Iterable[int]) -> Iterable[tuple[bytes, bytes]]:
-        return ((U32.pack(value=slot), value) for slot, value in self._epoch_values(slots))
+    def _packed_nearby(self, indexes: Iterable[int]) -> list[tuple[bytes, bytes]]:
+        held = ((index, *self.endpoints.nearby_at(index)) for index in indexes)
+        return [
+            (pack_index(index), pack_nearby(cgroup, state, self._epochs.get(slot, (0, 0))[0]))
+            for index, cgroup, state, slot in held
+        ]
 
 
 def _read_epochs(items: Iterable[tuple[bytes, bytes]]) -> dict[int, tuple[int, int]]:

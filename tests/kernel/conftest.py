@@ -10,7 +10,7 @@ from agent.kernel.datapath import Datapath, detach
 from agent.kernel.pins import Pins
 from agent.kernel.probe import features
 from tests.kernel.rig import Rig
-from tests.scratch import ScratchNode
+from lab.node import ScratchNode
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from agent.kernel.probe import Jiffies, measure_hz
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, port_index
-from tests.scratch import Pod, ScratchNode, cgroup_mount
+from lab.node import Pod, ScratchNode, cgroup_mount
 
 TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
 

@@ -19,7 +19,7 @@ from agent.model.cluster import Settings
 from agent.model.flow import Denial, Flow
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp, udp
-from tests.scratch import ScratchNode, cgroup_mount
+from lab.node import ScratchNode, cgroup_mount
 
 V4 = "192.0.2.50"
 
@@ -171,7 +171,7 @@ def test_a_pod_that_starts_with_its_folder_never_gets_a_packet_out_unjudged(mach
 
 
 def _make_folder_and_connect(container: Path, address: str, port: int) -> tuple[str, float]:
-    from tests.scratch import join_cgroup
+    from lab.node import join_cgroup
 
     container.mkdir(parents=True)
     join_cgroup(container)

@@ -15,7 +15,7 @@ from agent.abi.structs import FLAG_RAW_SOCKETS
 from agent.model.verdict import DropReason, EventKind, Hook, Verdict
 from tests.kernel import sockets as s
 from tests.kernel.rig import ICMP, SCTP, TCP, UDP, Rig, eventually
-from tests.scratch import in_netns, join_cgroup
+from lab.node import in_netns, join_cgroup
 
 pytestmark = pytest.mark.core
 V4, V6 = "192.0.2.2", "2001:db8::2"

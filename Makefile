@@ -1,0 +1,57 @@
+# Every target sets up what it uses. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PY := $(VENV)/bin/python
+FILES ?= examples/manifests
+KERNELS ?= 5.10 6.1 6.12 sid
+PYTEST := $(PY) -m pytest
+
+# Debian and Ubuntu packages: bcc (never from PyPI, where another thing has its name), what the tests call, a C compiler
+# that judges struct layouts.
+APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
+APT_BENCH := nftables
+
+.PHONY: help setup demo run check fmt test unit layout kernel api matrix e2e bench clean
+
+help: ## what there is to do
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: pyproject.toml
+	@./scripts/setup.sh $(VENV) $(APT)
+	@touch $@
+
+setup: $(VENV)/.ready ## packages of the distribution and a virtual environment
+
+demo: $(VENV)/.ready ## a scratch node with real pods, policies and packets: who talked to whom, and why not
+	@$(PY) -m demo
+
+run: $(VENV)/.ready ## the agent on your own manifests: make run FILES=folder
+	$(VENV)/bin/dagwall run --files $(FILES)
+
+fmt: $(VENV)/.ready ## format Python
+	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+check: $(VENV)/.ready ## format, lint, types, import contracts, unit and layout tests; no root needed
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache | tail -n 8
+	$(PYTEST) -q tests/unit tests/layout
+
+test: check kernel ## everything that this machine can prove (root)
+
+unit: $(VENV)/.ready ## pure core, no root, seconds
+	$(PYTEST) -q tests/unit
+
+layout: $(VENV)/.ready ## the C compiler judges the struct mirror
+	$(PYTEST) -q tests/layout
+
+kernel: $(VENV)/.ready ## real programs, cgroups and packets (root); fails where BPF cannot run
+	$(PYTEST) -q tests/kernel
+
+bench: $(VENV)/.ready ## speed as ratios within one run (root); fails on none
+	@./scripts/apt.sh $(APT_BENCH)
+	$(PY) -m bench
+
+clean: ## what the targets made here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""Speed as ratios within one run: never a timed test, never an absolute number to be kept."""

@@ -1,0 +1,135 @@
+"""Cost of a packet and of a connection, end to end and paired: kernel.md's protocol, condensed.
+
+Every round runs every contestant in random order; differences are taken to the round's own `none`; `none` runs twice
+as the null test. The metric is CPU time of one thread that owns both ends, so that other load does not count.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.kernel.probe import features
+from bench.contestants import ADDRESS, Contestant, Nftables, Variant, dagwall, empty_programs, without_sockops
+from lab.node import Pod, ScratchNode
+
+MODES = ("udp_tx", "udp_rr", "udp_sendto", "tcp_rr", "tcp_crr", "tcp_conn", "tcp_stream")
+PACKETS = {"udp_tx": 1, "udp_sendto": 1, "udp_rr": 2, "tcp_rr": 4}
+"""Packets that meet a hook in one operation: TCP answers carry the ACK of what they answer, but not always."""
+LOADS = 4
+LONG, YOUNG, UNMANAGED = (
+    Variant("dagwall"),
+    Variant("dagwall-young", promote_packets=1 << 31),
+    Variant("dagwall-unmanaged", managed=False),
+)
+
+
+@dataclass
+class Results:
+    """ns an operation: [mode][contestant] -> one difference to `none` a round."""
+
+    added: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    base: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def median(self, mode: str, name: str) -> float:
+        return statistics.median(self.added[mode][name])
+
+    def null(self, mode: str) -> float:
+        """Null test: the second `none`, in percent of the first."""
+        return 100 * abs(self.median(mode, "none2")) / statistics.median(self.base[mode])
+
+
+class Load:
+    """The load generator, running inside the pod."""
+
+    def __init__(self, node: ScratchNode, pod: Pod, folder: Path) -> None:
+        binary = folder / "load"
+        source = Path(__file__).with_name("load.c")
+        subprocess.run(["cc", "-O2", "-Wall", "-o", str(binary), str(source)], check=True)
+        cpu = max(os.sched_getaffinity(0))
+        command = [str(binary), node.world, pod.netns, str(pod.container / "cgroup.procs"), ADDRESS, str(cpu)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ns_per_operation(self, mode: str, milliseconds: int) -> float:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{mode} {milliseconds}\n")
+        self._process.stdin.flush()
+        _, operations, cpu_ns, error = self._process.stdout.readline().split()
+        if int(error) or not int(operations):
+            raise RuntimeError(f"{mode}: {os.strerror(int(error))} after {operations} operations")
+        return int(cpu_ns) / int(operations)
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(rounds: int, milliseconds: int, modes: tuple[str, ...] = MODES) -> Results:
+    """The whole comparison on a scratch node of its own; progress goes to standard error."""
+    results = Results()
+    with ScratchNode() as node, tempfile.TemporaryDirectory() as folder:
+        pod = node.add_pod()
+        node.add_addresses(ADDRESS)
+        _tune(node, pod)
+        field_ = _contestants(node, pod)
+        load = Load(node, pod, Path(folder))
+        try:
+            for number in range(rounds):
+                _round(number, rounds, milliseconds, modes, field_, load, results)
+        finally:
+            load.close()
+            for contestants in field_.values():
+                for contestant in contestants:
+                    contestant.close()
+    sys.stderr.write("\n")
+    return results
+
+
+def _contestants(node: ScratchNode, pod: Pod) -> dict[str, list[Contestant]]:
+    found, root = features(), node.kubepods
+    out: dict[str, list[Contestant]] = {"none": [Contestant("none")], "none2": [Contestant("none2")]}
+    out["floor"] = [empty_programs(root, load) for load in range(LOADS)]
+    for variant in (LONG, YOUNG, UNMANAGED):
+        sys.stderr.write(f"\rloading {variant.name} {LOADS} times ...\x1b[K")
+        out[variant.name] = [dagwall(node, pod, variant, found, load) for load in range(LOADS)]
+    out["dagwall-no-sockops"] = [without_sockops(c) for c in out["dagwall"]]  # type: ignore[arg-type]
+    out["floor-no-sockops"] = [without_sockops(c) for c in out["floor"]]  # type: ignore[arg-type]
+    out["nft"] = [Nftables("nft", 0, pod)]
+    out["nft-ct"] = [Nftables("nft-ct", 0, pod, conntrack=True)]
+    return out
+
+
+def _round(
+    number: int, rounds: int, milliseconds: int, modes: tuple[str, ...], contestants: dict[str, list[Contestant]],
+    load: Load, results: Results,
+) -> None:  # fmt: skip
+    for mode in modes:
+        sys.stderr.write(f"\rround {number + 1} of {rounds}: {mode} ...\x1b[K")
+        sys.stderr.flush()
+        took: dict[str, float] = {}
+        names = list(contestants)
+        random.shuffle(names)
+        for name in names:
+            contestant = contestants[name][number % len(contestants[name])]
+            contestant.up()
+            try:
+                took[name] = load.ns_per_operation(mode, milliseconds)
+            finally:
+                contestant.down()
+        results.base[mode].append(took["none"])
+        for name, ns in took.items():
+            results.added[mode][name].append(ns - took["none"])
+
+
+def _tune(node: ScratchNode, pod: Pod) -> None:
+    for netns in (node.world, pod.netns):
+        for setting in ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_max_tw_buckets=2000"):
+            subprocess.run(["ip", "netns", "exec", netns, "sysctl", "-qw", setting], check=False, capture_output=True)
