@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from agent.app.drain import Drain, Outputs
 from agent.app.node import Node
 from agent.app.state import StateFolder
+from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
 from agent.flows.account import Accountant
 from agent.kernel.datapath import Datapath
@@ -27,7 +28,6 @@ from agent.sources.host import host_addresses
 from agent.sources.manifest_set import ManifestSet
 from agent.sources.store import Store
 from agent.sync.allocate import IdentityNumbers
-from agent.sync.capacity import fits_into
 from agent.sync.writer import Writer
 
 
@@ -94,8 +94,10 @@ def build(config: Config, settings: Settings, outputs: Outputs, publish: Callabl
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
     loaded = datapath.load()
     event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
-    entries = {name: kernel_map.entries for name, kernel_map in datapath.maps.items()}
-    writer = Writer(datapath.maps, IdentityNumbers(state.numbers), fits_into(entries))
+    limits = _limits(datapath)
+    writer = Writer(
+        datapath.maps, IdentityNumbers(state.numbers), lambda want, cluster: check_capacity(want, limits, cluster)
+    )
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
     )
@@ -113,6 +115,12 @@ def build(config: Config, settings: Settings, outputs: Outputs, publish: Callabl
     agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
     node.start(first)
     return agent[0]
+
+
+def _limits(datapath: Datapath) -> Limits:
+    """A revision is written before what it replaces is deleted, and both must fit: nine tenths of each map."""
+    room = {name: kernel_map.entries * 9 // 10 for name, kernel_map in datapath.maps.items()}
+    return Limits(peers=room["peers"], hosts=room["hosts"], rules=room["rules"], assignments=room["endpoints"])
 
 
 def stop_on_signals(agent: Agent) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType
 
+from agent.compiler.interning import stable_number
 from agent.model.cluster import Name
 from agent.model.policy import CidrPeer, PodPeer, TaskPeer
 
@@ -106,20 +107,18 @@ def _marks() -> dict[Atom, AtomId]:
 
 @dataclass(slots=True)
 class AtomTable:
-    """Numbers of atoms. A number is never used twice."""
+    """Numbers of atoms, which follow from what they say."""
 
     numbers: dict[Atom, AtomId] = field(default_factory=_marks)
     atoms: dict[AtomId, Atom] = field(default_factory=lambda: {i: mark for mark, i in MARKS.items()})
     base: set[AtomId] = field(default_factory=lambda: set(MARKS.values()))
     touch_keys: dict[AtomId, Hashable] = field(default_factory=dict)
-    next_number: int = len(MARKS)
 
     def number(self, atom: Atom) -> AtomId:
         known = self.numbers.get(atom)
         if known is not None:
             return known
-        number = AtomId(self.next_number)
-        self.next_number += 1
+        number = AtomId(stable_number(repr(atom), len(MARKS), self.atoms, bits=62))
         self.numbers[atom] = number
         self.atoms[number] = atom
         if is_base(atom):

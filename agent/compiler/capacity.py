@@ -14,13 +14,12 @@ from agent.model.want import Want
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Entries that the maps hold; `port_classes` and `rulesets` are bounds of numbers, not of maps."""
+    """Entries that the maps hold."""
 
     peers: int
     hosts: int
     rules: int
     assignments: int
-    port_classes: int = 1 << 16
 
 
 def check_capacity(want: Want, limits: Limits, cluster: Cluster) -> None:
@@ -30,7 +29,6 @@ def check_capacity(want: Want, limits: Limits, cluster: Cluster) -> None:
         ("hosts", len(want.hosts), limits.hosts, lambda: _most_addresses(cluster)),
         ("rules", len(want.rules), limits.rules, lambda: _most_rows(want)),
         ("endpoints", len(want.assignments), limits.assignments, lambda: "the pods of this node"),
-        ("port classes", 1 + max(want.ports.values(), default=1), limits.port_classes, lambda: _most_ports(cluster)),
     ]
     for name, needed, limit, biggest in needs:
         if needed > limit:
@@ -64,14 +62,6 @@ def _most_rows(want: Want) -> str:
     ruleset, rows = counts.most_common(1)[0]
     users = [a.identity for a in want.assignments.values() if a.ruleset == ruleset]
     return f"the ruleset of {users[0] if users else 'no endpoint'} and {max(len(users) - 1, 0)} more ({rows} rows)"
-
-
-def _most_ports(cluster: Cluster) -> str:
-    counts = Counter[str]()
-    for ref, policy in cluster.policies.items():
-        for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny):
-            counts[str(ref)] += len(rule.ports or ())
-    return _first(counts)
 
 
 def _first(counts: Counter[str]) -> str:

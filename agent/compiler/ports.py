@@ -68,7 +68,9 @@ class PortTable:
         self._segments: list[tuple[PortIndex, PortIndex, frozenset[Interval]]] = []
         self._starts: list[PortIndex] = []
         self._stale = False
-        self.classes: Interner[frozenset[Interval]] = Interner(FIRST_PORT_CLASS)
+        self.classes: Interner[frozenset[Interval]] = Interner(
+            FIRST_PORT_CLASS, lambda content: repr(sorted(content))
+        )
 
     def add(self, intervals: Iterable[Interval]) -> None:
         for each in intervals:

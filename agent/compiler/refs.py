@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from agent.compiler.interning import stable_number
 from agent.model.policy import RuleRef
 from agent.model.want import NO_RULE_ID, RuleId
 
+FIRST_RULE = NO_RULE_ID + 1
 KEPT = 4096
 """Names of deleted rules that are kept, because events on their way may still carry their numbers."""
 
 
 class RuleRefs:
-    """A number is never given to another rule; a rule that comes back while it is remembered has its old one."""
+    """Numbers follow from names: a rule that comes back has its old one, in the next agent as well."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self.names: dict[RuleId, RuleRef] = {}
@@ -21,15 +23,13 @@ class RuleRefs:
         self._counts: dict[RuleRef, int] = {}
         self._gone: OrderedDict[RuleRef, None] = OrderedDict()
         self._kept = kept
-        self._next = 1
 
     def acquire(self, refs: Iterable[RuleRef]) -> None:
         for ref in refs:
             self._counts[ref] = self._counts.get(ref, 0) + 1
             self._gone.pop(ref, None)
             if ref not in self._numbers:
-                number = RuleId(self._next)
-                self._next += 1
+                number = RuleId(stable_number(str(ref), FIRST_RULE, self.names))
                 self._numbers[ref], self.names[number] = number, ref
 
     def release(self, refs: Iterable[RuleRef]) -> None:

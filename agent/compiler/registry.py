@@ -27,6 +27,11 @@ from agent.model.want import (
 NO_MEMBERS: Members = frozenset()
 
 
+def text_of_members(members: Members) -> str:
+    """The same for equal members, in every process."""
+    return repr(sorted(members))
+
+
 class Registry:
     """Numbers classes and rulesets by content. `emit` writes what follows from all that was acquired and released."""
 
@@ -42,8 +47,8 @@ class Registry:
         self._ports = PortTable(ports)
         self._rows = Rows(rules, self._ports, refs)
         self._written = rulesets
-        self._classes: Interner[Members] = Interner(NO_CLASS + 1)
-        self._rulesets: Interner[Content] = Interner(1)
+        self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
+        self._rulesets: Interner[Content] = Interner(1, Content.text)
         self._base_classes: set[Members] = {NO_MEMBERS}
         self._classes_by_key: dict[Hashable, set[Members]] = {}
         self._rulesets_by_key: dict[Hashable, set[Content]] = {}

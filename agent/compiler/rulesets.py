@@ -177,6 +177,10 @@ class Content:
                 self._index((i, direction, True), side.deny)
                 self._index((i, direction, False), side.allow)
 
+    def text(self) -> str:
+        """The same for equal contents, in every process."""
+        return repr((self.layers, self.raw_sockets))
+
     def __hash__(self) -> int:
         return self._hash
 

@@ -19,7 +19,7 @@ from agent.sync.endpoints import EndpointTable
 from agent.sync.entries import pack_epoch, pack_index, pack_nearby
 from agent.sync.plan import Map, Plan, add_endpoints, apply, plan_delta, plan_whole
 
-CapacityCheck = Callable[[Want], None]
+CapacityCheck = Callable[[Want, Cluster], None]
 """Raises CapacityError where a revision does not fit."""
 
 
@@ -56,7 +56,7 @@ class Writer:
         Raises CapacityError; then nothing was written.
         """
         self.compiler.update(cluster)
-        self._fits(self.want)
+        self._fits(self.want, cluster)
         self.cluster = cluster
         plan = plan_whole(self.want, self._maps)
         for uid, assignment in self.want.assignments.items():
@@ -72,7 +72,7 @@ class Writer:
         cluster, kept = self._with_leaving(cluster)
         delta = self.compiler.update(cluster, changes | Changes(pods=kept))
         try:
-            self._fits(self.want)
+            self._fits(self.want, cluster)
         except CapacityError as exc:
             self.compiler = Compiler()
             self.compiler.update(self.cluster)

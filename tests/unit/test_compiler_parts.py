@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.compiler.interning import Interner
+from agent.compiler.interning import Interner, stable_number
 from agent.compiler.ledger import Tracked
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, PortTable, covers, intersection, interval
 from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
@@ -101,40 +101,45 @@ def test_prefix_arithmetic() -> None:
     assert Lpm({(0, 0): 1, (2**127, 1): 2}).get(2**128 - 1, 0, longest=0) == 1
 
 
-def test_numbers_stay_and_come_back_only_after_the_step() -> None:
-    interner: Interner[str] = Interner(1)
-    assert [interner.acquire(k) for k in "aba"] == [1, 2, 1]
-    assert list(interner.born()) == [("a", 1), ("b", 2)]
+def test_numbers_stay_and_are_another_contents_only_after_the_step() -> None:
+    interner: Interner[str] = Interner(1, lambda key: key[0])  # contents with one first letter meet in one number
+    first, second = interner.acquire("a1"), interner.acquire("a2")
+    assert (interner.acquire("a1"), second) == (first, first + 1)
+    assert list(interner.born()) == [("a1", first), ("a2", second)]
     interner.settle()
-    interner.release("b")
-    assert interner.acquire("c") == 3, "2 is free only after the step"
-    assert list(interner.dead()) == [("b", 2)]
-    assert interner.acquire("b") == 2, "back in the same step: as if nothing had happened"
+    interner.release("a2")
+    assert interner.acquire("a3") == first + 2, "the second is free only after the step"
+    assert list(interner.dead()) == [("a2", second)]
+    assert interner.acquire("a2") == second, "back in the same step: as if nothing had happened"
     assert list(interner.dead()) == []
-    assert list(interner.born()) == [("c", 3)]
-    interner.release("b")
+    assert list(interner.born()) == [("a3", first + 2)]
+    interner.release("a2")
     interner.settle()
-    assert interner.acquire("d") == 2
+    assert interner.acquire("a4") == second
 
 
 def test_born_and_dead_in_one_step_leaves_nothing() -> None:
-    interner: Interner[str] = Interner(1)
+    interner: Interner[str] = Interner(1, str)
     interner.acquire("a")
     interner.release("a")
     assert not list(interner.born())
     assert not list(interner.dead())
 
 
-def test_rule_numbers_are_never_given_to_another() -> None:
+def test_small_numbers_are_left_to_those_that_mean_something() -> None:
+    assert all(stable_number(str(i), 10, set(), bits=4) >= 10 for i in range(100))
+
+
+def test_rules_that_come_back_have_their_old_numbers() -> None:
     refs = RuleRefs(kept=2)
     rules = [RuleRef(PolicyRef("", "k", "n"), str(i)) for i in range(5)]
     refs.acquire(rules)
     numbers = [refs.number(rule) for rule in rules]
+    assert len(set(numbers)) == 5
     refs.release(rules)
     assert set(refs.names.values()) == {rules[3], rules[4]}
     refs.acquire([rules[4], rules[0]])
-    assert refs.number(rules[4]) == numbers[4]
-    assert refs.number(rules[0]) > max(numbers)
+    assert [refs.number(rules[4]), refs.number(rules[0])] == [numbers[4], numbers[0]]
     assert refs.number(None) == 0
 
 

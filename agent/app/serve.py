@@ -1,0 +1,76 @@
+"""Everything that shows what the agent does: metrics, local API, flow log, in threads of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry
+
+from agent.app.agent import Agent
+from agent.app.report import Reporter
+from agent.config import Config
+from agent.model.flow import Denial, Flow
+from agent.outputs.api import ApiServer
+from agent.outputs.flowlog import FlowLog, RotatingFile
+from agent.outputs.http import HttpServer, app
+from agent.outputs.metrics import Metrics
+from agent.outputs.questions import Questions
+from agent.outputs.recent import Recent
+
+
+class Serving:
+    """Binds its sockets at once, so that a bad address ends the start; answers from `start` to `stop`.
+
+    It is the `Outputs` of agent.app.drain, and its `publish` is what agent.app.agent.build wants.
+    Raises DagwallError where a socket cannot be bound.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.recent = Recent()
+        self.reporter = Reporter(config, self._lost)
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, self.reporter.view, series=config.metric_series)
+        self.flow_log = FlowLog(RotatingFile(config.flow_log), config.node) if config.flow_log else None
+        application = app(self.registry, dead=self.reporter.dead, unready=self.reporter.unready)
+        self.http = HttpServer(config.metrics, application) if config.metrics else None
+        try:
+            questions = Questions(self.reporter.view, self.reporter.cluster, self.recent)
+            self.api = ApiServer(config.socket, questions)
+        except BaseException:
+            if self.http is not None:
+                self.http.stop()
+            raise
+
+    def start(self) -> None:
+        self.api.start()
+        if self.http is not None:
+            self.http.start()
+        if self.flow_log is not None:
+            self.flow_log.start()
+
+    def stop(self) -> None:
+        """After the agent's end, so that its last flows are written."""
+        self.recent.close()
+        self.api.stop()
+        if self.http is not None:
+            self.http.stop()
+        if self.flow_log is not None:
+            self.flow_log.stop()
+
+    def publish(self, agent: Agent) -> None:
+        self.reporter.publish(agent)
+
+    def flows(self, flows: list[Flow]) -> None:
+        self.metrics.flows(flows)
+        self.recent.flows(flows)
+        if self.flow_log is not None:
+            self.flow_log.flows(flows)
+
+    def denials(self, denials: list[Denial]) -> None:
+        self.recent.denials(denials)
+        if self.flow_log is not None:
+            self.flow_log.denials(denials)
+
+    def _lost(self) -> Mapping[str, int]:
+        written = dict(self.flow_log.losses) if self.flow_log is not None else {}
+        return {"followers": self.recent.lost, **written}
