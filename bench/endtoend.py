@@ -78,7 +78,7 @@ def measure(rounds: int, milliseconds: int, modes: tuple[str, ...] = MODES) -> R
     with ScratchNode() as node, tempfile.TemporaryDirectory() as folder:
         pod = node.add_pod()
         node.add_addresses(ADDRESS)
-        _tune(node, pod)
+        tune(node, pod)
         field_ = _contestants(node, pod)
         load = Load(node, pod, Path(folder))
         try:
@@ -129,7 +129,7 @@ def _round(
             results.added[mode][name].append(ns - took["none"])
 
 
-def _tune(node: ScratchNode, pod: Pod) -> None:
+def tune(node: ScratchNode, pod: Pod) -> None:
     for netns in (node.world, pod.netns):
         for setting in ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_max_tw_buckets=2000"):
             subprocess.run(["ip", "netns", "exec", netns, "sysctl", "-qw", setting], check=False, capture_output=True)

@@ -22,7 +22,7 @@ from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Entity, EntityPeer, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.model.want import FIRST_PORT_CLASS
-from tests.bench import compile as bench
+from bench import compile as bench
 
 
 def pod(i: int, *, namespace: str = "etl") -> Pod:

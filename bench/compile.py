@@ -1,4 +1,4 @@
-"""How long the compiler takes: whole, one policy, one pod. Prints a table; run as `python -m tests.bench.compile`."""
+"""How long the compiler takes: whole, one policy, one pod. Prints a table; run as `python -m bench.compile`."""
 
 from __future__ import annotations
 
