@@ -9,10 +9,13 @@ from agent.compiler.judge import judge
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent
 from agent.model.cluster import Address, Cluster
-from agent.model.flow import Denial, EndpointFacts, Flow, PeerName, Tuple
+from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, Tuple
 from agent.model.identity import Identity, Kind, PodUid
+from agent.model.verdict import DropReason, Hook
 
 NameOf = Callable[[Address], PeerName]
+_LACKS_A_RULE = (DropReason.NO_RULE, DropReason.UNKNOWN_PEER, DropReason.NOT_A_REPLY)
+NO_PEER = PeerName(PeerKind.UNKNOWN, "no peer")
 STRANGER = Identity("", "", "", "", "", Kind.OTHER)
 
 
@@ -68,7 +71,7 @@ class Joiner:
             time=time,
             endpoint=endpoint,
             tuple=Tuple(event.peer, event.protocol, event.service_port, event.direction),
-            peer=self._name_of(event.peer),
+            peer=NO_PEER if event.hook is Hook.SOCK_CREATE else self._name_of(event.peer),
             verdict=event.verdict,
             reason=event.reason,
             rule=context.rules.get(event.rule, ""),
@@ -83,7 +86,7 @@ class Joiner:
 
 def _nearest(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
     pod = cluster.pods.get(PodUid(endpoint.uid))
-    if pod is None:
+    if pod is None or event.reason not in _LACKS_A_RULE:
         return ""
     decision = judge(cluster, pod, event.direction, event.peer, event.protocol, event.service_port)
     return str(decision.nearest) if decision.nearest else ""
