@@ -35,13 +35,11 @@ static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
 		s->pending = 1;
 }
 
-static __always_inline void count_connection(struct flow *flow)
+static __always_inline void count_connection(struct flow *flow, __u32 identity)
 {
-	struct identity_counts *counts = counts_of(flow->identity, DIRECTION_EGRESS);
-
-	__sync_fetch_and_add(&flow->connections, 1);
-	if (counts)
-		counts->connections += 1;
+	if (flow)
+		__sync_fetch_and_add(&flow->connections, 1);
+	count_identity_connection(identity, DIRECTION_EGRESS);
 }
 
 static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struct config *config,
@@ -71,8 +69,7 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 	}
 	struct flow *flow = remember(key, config, endpoint, &rule);
 
-	if (flow)
-		count_connection(flow);
+	count_connection(flow, endpoint->identity);
 	if (rule.verdict == VERDICT_AUDIT) {
 		record_audit(config, &subject, &rule);
 	} else if (task != key->cgroup_id) {
@@ -107,7 +104,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 	struct flow *flow = flows.lookup(&key);
 
 	if (flow && key.cgroup_id == task && is_current(flow->epoch, flow->slot, near)) {
-		count_connection(flow);
+		count_connection(flow, flow->identity);
 		return 1;
 	}
 	struct endpoint *endpoint = key.cgroup_id == task ? endpoint_of_task(config, task) :

@@ -18,6 +18,14 @@ static __always_inline struct identity_counts *counts_of(__u32 identity, int dir
 	return totals ? &totals->by[direction & 1] : 0;
 }
 
+static __always_inline void count_identity_connection(__u32 identity, int direction)
+{
+	struct identity_counts *counts = counts_of(identity, direction);
+
+	if (counts)
+		counts->connections += 1;
+}
+
 static __always_inline __u32 segments(struct __sk_buff *skb)
 {
 	return skb->gso_segs ? skb->gso_segs : 1;

@@ -155,11 +155,8 @@ static __always_inline void count_flow(struct flow *flow, struct __sk_buff *skb,
 	flow->last = bpf_jiffies64();
 	count_identity(flow->identity, key->direction, inbound, packets, skb->len);
 	if (inbound && packet->role == ROLE_OPENS) { /* connections that we open are counted in connect() */
-		struct identity_counts *counts = counts_of(flow->identity, key->direction);
-
 		__sync_fetch_and_add(&flow->connections, 1);
-		if (counts)
-			counts->connections += 1;
+		count_identity_connection(flow->identity, key->direction);
 	}
 }
 

@@ -104,12 +104,21 @@ static __always_inline void describe(struct __sk_buff *skb, const struct endpoin
 	out->length = skb->len;
 }
 
+/* The first packet of a flow, or the first after its verdict was called into question. `flow` is null without room. */
 static __always_inline void count_first(struct flow *flow, struct __sk_buff *skb, const struct packet *packet,
-					const struct flow_key *key, int inbound, int fresh)
+					__u32 identity, int direction, int inbound, int fresh)
 {
 	__u32 packets = segments(skb);
-	struct identity_counts *counts = counts_of(flow->identity, key->direction);
+	int opens = fresh; /* connections that we open are counted in connect(), unless the endpoint was pending then */
 
+	if (packet->protocol == PROTOCOL_TCP)
+		opens = packet->role == ROLE_OPENS && (inbound || fresh);
+
+	count_identity(identity, direction, inbound, packets, skb->len);
+	if (opens)
+		count_identity_connection(identity, direction);
+	if (!flow)
+		return;
 	if (inbound) {
 		__sync_fetch_and_add(&flow->received_packets, packets);
 		__sync_fetch_and_add(&flow->received_bytes, skb->len);
@@ -117,11 +126,8 @@ static __always_inline void count_first(struct flow *flow, struct __sk_buff *skb
 		__sync_fetch_and_add(&flow->sent_packets, packets);
 		__sync_fetch_and_add(&flow->sent_bytes, skb->len);
 	}
-	if (packet->protocol == PROTOCOL_TCP ? packet->role == ROLE_OPENS : fresh) {
+	if (opens)
 		__sync_fetch_and_add(&flow->connections, 1);
-		if (counts)
-			counts->connections += 1;
-	}
 	flow->last = bpf_jiffies64();
 }
 
@@ -165,9 +171,7 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || !is_current(before->epoch, before->slot, 0));
 	struct flow *flow = remember(&key, config, endpoint, &rule);
 
-	if (flow)
-		count_first(flow, skb, &packet, &key, inbound, fresh);
-	count_identity(endpoint->identity, key.direction, inbound, segments(skb), skb->len);
+	count_first(flow, skb, &packet, endpoint->identity, key.direction, inbound, fresh && flow);
 	if (first_audit) {
 		describe(skb, endpoint, &packet, &key, inbound, &subject);
 		record_audit(config, &subject, &rule);

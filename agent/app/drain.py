@@ -72,19 +72,22 @@ class Drain:
         self._held: deque[tuple[float, RawEvent]] = deque()
 
     def run(self) -> None:
+        """Until a None comes. A flood of messages does not put the drain off."""
         due = time.monotonic() + self._interval
         while True:
             try:
                 message = self.inbox.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
+                pass
+            else:
+                if message is None:
+                    break
+                self.take(message)
+            if time.monotonic() >= due:
                 self.drain_flows()
                 self.release_held(time.monotonic())
                 due = time.monotonic() + self._interval
-                continue
-            if message is None:
-                self.drain_flows()
-                return
-            self.take(message)
+        self.drain_flows()
 
     def take(self, message: Snapshot | RawEvent) -> None:
         """One message."""

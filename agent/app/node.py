@@ -107,6 +107,8 @@ class Node:
         outcome = self.writer.start(first.snapshot, [(uid, cgroup) for cgroup, uid in self.folders.pods.items()])
         self._settle_as_unmanaged(AGENT, "", SettledBy.NOBODY)
         self._settle_unknown()
+        if not self.datapath.adopted:
+            self._let_pass_what_was_there()
         self._attach()
         self._after(outcome, EVERYTHING)
         self.attached_after_seconds = time.monotonic() - began
@@ -261,6 +263,12 @@ class Node:
             if found.state is EndpointState.UNMANAGED:
                 self._settle_as_unmanaged(uid, found.namespace, found.by)
 
+    def _let_pass_what_was_there(self) -> None:
+        """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""
+        for uid in self.writer.pending():
+            self.settled[uid] = Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT)
+            self._settle_as_unmanaged(uid, "", SettledBy.FIRST_BOOT)
+
     def _settle_as_unmanaged(self, uid: PodUid, namespace: str, by: SettledBy) -> None:
         identity = Identity(self.writer.cluster.settings.cluster, namespace, "", "", "", Kind.OTHER)
         self.writer.settle(uid, Assignment(identity, EndpointState.UNMANAGED, RulesetId(0)))
@@ -286,8 +294,7 @@ class Node:
                 by_slot[endpoint.slot] = facts
                 by_cgroup.update(dict.fromkeys(endpoint.folders, facts))
         by_slot.pop(0, None)
-        rules = {int(number): str(ref) for number, ref in self.writer.compiler.rule_refs.items()}
-        return Context(self.writer.cluster, by_slot, by_cgroup, rules, self.config.node)
+        return Context(self.writer.cluster, by_slot, by_cgroup, self.writer.compiler.rule_refs, self.config.node)
 
     def facts(self, uid: PodUid) -> EndpointFacts | None:
         """What reports say of an endpoint; None while nobody knows it."""
@@ -381,10 +388,11 @@ class Node:
             event("object.invalid", level=logging.ERROR, problem=str(problem))
 
     def _save(self) -> None:
-        """Numbers and claims to disk, where they changed."""
+        """Numbers, and the claims of this node's pods, to disk where they changed."""
+        claims = self.source.store.claims
         now = State(
             numbers=self.writer.endpoints.numbers.snapshot(),
-            claims=dict(self.source.store.claims),
+            claims={uid: claims[uid] for uid in self.writer.endpoints.by_uid if uid in claims},
             complete=self.writer.cluster.complete,
         )
         if now != self._saved:

@@ -27,8 +27,10 @@ from agent.kernel.maps import KernelMap
 from agent.kernel.programs import HOOKS
 from agent.model.cluster import Cluster
 from agent.model.identity import FIRST_IDENTITY, Claim, Identity, IdentityNumber, Kind
+from agent.model.policy import RuleRef
 from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status, View
 from agent.model.verdict import EndpointState
+from agent.model.want import RuleId
 from agent.outputs.words import reason_name
 from agent.sync.endpoints import Endpoint
 
@@ -120,10 +122,10 @@ class Reporter:
     def _complete(self, published: _Published) -> View:
         view, drain = published.view, published.drain
         raw = drain.denial_totals()
-        lost = [(loss.name.lower(), count) for loss, count in drain.losses().items()]
+        losses = {loss.name.lower(): count for loss, count in drain.losses().items()} | dict(self._lost())
         status = replace(
             view.status,
-            losses=(*lost, *self._lost().items()),
+            losses=tuple(losses.items()),
             maps=view.status.maps + _read_fill(published, len(raw)),
         )
         identities = tuple(
@@ -221,12 +223,12 @@ def _identity(identity: Identity, number: IdentityNumber, endpoints: int, drain:
     )
 
 
-def _denials(raw: list[RawDenials], rules: Mapping[int, str]) -> tuple[DenialRow, ...]:
+def _denials(raw: list[RawDenials], rules: Mapping[RuleId, RuleRef]) -> tuple[DenialRow, ...]:
     """Rows of slots that had the same identity are one."""
     packets: Counter[tuple[int, str, str, str, str]] = Counter()
     sizes: Counter[tuple[int, str, str, str, str]] = Counter()
     for row in raw:
-        rule = rules.get(row.rule, "")
+        rule = str(rules.get(RuleId(row.rule)) or "")
         key = (row.identity, reason_name(row.reason), rule, row.direction.name.lower(), row.verdict.name.lower())
         packets[key] += row.packets
         sizes[key] += row.bytes

@@ -11,7 +11,9 @@ from agent.flows.decode import RawEvent
 from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, Tuple
 from agent.model.identity import Identity, Kind, PodUid
+from agent.model.policy import RuleRef
 from agent.model.verdict import DropReason, Hook
+from agent.model.want import RuleId
 
 NameOf = Callable[[Address], PeerName]
 _LACKS_A_RULE = (DropReason.NO_RULE, DropReason.UNKNOWN_PEER, DropReason.NOT_A_REPLY)
@@ -26,7 +28,7 @@ class Context:
     cluster: Cluster
     by_slot: Mapping[int, EndpointFacts]
     by_cgroup: Mapping[int, EndpointFacts]
-    rules: Mapping[int, str]
+    rules: Mapping[RuleId, RuleRef]
     node: str = ""
 
 
@@ -58,7 +60,7 @@ class Joiner:
             tuple=raw.tuple,
             peer=self._name_of(raw.tuple.peer),
             verdict=raw.verdict,
-            rule=context.rules.get(raw.rule, ""),
+            rule=_rule_name(raw.rule, context),
             counts=growth.counts,
             new=growth.new,
         )
@@ -74,7 +76,7 @@ class Joiner:
             peer=NO_PEER if event.hook is Hook.SOCK_CREATE else self._name_of(event.peer),
             verdict=event.verdict,
             reason=event.reason,
-            rule=context.rules.get(event.rule, ""),
+            rule=_rule_name(event.rule, context),
             hook=event.hook,
             cgroup_id=event.cgroup_id,
             socket_cookie=event.socket_cookie,
@@ -82,6 +84,11 @@ class Joiner:
             opened_by=opener if opener and opener.uid != endpoint.uid else None,
             nearest=_nearest(event, endpoint, context.cluster),
         )
+
+
+def _rule_name(number: int, context: Context) -> str:
+    rule = context.rules.get(RuleId(number))
+    return str(rule) if rule else ""
 
 
 def _nearest(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
