@@ -10,7 +10,7 @@ from agent.parse.peers import PROTOCOLS, WITH_PORTS
 
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _LACKS_PORT = re.compile(r"\bport (\d+)/(\d+)")
-_LACKS_PROTOCOL = re.compile(r"\bprotocol (\d+)")
+_LACKS_PROTOCOL = re.compile(r"\bport protocol (\d+)")
 
 WHY = {
     DropReason.NONE: "no reason was recorded",
@@ -62,7 +62,7 @@ def readable(nearest: str) -> str:
     """What the nearest rule lacks, with protocols as words: `finance-egress/warehouse lacks port 5432/TCP`."""
     rule, separator, lacks = nearest.partition(" lacks ")
     lacks = _LACKS_PORT.sub(lambda m: f"port {m[2]}/{protocol_name(int(m[1]))}", lacks)
-    lacks = _LACKS_PROTOCOL.sub(lambda m: protocol_name(int(m[1])), lacks)
+    lacks = _LACKS_PROTOCOL.sub(lambda m: f"protocol {protocol_name(int(m[1]))}", lacks)
     return f"{short_rule(rule)}{separator}{lacks}"
 
 

@@ -1,0 +1,43 @@
+"""`dagwall detach`: everything off the node, in an emergency."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from agent import log
+from agent.cli.show import OUTPUT, print_json, speaks
+from agent.config import Config
+from agent.errors import KernelError
+from agent.kernel.datapath import detach as take_away
+
+PINS = Config.__dataclass_fields__["pins"].default
+
+
+@click.command()
+@click.option(
+    "--pins", type=click.Path(path_type=Path), default=PINS, show_default=True, help="Where the agent pins."
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@OUTPUT
+@speaks
+def detach(pins: Path, output: str, *, yes: bool) -> None:
+    """Take all programs off this node: NOTHING is enforced or counted afterwards."""
+    if not yes:
+        click.echo(f"This ends ALL enforcement of dagwall on this node ({pins}), and forgets all counters.", err=True)
+        if not sys.stdin.isatty():
+            raise click.UsageError("not confirmed: standard input is no terminal; say --yes")
+        click.confirm("Detach?", abort=True, err=True)
+    try:
+        links = take_away(pins)
+    except OSError as exc:
+        raise KernelError(f"detach {pins}: {exc.strerror or exc}") from exc
+    log.configure()
+    log.event("programs.detached", level=logging.CRITICAL, pins=str(pins), links=links)
+    if output == "json":
+        print_json({"pins": str(pins), "links": links})
+    else:
+        click.echo(f"DETACHED: {links} links removed. Tasks on this node are not enforced until `dagwall run`.")

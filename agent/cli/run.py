@@ -1,0 +1,173 @@
+"""`dagwall run`: the agent, in the foreground."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent import log
+from agent.app.agent import build, stop_on_signals
+from agent.app.serve import Serving
+from agent.cli.settings import read_map_entries, read_settings
+from agent.cli.show import speaks
+from agent.config import Config, OnAgentLoss
+from agent.errors import InvalidObject
+from agent.model.policy import DefaultPosture, Posture
+from agent.outputs.http import split_address
+from agent.sources.cgroup_names import parse_roots
+
+DEFAULTS = {field.name: field.default for field in fields(Config)}
+_PATH = click.Path(path_type=Path)
+
+Command = Callable[..., Any]
+
+
+def _choice(of: type[OnAgentLoss | DefaultPosture | Posture]) -> click.Choice[str]:
+    return click.Choice([member.value for member in of])
+
+
+def _metrics(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value:
+        try:
+            split_address(value)
+        except ValueError as exc:
+            raise click.BadParameter(f"{exc}; '' serves none") from exc
+    return value
+
+
+def _entries(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, int]:
+    try:
+        return read_map_entries(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+POLICY_OPTIONS = (
+    click.option("--config", type=_PATH, help="YAML: airflow, metadata, dns, ranges and the flags below."),
+    click.option("--cluster", help="The cluster's name in identities.  [default: default]"),
+    click.option("--pod-cidr", "podCidrs", multiple=True, help="Range of pods' addresses; can be repeated."),
+    click.option("--service-cidr", "serviceCidrs", multiple=True, help="Range of services; can be repeated."),
+    click.option(
+        "--default-posture", "defaultPosture", type=_choice(DefaultPosture),
+        help="Of directions that no policy speaks about, in managed namespaces.  [default: observe]",
+    ),
+    click.option(
+        "--posture", type=_choice(Posture), help="audit: only report what would be denied.  [default: enforce]"
+    ),
+    click.option(
+        "--baseline", help="Entities that every task may reach, with commas; none for none.  [default: airflow,dns]"
+    ),
+    click.option("--managed-namespace", "managedNamespaces", multiple=True, help="Managed without a label."),
+)  # fmt: skip
+"""What decides about verdicts; `policy explain --files` has them too."""
+
+
+def policy_options(command: Command) -> Command:
+    for option in reversed(POLICY_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _seconds(name: str, flag: str, low: float, text: str) -> Callable[[Command], Command]:
+    return click.option(
+        flag, name, type=click.FloatRange(low, 86_400), default=DEFAULTS[name], show_default=True, metavar="SECONDS",
+        help=text,
+    )  # fmt: skip
+
+
+def _number(name: str, flag: str, low: int, high: int, text: str) -> Callable[[Command], Command]:
+    return click.option(
+        flag, name, type=click.IntRange(low, high), default=DEFAULTS[name], show_default=True, metavar="N", help=text
+    )
+
+
+def _path(name: str, flag: str, text: str) -> Callable[[Command], Command]:
+    return click.option(flag, name, type=_PATH, default=DEFAULTS[name], show_default=True, help=text)
+
+
+@click.command()
+@click.option(
+    "--files",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of manifests: pods, namespaces, services, policies. Watched.",
+)
+@click.option("--node", default=platform.node(), show_default="this host's name", help="This node's name.")
+@policy_options
+@click.option("--cgroup-root", "cgroup_roots", multiple=True, help="Root of pods, instead of those found by name.")
+@click.option("--cgroup-mount", type=_PATH, help="Mount of cgroup v2.  [default: from /proc/self/mountinfo]")
+@_path("log_folders", "--log-folders", "The kubelet's log folders.")
+@_path("pins", "--pins", "Folder on a bpffs for programs, links and maps.")
+@_path("state", "--state", "Folder for identity numbers and frozen claims.")
+@_path("socket", "--socket", "Unix socket of the local API.")
+@click.option(
+    "--metrics",
+    default=DEFAULTS["metrics"],
+    show_default=True,
+    metavar="HOST:PORT",
+    callback=_metrics,
+    help="Address of /metrics, /livez, /readyz; '' serves none.",
+)
+@click.option(
+    "--flow-log", type=_PATH, help="File of flows and denials, JSON lines in the format of Hubble's exporter."
+)
+@click.option(
+    "--on-agent-loss",
+    type=_choice(OnAgentLoss),
+    default=OnAgentLoss.ALLOW.value,
+    show_default=True,
+    help="What unknown pods may do while the agent is dead.",
+)
+@_seconds("loss_grace_seconds", "--loss-grace", 1, "Silence after which the agent counts as dead.")
+@_seconds("reply_seconds", "--reply-time", 1, "How long answers to a datagram are answers.")
+@_seconds("drain_seconds", "--drain-interval", 0.05, "Between two reads of the flows.")
+@_seconds("tcp_idle_seconds", "--tcp-idle", 10, "Until an idle TCP flow is forgotten.")
+@_number("event_rate", "--event-rate", 1, 1_000_000, "Events of an endpoint each second.")
+@_number("event_burst", "--event-burst", 1, 1_000_000, "Events of an endpoint at once.")
+@_number("flow_quota", "--flow-quota", 1, 1 << 24, "Entries in the flow table for each endpoint.")
+@_number("metric_series", "--metric-series", 1, 1_000_000, "Task series before the overflow series.")
+@click.option("--map-entries", multiple=True, metavar="NAME=N", callback=_entries, help="Size of a kernel map.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Of the JSON lines on standard error.",
+)
+@speaks
+def run(log_level: str, **given: Any) -> None:
+    """Enforce policies on this node until SIGTERM. What is enforced stays when the agent ends."""
+    policy_flags = take_policy_flags(given)
+    try:
+        read = read_settings(given.pop("config"), policy_flags)
+        cgroup_roots = parse_roots(given["cgroup_roots"])
+    except InvalidObject as exc:
+        raise click.UsageError(str(exc)) from exc
+    config = Config(
+        **given
+        | {
+            "cgroup_roots": cgroup_roots,
+            "on_agent_loss": OnAgentLoss(given["on_agent_loss"]),
+            "managed_namespaces": read.managed_namespaces,
+        }
+    )
+    log.configure(level=log_level)
+    serving = Serving(config)
+    serving.start()
+    try:
+        agent = build(config, read.settings, serving, serving.publish)
+        stop_on_signals(agent)
+        agent.run()
+    finally:
+        serving.stop()
+
+
+def take_policy_flags(given: dict[str, Any]) -> dict[str, Any]:
+    """The part of the flags that read_settings wants, taken out of `given`; `config` stays."""
+    names = ("cluster", "podCidrs", "serviceCidrs", "defaultPosture", "posture", "baseline", "managedNamespaces")
+    return {name: given.pop(name) for name in names}

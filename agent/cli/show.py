@@ -1,0 +1,107 @@
+"""How answers look: JSON for machines; tables for people, with colour on a terminal only (NO_COLOR counts)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agent.errors import DagwallError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OUTPUT = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Form of output."
+)
+_WIDE = 1000
+"""Columns where the output is no terminal: what reads it should get whole lines."""
+
+STYLES = {
+    "allow": "green", "deny": "bold red", "audit": "yellow", "managed": "green", "pending": "yellow",
+    "quarantined": "bold red", "unmanaged": "dim", "ready": "bold green", "not ready": "bold red",
+    "error": "bold red", "warning": "yellow",
+}  # fmt: skip
+
+
+def speaks(command: Callable[P, R]) -> Callable[P, R]:
+    """A command whose DagwallErrors are one line on standard error and exit code 1."""
+
+    @wraps(command)
+    def spoken(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except DagwallError as exc:
+            raise click.ClickException(clean(str(exc), lines=True)) from exc
+
+    return spoken
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def console() -> Console:
+    terminal = sys.stdout.isatty()
+    return Console(
+        file=sys.stdout, highlight=False, markup=False, emoji=False, force_terminal=terminal,
+        width=None if terminal else _WIDE,
+    )  # fmt: skip
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing") -> None:
+    """Numbers stand right. Words that STYLES knows have its colour."""
+    listed = [list(row) for row in rows]
+    if not listed:
+        click.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(columns):
+        numeric = all(isinstance(row[number], int | float) for row in listed)
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*(_cell(value) for value in row))
+    console().print(table)
+
+
+def print_line(*parts: object) -> None:
+    """One line; words that STYLES knows have its colour."""
+    console().print(Text(" ").join(_cell(part) for part in parts), soft_wrap=True)
+
+
+def _cell(value: object) -> Text:
+    text = clean(str(value))
+    return Text(text, style=STYLES.get(text.lower(), ""))
+
+
+def clean(text: str, *, lines: bool = False) -> str:
+    """Ids come from people: nothing in them may steer a terminal."""
+    return "".join(c if c.isprintable() or (lines and c == "\n") else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def amount(number: int) -> str:
+    """`5.0 kB`"""
+    size = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{number} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def clock(seconds: float) -> str:
+    """Local time of day, with milliseconds."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%H:%M:%S.%f")[:-3]
+
+
+def moment(seconds: float) -> str:
+    """Local date and time."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
