@@ -8,32 +8,31 @@ import queue
 import selectors
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.abi.structs import CONFIG, U32, U64
+from agent.abi.structs import U32, U64
 from agent.app.closer import Closer, stalls
+from agent.app.context import make_context, pack_config
 from agent.app.drain import Drain, Snapshot
 from agent.app.folders import DEFAULT_LEVELS, Folders
+from agent.app.health import Health
+from agent.app.settler import Settler
 from agent.app.state import State, StateFolder
 from agent.compiler.changes import EVERYTHING, Changes
-from agent.config import Config, OnAgentLoss
-from agent.errors import DagwallError, KernelError
+from agent.config import Config
 from agent.flows.decode import RawEvent, decode_event
 from agent.flows.join import Context
 from agent.kernel.datapath import Datapath
 from agent.log import event
-from agent.model.flow import EndpointFacts
-from agent.model.identity import Identity, Kind, PodUid
-from agent.model.settle import Settled, SettledBy, settle
+from agent.model.identity import PodUid
+from agent.model.settle import Settled, SettledBy
 from agent.model.verdict import EndpointState, EventKind
-from agent.model.want import Assignment, RulesetId
 from agent.sources.cgroup_ids import path_of
 from agent.sources.cgroup_watch import Added, CgroupEvent, CgroupWatcher
 from agent.sources.cgroups import ContainerFolder, RootFolder
 from agent.sources.files import FilesSource, Update
-from agent.sources.host import log_folders
 from agent.sync.writer import Outcome, Writer
 
 AGENT = PodUid("dagwall-agent")
@@ -79,8 +78,8 @@ class Node:
         self.watcher, self.drain, self.hz = watcher, drain, hz
         self.closer = Closer(self.folders_of)
         self.folders = Folders()
-        self.settled: dict[PodUid, Settled] = {}
-        self.problems: dict[str, str] = {}
+        self.health = Health(datapath, writer, self.folders, watcher.mount)
+        self.settler = Settler(writer, config.log_folders)
         self.attached_after_seconds = 0.0
         self.context = Context(writer.cluster, {}, {}, {})
         self._state, self._publish = state, publish
@@ -91,6 +90,16 @@ class Node:
         self._stopping = False
         self._timers = Timers()
         self._saved: State | None = None
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Why the agent is not ready, by topic."""
+        return self.health.problems
+
+    @property
+    def settled(self) -> Mapping[PodUid, Settled]:
+        """Who said that a pod is unmanaged, where no snapshot did."""
+        return self.settler.settled
 
     # -- start
 
@@ -105,11 +114,11 @@ class Node:
             self.folders.pods[own] = AGENT
         self._report_objects(first)
         outcome = self.writer.start(first.snapshot, [(uid, cgroup) for cgroup, uid in self.folders.pods.items()])
-        self._settle_as_unmanaged(AGENT, "", SettledBy.NOBODY)
-        self._settle_unknown()
+        self.settler.let_pass(AGENT, Settled(EndpointState.UNMANAGED, SettledBy.NOBODY))
+        self.settler.settle_unknown()
         if not self.datapath.adopted:
-            self._let_pass_what_was_there()
-        self._attach()
+            self.settler.let_pass_what_was_there()
+        self.health.attach()
         self._after(outcome, EVERYTHING)
         self.attached_after_seconds = time.monotonic() - began
         event("agent.enforcing", endpoints=len(self.writer.endpoints.by_uid), writes=outcome.writes)
@@ -162,8 +171,8 @@ class Node:
     def _take(self, update: Update) -> None:
         self._report_objects(update)
         before = time.monotonic()
-        outcome = self._guarded(lambda: self.writer.update(update.snapshot, update.changes))
-        self._settle_unknown()
+        outcome = self.health.guarded(lambda: self.writer.update(update.snapshot, update.changes))
+        self.settler.settle_unknown()
         self._after(outcome, update.changes)
         event(
             "snapshot.programmed", revision=update.snapshot.revision, writes=outcome.writes, bumped=outcome.bumped,
@@ -175,7 +184,7 @@ class Node:
         for found in self.watcher.read():
             changed |= self._apply(found)
         if changed:
-            self._settle_unknown()
+            self.settler.settle_unknown()
             self._after(Outcome(), Changes())
 
     def _apply(self, found: CgroupEvent) -> bool:
@@ -184,9 +193,9 @@ class Node:
         if isinstance(found, Added):
             self.folders.add(folder)
             if isinstance(folder, RootFolder):
-                self._guarded(self._attach)
+                self.health.guarded(self.health.attach)
             elif not folder.outside:
-                self._guarded(lambda: self.writer.add_folder(folder.uid, folder.cgroup_id))
+                self.health.guarded(lambda: self.writer.add_folder(folder.uid, folder.cgroup_id))
         else:
             if folder.cgroup_id in self.folders.pods:
                 self.writer.remove_folder(folder.cgroup_id, time.monotonic())
@@ -221,7 +230,7 @@ class Node:
         if not any(cgroup in self.folders.pods for cgroup in known):
             for found in self.watcher.resync():
                 self._apply(found)
-            self._settle_unknown()
+            self.settler.settle_unknown()
         if not any(cgroup in self.folders.pods for cgroup in known):
             path = path_of(self.watcher.mount, record.cgroup_id)
             event("cgroup.unknown", level=logging.WARNING, cgroup_id=record.cgroup_id, path=path or "gone")
@@ -238,150 +247,34 @@ class Node:
         if now >= self._timers.heartbeat:
             self._timers.heartbeat = now + HEARTBEAT_SECONDS
             self._write_config()
-            self._settle_unknown()
-            outcome = self._guarded(lambda: self.writer.expire(now))
+            self.settler.settle_unknown()
+            outcome = self.health.guarded(lambda: self.writer.expire(now))
             if outcome.gone:
-                for uid in outcome.gone:
-                    self.settled.pop(uid, None)
+                self.settler.forget(outcome.gone)
                 self._after(outcome, Changes())
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
-            self._check_health()
+            self.health.check()
             self._publish(self)
 
     # -- what follows
 
-    def _settle_unknown(self) -> None:
-        """L2: pods that have a folder and that no snapshot explains."""
-        pending = self.writer.pending()
-        if not pending:
-            return
-        folders = log_folders(self.config.log_folders)
-        for uid in pending:
-            found = settle(uid, self.writer.cluster, folders, complete=self.writer.cluster.complete)
-            self.settled[uid] = found
-            if found.state is EndpointState.UNMANAGED:
-                self._settle_as_unmanaged(uid, found.namespace, found.by)
-
-    def _let_pass_what_was_there(self) -> None:
-        """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""
-        for uid in self.writer.pending():
-            self.settled[uid] = Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT)
-            self._settle_as_unmanaged(uid, "", SettledBy.FIRST_BOOT)
-
-    def _settle_as_unmanaged(self, uid: PodUid, namespace: str, by: SettledBy) -> None:
-        identity = Identity(self.writer.cluster.settings.cluster, namespace, "", "", "", Kind.OTHER)
-        self.writer.settle(uid, Assignment(identity, EndpointState.UNMANAGED, RulesetId(0)))
-        event("endpoint.settled", uid=uid, namespace=namespace, by=by.value)
-
     def _after(self, outcome: Outcome, changes: Changes) -> None:
         """Tell everybody else what is so now."""
         if outcome.refused:
-            self.problems["revision"] = f"revision refused: {outcome.refused}"
-            event("revision.refused", level=logging.ERROR, why=outcome.refused)
+            self.health.say("revision", f"revision refused: {outcome.refused}")
         elif changes != Changes():
-            self.problems.pop("revision", None)
-        self.context = self._make_context()
+            self.health.say("revision", "")
+        self.context = make_context(self.writer, self.config.node)
         self.drain.inbox.put(Snapshot(self.context, changes))
         self._publish(self)
         self._save()
 
-    def _make_context(self) -> Context:
-        by_slot, by_cgroup = {}, {}
-        for endpoint in self.writer.endpoints.by_uid.values():
-            facts = self.facts(endpoint.uid)
-            if facts is not None:
-                by_slot[endpoint.slot] = facts
-                by_cgroup.update(dict.fromkeys(endpoint.folders, facts))
-        by_slot.pop(0, None)
-        return Context(self.writer.cluster, by_slot, by_cgroup, self.writer.compiler.rule_refs, self.config.node)
-
-    def facts(self, uid: PodUid) -> EndpointFacts | None:
-        """What reports say of an endpoint; None while nobody knows it."""
-        endpoint, pod = self.writer.endpoints.by_uid.get(uid), self.writer.cluster.pods.get(uid)
-        if endpoint is None or endpoint.assignment is None:
-            return None
-        return EndpointFacts(
-            identity=endpoint.assignment.identity,
-            number=endpoint.number or 0,
-            namespace=endpoint.assignment.identity.namespace,
-            pod=pod.name if pod else "",
-            uid=uid,
-            claim=pod.claim if pod else None,
-            node=self.config.node,
-        )
-
     def _write_config(self) -> None:
         """Settings of the programs, and the heartbeat."""
-        config, self._levels = self.config, self.folders.levels()
-        value = CONFIG.pack(
-            heartbeat_ns=time.monotonic_ns(),
-            loss_grace_ns=int(config.loss_grace_seconds * 1e9),
-            loss_denies=int(config.on_agent_loss is OnAgentLoss.DENY),
-            pod_level=self._levels,
-            reply_ticks=int(config.reply_seconds * self.hz),
-            flush_ticks=self.hz,
-            syn_ticks=max(2, self.hz * 12 // 1000),
-            syn_tries=13,
-            event_rate=config.event_rate,
-            event_burst=config.event_burst,
-            flow_quota=config.flow_quota,
-            hz=self.hz,
-        )
+        self._levels = self.folders.levels()
+        value = pack_config(self.config, self.hz, self._levels, time.monotonic_ns())
         self.datapath.maps["config"].put(U32.pack(value=0), value)
-
-    def _attach(self) -> Outcome:
-        self.datapath.attach([self.watcher.mount / root.path.lstrip("/") for root in self.folders.roots.values()])
-        return Outcome()
-
-    def _guarded(self, step: Callable[[], Outcome]) -> Outcome:
-        """A map or hook that refuses makes the agent not ready, and is tried again; nothing enforced is lost."""
-        try:
-            outcome = step()
-        except KernelError as exc:
-            self.problems["kernel"] = str(exc)
-            event("kernel.refused", level=logging.ERROR, why=str(exc))
-            return Outcome(refused=str(exc))
-        return outcome
-
-    def _check_health(self) -> None:
-        """Hooks lost, roots missing, containers outside: found within seconds, mended where possible, said loudly."""
-        if "kernel" in self.problems:
-            self._mend()
-        attached = {(a.cgroup_id, a.hook) for a in self.datapath.attached()}
-        roots = self.folders.roots.values()
-        missing = [root.path for root in roots if (root.cgroup_id, "egress") not in attached]
-        if missing:
-            self._guarded(self._attach)
-        self._say("roots", "" if roots else "no pods' root in the cgroup tree: nothing is enforced")
-        self._say("hooks", f"not attached to {', '.join(missing)}" if missing else "")
-        outside = ", ".join(self.folders.unguarded_pods())
-        self._say("outside", f"containers outside the pods' roots, pods {outside}" if outside else "")
-        if not self.datapath.pins_are_there():
-            self._guarded(self._pin_again)
-
-    def _mend(self) -> None:
-        try:
-            self._attach()
-            self.writer.resync()
-        except DagwallError as exc:
-            self.problems["kernel"] = str(exc)
-        else:
-            del self.problems["kernel"]
-            event("kernel.mended")
-
-    def _pin_again(self) -> Outcome:
-        self.datapath.pin_again()
-        event("pins.restored", level=logging.WARNING)
-        return Outcome()
-
-    def _say(self, topic: str, problem: str) -> None:
-        if problem and self.problems.get(topic) != problem:
-            event("agent.not_ready", level=logging.ERROR, topic=topic, why=problem)
-        if problem:
-            self.problems[topic] = problem
-        else:
-            self.problems.pop(topic, None)
 
     def _report_objects(self, update: Update) -> None:
         for problem in update.problems:

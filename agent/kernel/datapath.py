@@ -88,11 +88,15 @@ class Datapath:
             cgroup_id = root.stat().st_ino
             folder = self.pins.links / str(cgroup_id)
             folder.mkdir(parents=True, exist_ok=True)
-            for hook in (name for name in ATTACH_ORDER if name in self.programs):
+            for hook in self.hooks():
                 self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
         *older, _ = self.pins.generations()
         for generation in older:
             self.pins.remove_generation(generation)
+
+    def hooks(self) -> list[str]:
+        """Hooks that this generation has a program for."""
+        return [name for name in ATTACH_ORDER if name in self.programs]
 
     def attached(self) -> list[Attachment]:
         """What the links of this agent are, asked from the kernel: a lost cgroup shows as id 0."""

@@ -117,6 +117,12 @@ class EndpointTable:
             if endpoint.slot and endpoint.assignment and endpoint.assignment.ruleset in revoked:
                 self._ops.bumped.add(endpoint.slot)
 
+    def redo(self) -> None:
+        """Every entry again, and every flow judged again: when it is not certain what has been written."""
+        self._ops.entries.update(self._rendered)
+        self._ops.nearby.update(self._nearby)
+        self._ops.bumped.update(self.by_slot)
+
     def prune_adopted(self) -> int:
         """After the first complete list and scan: entries whose folder nobody has found go. How many."""
         strangers = [cgroup for cgroup in self._rendered if cgroup not in self.by_folder]

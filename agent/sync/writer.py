@@ -85,6 +85,7 @@ class Writer:
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt."""
+        self.endpoints.redo()
         return self._carry_out(plan_whole(self.want, self._maps))
 
     def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:

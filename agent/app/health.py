@@ -1,0 +1,79 @@
+"""Is what should be enforced enforced? Looked at every two seconds; mended where possible, said loudly where not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.app.folders import Folders
+from agent.errors import DagwallError, KernelError
+from agent.kernel.datapath import Datapath
+from agent.log import event
+from agent.sync.writer import Outcome, Writer
+
+
+@dataclass(slots=True)
+class Health:
+    """Owned by the writing thread. `problems`, by topic, make the agent not ready."""
+
+    datapath: Datapath
+    writer: Writer
+    folders: Folders
+    mount: Path
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def guarded(self, step: Callable[[], Outcome]) -> Outcome:
+        """A map or hook that refuses makes the agent not ready, and is tried again; nothing enforced is lost."""
+        try:
+            return step()
+        except KernelError as exc:
+            self.say("kernel", str(exc))
+            return Outcome()
+
+    def attach(self) -> Outcome:
+        """Our programs on every root that is there."""
+        self.datapath.attach([self.mount / root.path.lstrip("/") for root in self.folders.roots.values()])
+        return Outcome()
+
+    def check(self) -> None:
+        """Hooks lost, roots missing, pins gone, containers that no program sees."""
+        if "kernel" in self.problems:
+            self._mend()
+        roots = self.folders.roots.values()
+        attached = {(a.cgroup_id, a.hook) for a in self.datapath.attached()}
+        hooks = self.datapath.hooks()
+        missing = [root.path for root in roots if any((root.cgroup_id, hook) not in attached for hook in hooks)]
+        if missing:
+            self.guarded(self.attach)
+        self.say("roots", "" if roots else "no pods' root in the cgroup tree: nothing is enforced")
+        self.say("hooks", f"not attached to {', '.join(missing)}" if missing else "")
+        outside = ", ".join(self.folders.unguarded_pods())
+        self.say("outside", f"containers outside the pods' roots, pods {outside}" if outside else "")
+        if not self.datapath.pins_are_there():
+            self.guarded(self._pin_again)
+
+    def say(self, topic: str, problem: str) -> None:
+        """A problem is logged when it comes up, not each time it is seen; an empty one is solved."""
+        if problem and self.problems.get(topic) != problem:
+            event("agent.not_ready", level=logging.ERROR, topic=topic, why=problem)
+        if problem:
+            self.problems[topic] = problem
+        else:
+            self.problems.pop(topic, None)
+
+    def _mend(self) -> None:
+        try:
+            self.attach()
+            self.writer.resync()
+        except DagwallError as exc:
+            self.problems["kernel"] = str(exc)
+        else:
+            del self.problems["kernel"]
+            event("kernel.mended")
+
+    def _pin_again(self) -> Outcome:
+        self.datapath.pin_again()
+        event("pins.restored", level=logging.WARNING)
+        return Outcome()

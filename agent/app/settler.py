@@ -1,0 +1,54 @@
+"""Pods that have a folder and that no snapshot explains: who they are, as far as this node knows by itself (L2)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.log import event
+from agent.model.identity import Identity, Kind, PodUid
+from agent.model.settle import Settled, SettledBy, settle
+from agent.model.verdict import EndpointState
+from agent.model.want import Assignment, RulesetId
+from agent.sources.host import log_folders
+from agent.sync.writer import Writer
+
+
+@dataclass(slots=True)
+class Settler:
+    """Owned by the writing thread."""
+
+    writer: Writer
+    log_folders: Path
+    settled: dict[PodUid, Settled] = field(default_factory=dict)
+
+    def settle_unknown(self) -> None:
+        """Ask the pod's own name, the snapshot, and the kubelet's log folders; who stays unknown stays pending."""
+        pending = self.writer.pending()
+        if not pending:
+            return
+        folders, cluster = log_folders(self.log_folders), self.writer.cluster
+        for uid in pending:
+            found = settle(uid, cluster, folders, complete=cluster.complete)
+            self.settled[uid] = found
+            if found.state is EndpointState.UNMANAGED:
+                self.let_pass(uid, found)
+
+    def let_pass_what_was_there(self) -> None:
+        """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""
+        for uid in self.writer.pending():
+            self.settled[uid] = Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT)
+            self.let_pass(uid, self.settled[uid])
+
+    def let_pass(self, uid: PodUid, found: Settled) -> None:
+        """Unmanaged, on somebody's word other than the compiler's."""
+        identity = Identity(self.writer.cluster.settings.cluster, found.namespace, "", "", "", Kind.OTHER)
+        self.writer.settle(uid, Assignment(identity, EndpointState.UNMANAGED, RulesetId(0)))
+        level = logging.WARNING if found.unclassified else logging.INFO
+        event("endpoint.settled", level=level, uid=uid, namespace=found.namespace, by=found.by.value)
+
+    def forget(self, uids: list[PodUid]) -> None:
+        """Pods whose last folder has gone."""
+        for uid in uids:
+            self.settled.pop(uid, None)
