@@ -14,8 +14,8 @@ from agent.cli.show import (
     OUTPUT,
     amount,
     clock,
-    console,
     moment,
+    print_heading,
     print_json,
     print_line,
     print_table,
@@ -206,7 +206,7 @@ def why(socket: Path, output: str, **wanted: Any) -> None:
     for row in found["denials"]:
         task = _task(row) or "a pod without a task"
         tried = f", run {row['run_id']} try {row['try_number']}" if row["run_id"] else ""
-        console().print(f"{row['namespace']} {task} (pod {row['pod']}{tried})", style="bold", soft_wrap=True)
+        print_heading(f"{row['namespace']} {task} (pod {row['pod']}{tried})")
         times = f"{row['events']} times, last {moment(row['last'])}" if row["events"] > 1 else moment(row["last"])
         print_line(f"  {row['text']}")
         print_line(f"  {times}")

@@ -77,6 +77,10 @@ def print_line(*parts: object) -> None:
     console().print(Text(" ").join(_cell(part) for part in parts), soft_wrap=True)
 
 
+def print_heading(text: str) -> None:
+    console().print(Text(clean(text), style="bold"), soft_wrap=True)
+
+
 def _cell(value: object) -> Text:
     text = clean(str(value))
     return Text(text, style=STYLES.get(text.lower(), ""))

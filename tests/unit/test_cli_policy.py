@@ -1,0 +1,202 @@
+"""`dagwall policy`: check and explain, on files alone and against a socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent.cli import main
+from agent.cli.policy import split_target
+
+NAMESPACE = 'apiVersion: v1\nkind: Namespace\nmetadata: {name: airflow, labels: {dagwall.io/managed: "true"}}\n'
+POLICY = """\
+apiVersion: dagwall.io/v1alpha1
+kind: TaskNetworkPolicy
+metadata: {name: finance-egress, namespace: airflow}
+spec:
+  subject: {dagIds: ["finance_*"]}
+  egress:
+  - name: warehouse
+    to: [{cidr: 192.0.2.0/24}]
+    ports: [{port: 443}]
+"""
+FLOOR = """\
+apiVersion: dagwall.io/v1alpha1
+kind: TaskNetworkPolicy
+metadata: {name: floor, namespace: airflow}
+spec: {subject: {serviceAccounts: [etl]}, egress: []}
+"""
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: p1
+  namespace: airflow
+  uid: cc7a1de5-1bf8-4567-ae3a-697995000001
+  labels: {kubernetes_executor: "True", dag_id: finance_daily, task_id: load}
+  annotations: {dag_id: finance_daily, task_id: load}
+spec: {serviceAccountName: etl, containers: []}
+status: {podIP: 10.0.0.9, phase: Running}
+"""
+
+
+def dagwall(*words: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def write(folder: Path, *documents: str, name: str = "all.yaml") -> Path:
+    file = folder / name
+    file.write_text("---\n".join(documents))
+    return file
+
+
+def test_valid_files_are_silent(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, FLOOR)
+    assert dagwall("policy", "check", tmp_path).output == "1 policies, 0 errors, 0 warnings\n"
+
+
+def test_errors_name_file_line_field_and_what_is_allowed(tmp_path: Path) -> None:
+    file = write(tmp_path, NAMESPACE, FLOOR.replace("egress", "egres"))
+    output = dagwall("policy", "check", file, code=1).output
+    assert f"{file}:5: error TaskNetworkPolicy/airflow/floor: spec: unknown field 'egres'; allowed: " in output
+    assert "1 errors" in output
+
+
+def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
+    file = write(tmp_path, "a: 1\nb: [c\n")
+    assert f"{file}:3: error is no YAML: " in dagwall("policy", "check", file, code=1).output
+
+
+def test_errors_as_json(tmp_path: Path) -> None:
+    file = write(tmp_path, NAMESPACE, POLICY, FLOOR.replace("egress", "egres"))
+    found = json.loads(dagwall("policy", "check", file, "-o", "json", code=1).output)
+    assert found["policies"] == 1
+    (error,), (warning,) = found["errors"], found["warnings"]
+    assert (error["object"], error["field"]) == ("TaskNetworkPolicy/airflow/floor", "spec")
+    assert warning["place"] == f"{file}:5"
+
+
+@pytest.mark.parametrize(
+    ("documents", "warned"),
+    [
+        ((POLICY,), True),
+        ((POLICY, FLOOR), False),
+        ((POLICY, FLOOR.replace("egress", "ingress")), True),
+        ((POLICY, FLOOR.replace("serviceAccounts: [etl]", "")), False),
+        ((POLICY, FLOOR.replace("serviceAccounts: [etl]", "podSelector: {matchLabels: {a: b}}")), True),
+        ((POLICY, FLOOR.replace("egress: []", "egress: [], posture: audit")), True),
+        ((POLICY, FLOOR.replace("subject:", "posture: enforce, subject:")), False),
+        ((POLICY, FLOOR.replace("Task", "ClusterTask").replace(", namespace: airflow", "")), False),
+        ((POLICY.replace("dagIds", "taskIds"),), True),
+        ((POLICY.replace('{dagIds: ["finance_*"]}', "{serviceAccounts: [etl]}"),), False),
+        ((POLICY.replace('"finance_*"]', '"finance_*"], serviceAccounts: [other]'), FLOOR), True),
+    ],
+)  # fmt: skip
+def test_policies_by_claims_need_something_below(tmp_path: Path, documents: tuple[str, ...], warned: bool) -> None:
+    write(tmp_path, NAMESPACE, *documents)
+    output = dagwall("policy", "check", tmp_path).output
+    assert ("a pod that claims another id is not selected" in output) == warned
+    assert "0 errors" in output
+
+
+def test_a_default_of_deny_is_enough(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, POLICY)
+    assert "0 warnings" in dagwall("policy", "check", tmp_path, "--default-posture", "deny").output
+    annotated = NAMESPACE.replace("metadata: {", "metadata: {annotations: {dagwall.io/default-posture: deny}, ")
+    write(tmp_path, annotated, POLICY)
+    assert "0 warnings" in dagwall("policy", "check", tmp_path).output
+
+
+def test_tasks_peers_are_not_bound(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, FLOOR.replace("egress: []", "egress: [{to: [{tasks: {dagIds: [a]}}]}]"))
+    assert "warning TaskNetworkPolicy/airflow/floor: spec.egress[0]: `tasks` believes what pods claim" in (
+        dagwall("policy", "check", tmp_path).output
+    )
+
+
+def test_a_policy_of_an_unmanaged_namespace_selects_nothing(tmp_path: Path) -> None:
+    write(tmp_path, FLOOR)
+    assert "selects nothing: namespace airflow is not managed" in dagwall("policy", "check", tmp_path).output
+    managed = dagwall("policy", "check", tmp_path, "--managed-namespace", "airflow")
+    assert "0 warnings" in managed.output
+
+
+def explain(folder: Path, *words: str, code: int = 0) -> str:
+    return dagwall("policy", "explain", "--files", folder, *words, code=code).output
+
+
+def test_explain_without_an_agent(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, POLICY)
+    who = ("--dag", "finance_daily", "--task", "load", "-n", "airflow")
+    assert "allow: TCP to 192.0.2.9:443; by finance-egress/warehouse" in explain(
+        tmp_path, *who, "--to", "192.0.2.9:443"
+    )
+    denied = explain(tmp_path, *who, "--to", "192.0.2.9:5432", code=3)
+    assert denied.startswith("deny airflow/default/finance_daily/load (no pod of it is known)")
+    assert "no rule allows it; nearest: finance-egress/warehouse lacks port 5432/TCP" in denied
+    icmp = explain(tmp_path, *who, "--to", "192.0.2.9/icmp", code=3)
+    assert "deny: ICMP to 192.0.2.9; no rule allows it; nearest: finance-egress/warehouse lacks protocol ICMP" in icmp
+
+
+def test_explain_of_a_pod_of_the_files(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, POLICY, FLOOR, POD)
+    got = json.loads(explain(tmp_path, "--pod", "airflow/p1", "--to", "192.0.2.9:443", "-o", "json"))
+    assert [(answer["pod"], answer["identity"]) for answer in got] == [
+        ("airflow/p1", "airflow/etl/finance_daily/load")
+    ]
+    text = explain(tmp_path, "--dag", "finance_daily", "--from", "192.0.2.9", "--to", ":8080")
+    assert "allow: TCP from 192.0.2.9; by default-posture/observe" in text
+    explain(tmp_path, "--dag", "finance_daily", "--to", "pod:airflow/p1:443", code=3)
+
+
+def test_explain_follows_the_flags(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, POLICY)
+    who = ("--dag", "finance_daily", "-n", "airflow", "--to", "192.0.2.9:5432")
+    assert "audit: would be denied" in explain(tmp_path, *who, "--posture", "audit")
+    metadata = ("--dag", "finance_daily", "-n", "airflow", "--to", "169.254.169.254:80")
+    explain(tmp_path, *metadata, code=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--to", "192.0.2.9:443"), 2, "say who: --dag (and --task), --pod, or --namespace"),
+        (("--dag", "a", "-n", "airflow"), 2, "--to: must be HOST:PORT"),
+        (("--dag", "a", "-n", "airflow", "--to", ":443"), 2, "--to: must be HOST:PORT"),
+        (("--dag", "a", "--to", "192.0.2.9:443"), 1, "name its --namespace (managed ones: airflow)"),
+        (("--dag", "a", "-n", "airflow", "--to", "192.0.2.9"), 1, "TCP needs a port from 1 to 65535"),
+        (("--dag", "a", "-n", "airflow", "--to", "192.0.2.9:0"), 1, "TCP needs a port from 1 to 65535"),
+        (("--dag", "a", "-n", "airflow", "--to", "192.0.2.9:70000"), 1, "TCP needs a port from 1 to 65535"),
+        (("--dag", "a", "-n", "airflow", "--to", "db/none:1"), 1, "no address of 'db/none' is known"),
+        (("--dag", "a", "-n", "airflow", "--to", "no-such-host.invalid:1"), 1, "has no address here"),
+    ],
+)
+def test_questions_that_cannot_be_answered(tmp_path: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    write(tmp_path, NAMESPACE)
+    assert message in explain(tmp_path, *words, code=code)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("192.0.2.9:443", ("192.0.2.9", 443, "TCP")),
+        ("192.0.2.9:53/UDP", ("192.0.2.9", 53, "UDP")),
+        ("192.0.2.9/icmp", ("192.0.2.9", 0, "icmp")),
+        ("192.0.2.9/47", ("192.0.2.9", 0, "47")),
+        ("[2001:db8::1]:443", ("2001:db8::1", 443, "TCP")),
+        ("2001:db8::1", ("2001:db8::1", 0, "TCP")),
+        ("db/postgres:5432", ("db/postgres", 5432, "TCP")),
+        ("db/postgres", ("db/postgres", 0, "TCP")),
+        ("pod:db/pg-0:5432/tcp", ("pod:db/pg-0", 5432, "tcp")),
+        ("api.stripe.com:443", ("api.stripe.com", 443, "TCP")),
+        (":8080", ("", 8080, "TCP")),
+        ("", ("", 0, "TCP")),
+    ],
+)
+def test_targets(text: str, parts: tuple[str, int, str]) -> None:
+    assert split_target(text) == parts

@@ -1,0 +1,130 @@
+"""The noun commands against a real socket, and how they look."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent.cli import main
+from agent.cli.show import amount, clean
+from agent.model.cluster import Cluster
+from agent.model.report import View
+from agent.outputs.api import ApiServer
+from agent.outputs.questions import Questions
+from agent.outputs.recent import Recent
+from tests.unit.seen import VIEW, denial, flow, unready
+
+
+class Agent:
+    """Answers on a socket; its view is replaced by tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "dagwall.sock"
+        self.view: View | None = VIEW
+        self.recent = Recent()
+        self.server = ApiServer(self.socket, Questions(lambda: self.view, Cluster, self.recent))
+        self.server.start()
+
+    def ask(self, *words: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [*words, "--socket", str(self.socket)])
+        assert result.exit_code == code, result.output
+        return result
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    served = Agent(tmp_path)
+    yield served
+    served.recent.close()
+    served.server.stop()
+
+
+def test_status_is_an_exit_code_too(agent: Agent) -> None:
+    ready = agent.ask("status").output
+    assert ready.startswith("ready\n")
+    for part in ("rules", "10.0%", "egress", "2 managed", "4 flows_quota", "airflow/p: NET_RAW", "a.yaml:3"):
+        assert part in ready
+    agent.view = unready("not attached to /kubepods")
+    assert agent.ask("status", code=1).output.startswith("not ready\n  problem: not attached to /kubepods\n")
+    assert json.loads(agent.ask("status", "-o", "json", code=1).output)["problems"] == ["not attached to /kubepods"]
+
+
+def test_no_agent(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["status", "--socket", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "no agent answers" in result.output
+
+
+def test_tables_are_aligned_and_fit(agent: Agent) -> None:
+    agent.recent.flows([flow(time=1)])
+    agent.recent.denials([denial(time=2)])
+    for words in (["status"], ["endpoints"], ["identities"], ["flows"]):
+        lines = agent.ask(*words).output.splitlines()
+        assert all(line.rstrip() == line.rstrip().expandtabs() for line in lines)
+    header, *rows = agent.ask("flows").output.splitlines()
+    assert [row.index("finance/load") for row in rows] == [header.index("TASK")] * 2
+    assert max(len(line.rstrip()) for line in (header, *rows)) <= 130
+    assert "\x1b" not in header
+
+
+def test_endpoints_and_identities(agent: Agent) -> None:
+    assert "can escape: NET_RAW" in agent.ask("endpoints").output
+    assert json.loads(agent.ask("endpoints", "-o", "json").output)[0]["run_id"] == "manual__1"
+    assert "5.0 kB" in agent.ask("identities").output
+    assert json.loads(agent.ask("identities", "-o", "json").output)[0]["denied_packets"] == 9
+
+
+def test_flows_and_their_filters(agent: Agent) -> None:
+    now = time.time()
+    agent.recent.flows([flow("a", time=now - 600), flow("b", time=now - 5)])
+    agent.recent.denials([denial("a", time=now - 1)])
+    assert len(agent.ask("flows").output.splitlines()) == 4
+    assert "192.0.2.9:5432/TCP  deny" in agent.ask("flows", "--verdict", "deny").output
+    rows = json.loads(agent.ask("flows", "--since", "1m", "-o", "json").output)
+    assert [row["dag_id"] for row in rows] == ["b", "a"]
+    assert json.loads(agent.ask("flows", "--dag", "a", "--last", "1", "-o", "json").output)[0]["verdict"] == "deny"
+    assert agent.ask("flows", "--pod", "nobody").output == "no flows\n"
+    assert "must be a number and s, m, h or d" in agent.ask("flows", "--since", "soon", code=2).output
+
+
+def test_following(agent: Agent) -> None:
+    agent.recent.flows([flow(time=1)])
+    later = threading.Timer(0.3, lambda: (agent.recent.denials([denial(time=2)]), agent.recent.close()))
+    later.start()
+    lines = agent.ask("flows", "-f", "-o", "json").output.splitlines()
+    assert [json.loads(line)["verdict"] for line in lines] == ["allow", "deny"]
+
+
+def test_why(agent: Agent) -> None:
+    agent.recent.denials([denial(time=1), denial(time=2)])
+    text = agent.ask("why", "--dag", "finance").output
+    assert "airflow finance/load (pod finance-load-x1, run manual__1 try 2)" in text
+    assert "no rule allows it; nearest: finance-egress/warehouse lacks port 5432/TCP" in text
+    assert "2 times" in text
+    assert "Exact totals" in text
+    assert agent.ask("why", "--dag", "other").output == "no denials are remembered\n"
+    assert json.loads(agent.ask("why", "-o", "json").output)["denials"][0]["events"] == 2
+
+
+def test_nothing_that_people_name_can_steer_a_terminal(agent: Agent) -> None:
+    agent.recent.denials([denial("\x1b[2Jevil[red]")])
+    for words in (["flows"], ["why"]):
+        output = agent.ask(*words).output
+        assert "\x1b" not in output
+        assert "evil[red]" in output
+
+
+def test_words() -> None:
+    assert [amount(n) for n in (0, 999, 1000, 1_500_000, 10**13)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "10.0 TB"]
+    assert clean("a\nb") == "a�b"
+
+
+def test_version() -> None:
+    found = json.loads(CliRunner().invoke(main, ["version", "-o", "json"]).output)
+    assert found.keys() == {"dagwall", "python", "kernel"}

@@ -1,0 +1,168 @@
+"""Flags and the configuration file of `dagwall run`: what they become, and what is refused with which words."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent.cli import main
+from agent.cli.run import run
+from agent.cli.settings import METADATA, read_map_entries, read_settings
+from agent.config import Config
+from agent.errors import InvalidObject
+from agent.model.cluster import Destination, Settings
+from agent.model.policy import CidrPeer, DefaultPosture, Entity, PortMatch, ServicePeer
+
+FILE = """\
+cluster: prod
+defaultPosture: deny
+posture: audit
+baseline: [dns]
+managedNamespaces: [airflow]
+podCidrs: [10.244.0.0/16]
+serviceCidrs: [10.96.0.0/12]
+metadata: [169.254.169.254]
+dns: [169.254.20.10]
+dnsServices: [kube-system/coredns]
+airflow:
+- {service: {namespace: airflow, name: api-server}}
+- {cidr: 203.0.113.7/32, ports: [{port: 5432}]}
+"""
+
+
+def invoke(*words: str | Path, **environment: str) -> Result:
+    return CliRunner(env=environment).invoke(main, ["run", *(str(word) for word in words)])
+
+
+def test_defaults_are_the_model_s() -> None:
+    read = read_settings(None, {})
+    assert read.settings == Settings(metadata=METADATA)
+    assert read.managed_namespaces == frozenset()
+    assert ip_address("fd00:ec2::254") in METADATA
+
+
+def test_a_file_says_everything(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(FILE)
+    read = read_settings(file, {})
+    assert read.managed_namespaces == {"airflow"}
+    assert read.settings == Settings(
+        cluster="prod",
+        default_posture=DefaultPosture.DENY,
+        audit_everything=True,
+        baseline=(Entity.DNS,),
+        pod_ranges=(ip_network("10.244.0.0/16"),),
+        service_ranges=(ip_network("10.96.0.0/12"),),
+        metadata=(ip_address("169.254.169.254"),),
+        dns=(ip_address("169.254.20.10"),),
+        dns_services=(("kube-system", "coredns"),),
+        airflow=(
+            Destination(ServicePeer("airflow", "api-server")),
+            Destination(CidrPeer(ip_network("203.0.113.7/32")), (PortMatch(6, 5432),)),
+        ),
+    )
+
+
+def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(FILE)
+    flags = {"podCidrs": ("10.0.0.0/8",), "baseline": "none", "posture": "enforce", "cluster": None}
+    settings = read_settings(file, flags).settings
+    assert settings.pod_ranges == (ip_network("10.0.0.0/8"),)
+    assert (settings.baseline, settings.audit_everything, settings.cluster) == ((), False, "prod")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("airflw: []", "unknown field 'airflw'; allowed: cluster, .* did you mean 'airflow'"),
+        ("defaultPosture: open", "defaultPosture: must be one of observe, deny, not 'open'"),
+        ("airflow: [{entity: world}]", "airflow.0.: unknown field 'entity'"),
+        ("airflow: [{cidr: 10.0.0.1/8}]", "airflow.0..cidr: '10.0.0.1/8' has host bits set"),
+        ("dns: [here]", "dns.0.: 'here' is no IP address"),
+        ("dnsServices: [coredns]", "dnsServices.0.: must be NAMESPACE/NAME"),
+        ("baseline: dns,foo", "baseline: must be none, or entities"),
+        ("[]", "must be an object"),
+        ("a: 1\n---\nb: 2", "must be one YAML document, not 2"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_a_file_is_refused_with_the_field(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidObject, match=message) as caught:
+        read_settings(file, {})
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "Missing option '--files'"),
+        (("--files", "/nowhere"), "Directory '/nowhere' does not exist"),
+        (("--pod-cidr", "10.0.0"), "--pod-cidr: [0]: '10.0.0' is no CIDR"),
+        (("--managed-namespace", ""), "--managed-namespace: [0]: must not be empty"),
+        (("--baseline", "dns,foo"), "--baseline: must be none, or entities separated by commas, of node, cluster"),
+        (("--metrics", "9990"), "'--metrics': must be HOST:PORT such as 127.0.0.1:9990"),
+        (("--map-entries", "flow=1"), "'--map-entries': must be NAME=N with NAME one of denials, endpoints"),
+        (("--map-entries", "flows=1"), "flows must have 16 to 16777216 entries"),
+        (("--map-entries", "events=5000"), "a power of two from 4096"),
+        (("--default-posture", "open"), "'open' is not one of 'observe', 'deny'"),
+        (("--on-agent-loss", "maybe"), "'maybe' is not one of 'allow', 'deny'"),
+        (("--loss-grace", "0"), "0.0 is not in the range"),
+        (("--flow-quota", "many"), "'many' is not a valid integer"),
+        (("--cgroup-root", "../up"), "--cgroup-root: must be a path below the cgroup mount"),
+        (("--config", "/nowhere.yaml"), "/nowhere.yaml: cannot be read: No such file or directory"),
+    ],
+)
+def test_bad_flags_are_one_clear_error(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    given = words if not words or words[0] == "--files" else ("--files", str(tmp_path), *words)
+    result = invoke(*given)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_every_setting_has_a_flag() -> None:
+    names = {parameter.name for parameter in run.params}
+    renamed = {"managed_namespaces": "managedNamespaces"}
+    assert {renamed.get(field.name, field.name) for field in fields(Config)} <= names
+
+
+def test_flags_come_from_the_environment_too(tmp_path: Path) -> None:
+    result = invoke(DAGWALL_RUN_FILES=str(tmp_path), DAGWALL_RUN_METRICS="9990")
+    assert "must be HOST:PORT" in result.output
+
+
+def test_sizes_of_maps() -> None:
+    assert read_map_entries(("flows=1024", "events=65536")) == {"flows": 1024, "events": 65536}
+
+
+def test_a_taken_address_ends_the_start(tmp_path: Path) -> None:
+    result = invoke(
+        "--files", tmp_path, "--metrics", "192.0.2.1:1", "--socket", tmp_path / "s", "--state", tmp_path / "state"
+    )
+    assert result.exit_code == 1
+    assert "serve metrics on 192.0.2.1:1: " in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_detach_asks(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["detach", "--pins", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "ends ALL enforcement" in result.output
+    assert "say --yes" in result.output
+
+
+def test_detach_takes_links_away(tmp_path: Path) -> None:
+    link = tmp_path / "v1" / "links" / "42" / "egress"
+    link.parent.mkdir(parents=True)
+    link.touch()
+    result = CliRunner().invoke(main, ["detach", "--pins", str(tmp_path), "--yes", "-o", "json"])
+    assert result.exit_code == 0, result.output
+    assert '"links": 1' in result.output
+    assert not link.exists()
