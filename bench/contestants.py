@@ -1,4 +1,4 @@
-"""What can stand in the path of a pod's packets: nothing, empty programs, dagwall, nftables. Each goes up and down."""
+"""What can stand in the path of a pod's packets: nothing, empty programs, dagwall, nftables."""
 
 from __future__ import annotations
 

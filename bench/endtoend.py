@@ -58,7 +58,8 @@ class Load:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ns_per_operation(self, mode: str, milliseconds: int) -> float:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(f"{mode} {milliseconds}\n")
         self._process.stdin.flush()
         _, operations, cpu_ns, error = self._process.stdout.readline().split()
@@ -72,25 +73,55 @@ class Load:
         self._process.wait()
 
 
+@dataclass
+class Comparison:
+    """One run: contestants on a scratch node, rounds of all modes."""
+
+    contestants: dict[str, list[Contestant]]
+    load: Load
+    milliseconds: int
+    results: Results = field(default_factory=Results)
+
+    def round(self, number: int, mode: str) -> None:
+        """Every contestant once, in random order; each round has another load of its programs."""
+        took: dict[str, float] = {}
+        for name in random.sample(list(self.contestants), len(self.contestants)):
+            contestant = self.contestants[name][number % len(self.contestants[name])]
+            contestant.up()
+            try:
+                took[name] = self.load.ns_per_operation(mode, self.milliseconds)
+            finally:
+                contestant.down()
+        self.results.base[mode].append(took["none"])
+        for name, ns in took.items():
+            self.results.added[mode][name].append(ns - took["none"])
+
+
 def measure(rounds: int, milliseconds: int, modes: tuple[str, ...] = MODES) -> Results:
     """The whole comparison on a scratch node of its own; progress goes to standard error."""
-    results = Results()
     with ScratchNode() as node, tempfile.TemporaryDirectory() as folder:
         pod = node.add_pod()
         node.add_addresses(ADDRESS)
         tune(node, pod)
-        field_ = _contestants(node, pod)
-        load = Load(node, pod, Path(folder))
+        comparison = Comparison(_contestants(node, pod), Load(node, pod, Path(folder)), milliseconds)
         try:
             for number in range(rounds):
-                _round(number, rounds, milliseconds, modes, field_, load, results)
+                for mode in modes:
+                    _progress(f"round {number + 1} of {rounds}: {mode} ...")
+                    comparison.round(number, mode)
         finally:
-            load.close()
-            for contestants in field_.values():
-                for contestant in contestants:
-                    contestant.close()
-    sys.stderr.write("\n")
-    return results
+            comparison.load.close()
+            for contestant in (c for loads in comparison.contestants.values() for c in loads):
+                contestant.close()
+    _progress("")
+    return comparison.results
+
+
+def _progress(text: str) -> None:
+    """On a terminal, one line that is written over."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{text}\x1b[K")
+        sys.stderr.flush()
 
 
 def _contestants(node: ScratchNode, pod: Pod) -> dict[str, list[Contestant]]:
@@ -98,35 +129,13 @@ def _contestants(node: ScratchNode, pod: Pod) -> dict[str, list[Contestant]]:
     out: dict[str, list[Contestant]] = {"none": [Contestant("none")], "none2": [Contestant("none2")]}
     out["floor"] = [empty_programs(root, load) for load in range(LOADS)]
     for variant in (LONG, YOUNG, UNMANAGED):
-        sys.stderr.write(f"\rloading {variant.name} {LOADS} times ...\x1b[K")
+        _progress(f"loading {variant.name} {LOADS} times ...")
         out[variant.name] = [dagwall(node, pod, variant, found, load) for load in range(LOADS)]
     out["dagwall-no-sockops"] = [without_sockops(c) for c in out["dagwall"]]  # type: ignore[arg-type]
     out["floor-no-sockops"] = [without_sockops(c) for c in out["floor"]]  # type: ignore[arg-type]
     out["nft"] = [Nftables("nft", 0, pod)]
     out["nft-ct"] = [Nftables("nft-ct", 0, pod, conntrack=True)]
     return out
-
-
-def _round(
-    number: int, rounds: int, milliseconds: int, modes: tuple[str, ...], contestants: dict[str, list[Contestant]],
-    load: Load, results: Results,
-) -> None:  # fmt: skip
-    for mode in modes:
-        sys.stderr.write(f"\rround {number + 1} of {rounds}: {mode} ...\x1b[K")
-        sys.stderr.flush()
-        took: dict[str, float] = {}
-        names = list(contestants)
-        random.shuffle(names)
-        for name in names:
-            contestant = contestants[name][number % len(contestants[name])]
-            contestant.up()
-            try:
-                took[name] = load.ns_per_operation(mode, milliseconds)
-            finally:
-                contestant.down()
-        results.base[mode].append(took["none"])
-        for name, ns in took.items():
-            results.added[mode][name].append(ns - took["none"])
 
 
 def tune(node: ScratchNode, pod: Pod) -> None:

@@ -48,7 +48,9 @@ def cgroup_mount() -> Path:
 def ip(*commands: str, netns: str = "") -> None:
     """Run `ip` commands as one batch, in a named network namespace if one is given."""
     where = ["-n", netns] if netns else []
-    done = subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(commands), text=True, capture_output=True)
+    done = subprocess.run(
+        ["ip", *where, "-batch", "-"], input="\n".join(commands), text=True, capture_output=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"ip {commands}: {done.stderr}")
 
@@ -269,7 +271,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         if kind == socket.SOCK_STREAM:
             self._socket.listen(64)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._selector.register(self._socket, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()

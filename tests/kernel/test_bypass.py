@@ -13,9 +13,9 @@ import pytest
 
 from agent.abi.structs import FLAG_RAW_SOCKETS
 from agent.model.verdict import DropReason, EventKind, Hook, Verdict
+from lab.node import in_netns, join_cgroup
 from tests.kernel import sockets as s
 from tests.kernel.rig import ICMP, SCTP, TCP, UDP, Rig, eventually
-from lab.node import in_netns, join_cgroup
 
 pytestmark = pytest.mark.core
 V4, V6 = "192.0.2.2", "2001:db8::2"
