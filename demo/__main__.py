@@ -130,9 +130,7 @@ def _metrics(console: Console) -> None:
     console.print(f"\n[bold]$ curl -s {METRICS}/metrics | grep dagwall_task_denied[/bold]")
     with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    shown = [
-        line for line in lines if line.startswith(("dagwall_task_denied_total", "dagwall_task_connections_total"))
-    ]
+    shown = sorted(line for line in lines if line.startswith("dagwall_task_denied_total"))
     console.out("\n".join(shown), highlight=False)
 
 
