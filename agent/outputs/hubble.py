@@ -152,6 +152,8 @@ def _peer(peer: PeerName, version: int) -> dict[str, Any]:
 def _ip(seen: Flow | Denial, *, egress: bool) -> dict[str, str]:
     """Our own address is left out: the kernel's key does not hold it, the pod's name says more."""
     address = seen.tuple.peer
+    if isinstance(seen, Denial) and seen.hook is Hook.SOCK_CREATE:
+        return {}
     return {"destination" if egress else "source": str(address), "ipVersion": f"IPv{address.version}"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from agent.model.flow import Denial, Tuple
-from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.parse.peers import PROTOCOLS, WITH_PORTS
 
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -66,16 +66,22 @@ def readable(nearest: str) -> str:
     return f"{short_rule(rule)}{separator}{lacks}"
 
 
+def _what(denial: Denial) -> str:
+    flow, protocol = denial.tuple, protocol_name(denial.tuple.protocol)
+    if denial.hook is Hook.SOCK_CREATE:
+        return f"a raw {protocol} socket"
+    if flow.direction is Direction.EGRESS:
+        return f"{protocol} to {where(flow)} ({denial.peer})"
+    port = f" to port {flow.service_port}" if flow.protocol in WITH_PORTS else ""
+    return f"{protocol} from {flow.peer} ({denial.peer}){port}"
+
+
 def sentence(denial: Denial, said: str = "") -> str:
     """What a DAG's author reads. `said`: the deny rule's own reason, where it has one."""
     verb = "would be denied" if denial.verdict is Verdict.AUDIT else "denied"
     if denial.verdict is Verdict.ALLOW:
         verb = "allowed, and noted"
-    flow = denial.tuple
-    text = f"{verb}: {protocol_name(flow.protocol)} to {where(flow)} ({denial.peer})"
-    if flow.direction is Direction.INGRESS:
-        port = f" to port {flow.service_port}" if flow.protocol in WITH_PORTS else ""
-        text = f"{verb}: {protocol_name(flow.protocol)} from {flow.peer} ({denial.peer}){port}"
+    text = f"{verb}: {_what(denial)}"
     why = WHY[denial.reason]
     if denial.reason is DropReason.DENY_RULE and denial.rule:
         why = f"{short_rule(denial.rule)} forbids it"

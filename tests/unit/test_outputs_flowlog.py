@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from agent.model.flow import PeerKind, PeerName
-from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.flowlog import FlowLog, RotatingFile
 from agent.outputs.hubble import DROP_REASONS, MAX_LINE_BYTES, line_of
 from agent.outputs.words import WHY
@@ -55,6 +57,13 @@ def test_a_denial_in_hubble_s_words() -> None:
         "denied: TCP to 192.0.2.9:5432 (world), no rule allows it; "
         "nearest: finance-egress/warehouse lacks port 5432/TCP"
     )
+
+
+def test_a_raw_socket_has_no_peer() -> None:
+    refused = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, nearest="")
+    got = parsed(replace(refused, tuple=replace(refused.tuple, protocol=1, peer=ip_address("::"))))
+    assert got["IP"] == {}
+    assert got["Summary"] == "denied: a raw ICMP socket, raw sockets need a policy with `rawSockets: true`"
 
 
 def test_our_own_facts_stand_beside() -> None:

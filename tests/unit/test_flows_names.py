@@ -1,0 +1,131 @@
+"""What addresses are called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from immutables import Map
+
+from agent.compiler.changes import EVERYTHING, Changes
+from agent.flows.names import PeerNames, pod_name
+from agent.model.cluster import Cluster, EndpointSlice, Node, Pod, Service, Settings
+from agent.model.flow import PeerKind
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import CidrPeer, Policy, PolicyRef, Rule, Subject
+from agent.model.verdict import Direction
+
+
+def pod(uid: str, address: str, dag: str = "", kind: Kind = Kind.OTHER, **fields: object) -> Pod:
+    claim = Claim(Identity("c", "airflow", "etl", dag, "load" if dag else "", kind), (("component", "scheduler"),))
+    return Pod(PodUid(uid), "airflow", uid, claim, addresses=(ip_address(address),), **fields)  # type: ignore[arg-type]
+
+
+def policy(*cidrs: str) -> Policy:
+    peers = tuple(CidrPeer(ip_network(cidr)) for cidr in cidrs)
+    return Policy(
+        PolicyRef("airflow", "TaskNetworkPolicy", "p"), Subject(), egress=(Rule("r", Direction.EGRESS, peers, None),)
+    )
+
+
+POLICY = policy("0.0.0.0/0", "203.0.113.0/24", "203.0.113.128/25", "2001:db8::/32")
+CLUSTER = Cluster(
+    pods=Map(
+        {
+            PodUid("task"): pod("task", "10.0.0.1", "finance", Kind.KUBERNETES_EXECUTOR),
+            PodUid("scheduler"): pod("scheduler", "10.0.0.2", kind=Kind.COMPONENT),
+            PodUid("plain"): pod("plain", "10.0.0.3"),
+            PodUid("done"): pod("done", "10.0.0.4", finished=True),
+            PodUid("host"): pod("host", "192.168.0.1", host_network=True),
+        }
+    ),
+    services=Map({("db", "pg"): Service("db", "pg", (ip_address("10.96.0.5"),))}),
+    slices=Map({("db", "pg-x"): EndpointSlice("db", "pg-x", "pg", (ip_address("10.0.0.9"),))}),
+    nodes=Map({"n1": Node("n1", (ip_address("192.168.0.1"),))}),
+    policies=Map({POLICY.ref: POLICY}),
+    settings=Settings(
+        pod_ranges=(ip_network("10.0.0.0/16"),), service_ranges=(ip_network("10.96.0.0/12"),),
+        metadata=(ip_address("169.254.169.254"),), host_addresses=(ip_address("192.168.0.7"),),
+    ),
+)  # fmt: skip
+
+
+def names(cluster: Cluster = CLUSTER) -> PeerNames:
+    found = PeerNames()
+    found.update(cluster, EVERYTHING)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "name"),
+    [
+        ("127.0.0.1", PeerKind.ENTITY, "loopback"),
+        ("::1", PeerKind.ENTITY, "loopback"),
+        ("169.254.169.254", PeerKind.ENTITY, "metadata"),
+        ("10.96.0.5", PeerKind.SERVICE, "db/pg"),
+        ("10.0.0.9", PeerKind.SERVICE, "db/pg"),
+        ("10.0.0.1", PeerKind.POD, "airflow/finance/load"),
+        ("10.0.0.2", PeerKind.POD, "airflow/airflow-scheduler"),
+        ("10.0.0.3", PeerKind.POD, "airflow/pods"),
+        ("10.0.0.4", PeerKind.UNKNOWN, "unknown-cluster-address"),
+        ("192.168.0.1", PeerKind.ENTITY, "node"),
+        ("192.168.0.7", PeerKind.ENTITY, "node"),
+        ("203.0.113.9", PeerKind.CIDR, "203.0.113.0/24"),
+        ("203.0.113.200", PeerKind.CIDR, "203.0.113.128/25"),
+        ("2001:db8::5", PeerKind.CIDR, "2001:db8::/32"),
+        ("10.96.0.77", PeerKind.UNKNOWN, "unknown-cluster-address"),
+        ("169.254.1.1", PeerKind.UNKNOWN, "link-local"),
+        ("fe80::1", PeerKind.UNKNOWN, "link-local"),
+        ("8.8.8.8", PeerKind.ENTITY, "world"),
+        ("2620:fe::fe", PeerKind.ENTITY, "world"),
+    ],
+)
+def test_names(address: str, kind: PeerKind, name: str) -> None:
+    got = names().name(ip_address(address))
+    assert (got.kind, got.name) == (kind, name)
+
+
+def test_a_task_has_its_identity() -> None:
+    got = names().name(ip_address("10.0.0.1"))
+    assert got.identity is not None
+    assert got.identity.dag_id == "finance"
+
+
+def test_names_follow_a_pod_that_comes_and_goes() -> None:
+    found, uid = names(), PodUid("new")
+    fresh = pod("new", "10.0.0.1", "other", Kind.KUBERNETES_EXECUTOR)
+    cluster = replace(CLUSTER, pods=CLUSTER.pods.delete(PodUid("task")).set(uid, fresh))
+    found.update(cluster, Changes(pods=frozenset({uid, PodUid("task")})))
+    assert found.name(ip_address("10.0.0.1")).name == "airflow/other/load"
+    cluster = replace(cluster, pods=cluster.pods.delete(uid))
+    found.update(cluster, Changes(pods=frozenset({uid})))
+    assert found.name(ip_address("10.0.0.1")).name == "unknown-cluster-address"
+
+
+def test_the_old_owner_s_end_does_not_take_a_reused_address_away() -> None:
+    found = names()
+    both = CLUSTER.pods.set(PodUid("new"), pod("new", "10.0.0.1", "other", Kind.KUBERNETES_EXECUTOR))
+    found.update(replace(CLUSTER, pods=both), Changes(pods=frozenset({PodUid("new")})))
+    found.update(replace(CLUSTER, pods=both.delete(PodUid("task"))), Changes(pods=frozenset({PodUid("task")})))
+    assert found.name(ip_address("10.0.0.1")).name == "airflow/other/load"
+
+
+def test_names_follow_services_and_policies() -> None:
+    found = names()
+    cluster = replace(CLUSTER, services=Map(), slices=Map())
+    found.update(cluster, Changes(services=frozenset({("db", "pg")}), slices=frozenset({("db", "pg-x")})))
+    assert found.name(ip_address("10.96.0.5")).name == "unknown-cluster-address"
+    found.update(replace(cluster, policies=Map()), EVERYTHING)
+    assert found.name(ip_address("203.0.113.9")).name == "world"
+
+
+def test_everything_else_forgets_pods_that_are_gone() -> None:
+    found = names()
+    found.update(replace(CLUSTER, pods=Map()), EVERYTHING)
+    assert found.name(ip_address("10.0.0.3")).kind is PeerKind.UNKNOWN
+
+
+def test_names_have_few_values() -> None:
+    """Pods that are no tasks share one name for each namespace: metrics stay few."""
+    assert pod_name(pod("a", "10.0.0.1")) == pod_name(pod("b", "10.0.0.2"))
