@@ -4,7 +4,6 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 FILES ?= examples/manifests
-KERNELS ?= 5.10 6.1 6.12 sid
 PYTEST := $(PY) -m pytest
 
 # Debian and Ubuntu packages: bcc (never from PyPI, where another thing has its name), what the tests call, a C compiler
@@ -12,7 +11,7 @@ PYTEST := $(PY) -m pytest
 APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 
-.PHONY: help setup demo run check fmt test unit layout kernel api matrix e2e bench clean
+.PHONY: help setup demo run check fmt test unit layout kernel bench clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import agent_cost, endtoend, live
+from bench.agent_cost import Size
 from bench.endtoend import MODES, PACKETS, Results
 
 CONNECTIONS = ("tcp_crr", "tcp_conn")
@@ -34,7 +35,7 @@ def main(quick: bool, part: str) -> None:  # noqa: FBT001  click passes flags by
     if part in ("all", "compile"):
         _compile(console)
     if part in ("all", "agent"):
-        _agent(console, (100,))
+        _agent(console)
 
 
 def _added(console: Console, results: Results, rounds: int) -> None:
@@ -110,13 +111,14 @@ def _compile(console: Console) -> None:
     console.print()
 
 
-def _agent(console: Console, sizes: tuple[int, ...]) -> None:
-    table = Table(title="agent: start of the process to enforcing, and resident memory")
-    for column in ("endpoints", "seconds", "MB"):
+def _agent(console: Console) -> None:
+    table = Table(title="agent: start of the process to enforcing, and resident memory", width=80)
+    for column in ("endpoints", "pods", "policies", "prefixes", "seconds", "MB"):
         table.add_column(column, justify="right")
-    for size in sizes:
+    for size in (Size(100, 100, 20, 20), Size(100, 10_000, 500, 20_000)):
         cost = agent_cost.measure(size)
-        table.add_row(str(size), f"{cost.start_seconds:.2f}", f"{cost.resident_bytes / 1e6:.0f}")
+        sizes = (f"{n:,}" for n in (size.endpoints, size.pods, size.policies, size.prefixes))
+        table.add_row(*sizes, f"{cost.start_seconds:.2f}", f"{cost.resident_bytes / 1e6:.0f}")
     console.print(table)
 
 

@@ -3,114 +3,132 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import urllib.request
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
 
-import yaml
-
-from agent.app.agent import build, resident_bytes
-from agent.config import Config
 from agent.kernel.datapath import detach
-from agent.model.cluster import Settings
-from agent.model.flow import Denial, Flow
 from lab.node import ScratchNode, cgroup_mount
+
+METRICS = "127.0.0.1:9992"
+SETTLE_SECONDS = 8
+"""Until memory is read: the first drains, the first scrapes of the state."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A cluster: `endpoints` of its `pods` are on this node, with cgroups; policies share the prefixes."""
+
+    endpoints: int
+    pods: int
+    policies: int
+    prefixes: int
 
 
 @dataclass(frozen=True)
 class Cost:
     """Seconds from the start of the process to the last attachment; bytes some seconds later."""
 
-    endpoints: int
     start_seconds: float
     resident_bytes: int
 
 
-class _Nowhere:
-    def flows(self, flows: list[Flow]) -> None:
-        """Not kept."""
-
-    def denials(self, denials: list[Denial]) -> None:
-        """Not kept."""
-
-
-def measure(endpoints: int) -> Cost:
+def measure(size: Size) -> Cost:
     """In a process of its own, so that memory is the agent's."""
     with ScratchNode() as node, tempfile.TemporaryDirectory() as folder:
         manifests = Path(folder) / "manifests"
         manifests.mkdir()
-        uids = [str(uuid.UUID(int=n + 1, version=4)) for n in range(endpoints)]
-        (manifests / "all.json").write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": _objects(uids)}))
-        for uid in uids:
-            (node.kubepods / "burstable" / f"pod{uid}" / ("c" * 64)).mkdir(parents=True)
-        root = f"/{node.kubepods.relative_to(cgroup_mount())}"
-        command = [
-            sys.executable,
-            "-m",
-            "bench.agent_cost",
-            str(manifests),
-            root,
-            str(node.bpffs / "dagwall"),
-            folder,
-        ]
+        document = {"kind": "List", "apiVersion": "v1", "items": list(_objects(size))}
+        (manifests / "all.json").write_text(json.dumps(document), encoding="utf-8")
+        for number in range(size.endpoints):
+            (node.kubepods / "burstable" / f"pod{_uid(number)}" / ("c" * 64)).mkdir(parents=True)
+        flags = {
+            "--files": manifests, "--node": "bench", "--cgroup-root": f"/{node.kubepods.relative_to(cgroup_mount())}",
+            "--pins": node.bpffs / "dagwall", "--state": Path(folder) / "state", "--socket": Path(folder) / "socket",
+            "--metrics": METRICS, "--pod-cidr": "10.128.0.0/9",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "agent", "run", *(str(part) for pair in flags.items() for part in pair)]
+        began = time.monotonic()
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            began = time.monotonic()
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-            seen = json.loads(done.stdout.splitlines()[-1])
+            started = _await_ready(process) - began
+            time.sleep(SETTLE_SECONDS)
+            return Cost(started, _resident_bytes(process.pid))
         finally:
+            process.terminate()
+            process.wait(30)
             detach(node.bpffs / "dagwall")
-        return Cost(endpoints, seen["at"] - began, seen["resident_bytes"])
 
 
-def _objects(uids: list[str]) -> list[dict[str, object]]:
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "airflow"}}
-    namespace["metadata"]["labels"] = {"dagwall.io/managed": "true"}  # type: ignore[index]
-    pods = [
-        yaml.safe_load(f"""
-apiVersion: v1
-kind: Pod
-metadata:
-  name: p{n}
-  namespace: airflow
-  uid: {uid}
-  labels: {{kubernetes_executor: "True"}}
-  annotations: {{dag_id: dag{n % 20}, task_id: task{n}}}
-spec: {{serviceAccountName: worker, nodeName: bench, containers: [{{name: base}}]}}
-status: {{podIP: 10.128.{n // 250}.{n % 250}}}
-""")
-        for n, uid in enumerate(uids)
-    ]
-    policies = [
-        yaml.safe_load(f"""
-apiVersion: dagwall.io/v1alpha1
-kind: TaskNetworkPolicy
-metadata: {{name: policy{n}, namespace: airflow}}
-spec:
-  subject: {{dagIds: [dag{n}]}}
-  egress: [{{to: [{{cidr: 20.{n}.0.0/16}}], ports: [{{port: 443}}]}}]
-""")
-        for n in range(20)
-    ]
-    return [namespace, *pods, *policies]
+def _await_ready(process: subprocess.Popen[bytes]) -> float:
+    """When /readyz says so, on the monotonic clock."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{METRICS}/readyz", timeout=1) as answer:
+                if answer.status == 200:
+                    return time.monotonic()
+        except OSError:
+            time.sleep(0.02)
+    raise RuntimeError(f"the agent ended with {process.returncode}")
 
 
-def _child(manifests: str, root: str, pins: str, folder: str) -> None:
-    config = Config(
-        files=Path(manifests), node="bench", cgroup_roots=frozenset({root}), pins=Path(pins),
-        state=Path(folder) / "state", log_folders=Path(folder) / "logs",
-    )  # fmt: skip
-    agent = build(config, Settings(pod_ranges=(ip_network("10.128.0.0/9"),)), _Nowhere(), lambda _: None)
-    enforcing = time.monotonic()
-    threading.Timer(8, agent.stop).start()
-    agent.run()
-    print(json.dumps({"at": enforcing, "resident_bytes": resident_bytes()}))
+def _resident_bytes(pid: int) -> int:
+    """proc(5), statm."""
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-if __name__ == "__main__":
-    _child(*sys.argv[1:])
+def _uid(number: int) -> str:
+    return str(uuid.UUID(int=number + 1, version=4))
+
+
+def _objects(size: Size) -> Iterator[dict[str, object]]:
+    yield {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "airflow", "labels": {"dagwall.io/managed": "true"}},
+    }
+    for number in range(size.pods):
+        yield _pod(number, here=number < size.endpoints)
+    for number in range(size.policies):
+        share = range(number * size.prefixes // size.policies, (number + 1) * size.prefixes // size.policies)
+        yield {
+            "apiVersion": "dagwall.io/v1alpha1",
+            "kind": "TaskNetworkPolicy",
+            "metadata": {"name": f"policy{number}", "namespace": "airflow"},
+            "spec": {
+                "subject": {"dagIds": [f"dag{number % 200}"]},
+                "egress": [
+                    {
+                        "to": [{"cidr": f"20.{n >> 8 & 255}.{n & 255}.{(n >> 16) * 16}/28"} for n in share],
+                        "ports": [{"port": 443}],
+                    }
+                ],
+            },
+        }
+
+
+def _pod(number: int, *, here: bool) -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"p{number}",
+            "namespace": "airflow",
+            "uid": _uid(number),
+            "labels": {"kubernetes_executor": "True", "dag_id": f"dag{number % 200}", "task_id": f"task{number}"},
+            "annotations": {"dag_id": f"dag{number % 200}", "task_id": f"task{number}", "run_id": f"run{number}"},
+        },
+        "spec": {
+            "serviceAccountName": "worker",
+            "nodeName": "bench" if here else f"node{number % 100}",
+            "containers": [{"name": "base"}],
+        },
+        "status": {"podIP": f"10.{128 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"},
+    }
