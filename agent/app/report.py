@@ -97,8 +97,8 @@ class Reporter:
             if self._cached is None or now - self._cached[0] > CACHE_SECONDS:
                 try:
                     self._cached = (now, self._complete(published))
-                except (MapError, OSError):  # closed by the agent's end
-                    self._cached = (now, published.view)
+                except (MapError, OSError):  # closed by the agent's end: what was read last stays
+                    self._cached = (now, self._cached[1] if self._cached is not None else published.view)
             totals = self._cached[1]
         return replace(
             totals, endpoints=published.view.endpoints, facts=published.view.facts,

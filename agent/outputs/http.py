@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from agent.errors import DagwallError
+from agent.log import event
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,6 +31,14 @@ def app(registry: CollectorRegistry, *, dead: Problems, unready: Problems) -> WS
     """GET /metrics, /livez, /readyz; 503 with the problems as text."""
     metrics: WSGIApplication = make_wsgi_app(registry)
 
+    def guarded(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """The boundary of a request's thread: a defect is a line in the log, not a trace beside it."""
+        try:
+            return answer(environ, start)
+        except Exception as exc:  # noqa: BLE001  the server would swallow it
+            event("http.failed", level=logging.ERROR, exc=exc, path=environ.get("PATH_INFO", ""))
+            return _text(start, "500 Internal Server Error", ["failed: see the agent's log"])
+
     def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
@@ -38,7 +48,7 @@ def app(registry: CollectorRegistry, *, dead: Problems, unready: Problems) -> WS
             return _text(start, "503 Service Unavailable" if problems else "200 OK", problems or ["ok"])
         return _text(start, "404 Not Found", ["/metrics, /livez, /readyz"])
 
-    return answer
+    return guarded
 
 
 def _text(start: StartResponse, status: str, lines: Iterable[str]) -> Iterable[bytes]:

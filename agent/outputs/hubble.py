@@ -46,6 +46,8 @@ _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
 def line_of(seen: Flow | Denial, node: str, version: str) -> bytes:
     """One line, its end included, never longer than MAX_LINE_BYTES."""
+    cluster = seen.endpoint.identity.cluster
+    node = f"{cluster}/{node}" if cluster else node
     time = datetime.fromtimestamp(seen.time, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
     flow = {"time": time, "node_name": node, **_flow(seen), "emitter": {"name": "dagwall", "version": version}}
     document = {"flow": flow, "node_name": node, "time": time}

@@ -52,7 +52,7 @@ class Questions:
             "identities": lambda _: self._view().identities,
             "denials": lambda _: self._view().denials,
             "why": self._why,
-            "explain": lambda r: explain(self.cluster(), question_of(r)),
+            "explain": self._explain,
         }
         name = request.get("request")
         if name == "flows":
@@ -84,6 +84,10 @@ class Questions:
                     yield {"item": _row(seen)}
                 if not taken:
                     yield {}
+
+    def _explain(self, request: Request) -> Any:
+        self._view()  # while the agent is starting, no pod is known
+        return explain(self.cluster(), question_of(request))
 
     def _why(self, request: Request) -> dict[str, Any]:
         """Events explained, newest first, and beside them the kernel's exact numbers."""

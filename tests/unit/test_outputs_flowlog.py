@@ -18,11 +18,11 @@ from tests.unit.seen import NUMBER, denial, endpoint, flow
 
 
 def parsed(seen: object) -> dict[str, object]:
-    return json.loads(line_of(seen, "prod/n1", "0.1.0"))["flow"]  # type: ignore[arg-type, no-any-return]
+    return json.loads(line_of(seen, "n1", "0.1.0"))["flow"]  # type: ignore[arg-type, no-any-return]
 
 
 def test_a_line_is_the_exporter_s() -> None:
-    line = line_of(denial(), "prod/n1", "0.1.0")
+    line = line_of(denial(), "n1", "0.1.0")
     document = json.loads(line)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1

@@ -144,6 +144,14 @@ def test_readiness_names_the_problems(scraped: Scraped) -> None:
     assert scraped.get("/secret")[0] == 404
 
 
+def test_a_defect_is_a_500_and_the_server_goes_on(scraped: Scraped) -> None:
+    broken = replace(VIEW.denials[0], packets=None)  # type: ignore[arg-type]
+    scraped.view = replace(VIEW, denials=(broken,))
+    assert scraped.get("/metrics") == (500, "failed: see the agent's log\n")
+    scraped.view = VIEW
+    assert scraped.get("/metrics")[0] == 200
+
+
 def test_a_client_that_says_nothing_holds_up_nobody(scraped: Scraped) -> None:
     with socket.create_connection(("127.0.0.1", scraped.server.port)):
         assert scraped.get("/livez")[0] == 200
