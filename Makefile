@@ -48,9 +48,9 @@ layout: $(VENV)/.ready ## the C compiler judges the struct mirror
 kernel: $(VENV)/.ready ## real programs, cgroups and packets (root); fails where BPF cannot run
 	$(PYTEST) -q tests/kernel
 
-bench: $(VENV)/.ready ## speed as ratios within one run (root); fails on none
+bench: $(VENV)/.ready ## speed as ratios within one run (root); fails on none; BENCH=--quick is shorter
 	@./scripts/apt.sh $(APT_BENCH)
-	$(PY) -m bench
+	$(PY) -m bench $(BENCH)
 
 clean: ## what the targets made here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -111,6 +111,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 							    endpoints.lookup(&key.cgroup_id);
 
 	if (!endpoint || endpoint->state == STATE_PENDING) {
+		if (denied_for_want_of_an_agent(config, DIRECTION_EGRESS, 0))
+			return refuse();
 		mark_pending(ctx);
 		return 1;
 	}

@@ -41,6 +41,18 @@ static __always_inline int agent_is_gone(const struct config *config)
 	return bpf_ktime_get_ns() - config->heartbeat_ns > config->loss_grace_ns;
 }
 
+/* The agent is gone, and unknown pods are denied then (L6): counted for nobody, since nobody knows whose it is. */
+static __always_inline int denied_for_want_of_an_agent(const struct config *config, int direction, __u32 length)
+{
+	struct rule rule = { .reason = DROP_AGENT_GONE };
+	struct subject nobody = { .direction = direction, .length = length };
+
+	if (!config->loss_denies || !agent_is_gone(config))
+		return 0;
+	count_denial(&nobody, &rule, 1);
+	return 1;
+}
+
 static __always_inline void classify(const struct address *peer, struct classes *out)
 {
 	struct address key = *peer;

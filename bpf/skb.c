@@ -161,13 +161,22 @@ static __always_inline void count_flow(struct flow *flow, struct __sk_buff *skb,
 }
 
 /* The rare rest. Without a slow path, managed endpoints are closed and unmanaged ones open. */
-static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id)
+static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id, int inbound)
 {
 	struct config *config = configuration();
 	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, cgroup_id) : 0;
+	struct rule rule = { .reason = DROP_NOT_READY };
+	struct subject subject = { .direction = inbound, .length = skb->len };
 
 	count_loss(LOSS_TAIL_MISSING, 1);
-	return endpoint && endpoint->state == STATE_UNMANAGED;
+	if (endpoint && endpoint->state == STATE_UNMANAGED)
+		return 1;
+	if (endpoint) {
+		subject.slot = endpoint->slot;
+		subject.identity = endpoint->identity;
+	}
+	count_denial(&subject, &rule, segments(skb));
+	return 0;
 }
 
 static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
@@ -206,7 +215,7 @@ static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 		tail_ingress.call(skb, TAIL_SLOW);
 	else
 		tail_egress.call(skb, TAIL_SLOW);
-	return tail_missing(skb, key.cgroup_id);
+	return tail_missing(skb, key.cgroup_id, inbound);
 }
 
 int egress(struct __sk_buff *skb)

@@ -8,7 +8,9 @@
 static __always_inline int hold_back(struct __sk_buff *skb, const struct config *config, __u64 leaf, int inbound,
 				     __u8 protocol)
 {
-	if (agent_is_gone(config) && !config->loss_denies) {
+	if (denied_for_want_of_an_agent(config, inbound, skb->len))
+		return 0;
+	if (agent_is_gone(config)) {
 		count_loss(LOSS_AGENT_GONE, 1);
 		return 1;
 	}

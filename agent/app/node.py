@@ -39,6 +39,8 @@ AGENT = PodUid("dagwall-agent")
 HEARTBEAT_SECONDS = 1.0
 HEALTH_SECONDS = 2.0
 RESCAN_SECONDS = 10.0
+SCAN_SECONDS = 30.0
+"""Between two full scans of the cgroup tree: for what no directory event has told."""
 
 
 def own_cgroup(mount: Path) -> int:
@@ -56,6 +58,7 @@ class Timers:
 
     heartbeat: float = 0.0
     health: float = 0.0
+    scan: float = 0.0
 
 
 class Node:
@@ -180,10 +183,10 @@ class Node:
         )  # fmt: skip
 
     def _on_folders(self) -> None:
-        changed = False
-        for found in self.watcher.read():
-            changed |= self._apply(found)
-        if changed:
+        self._apply_all(self.watcher.read())
+
+    def _apply_all(self, events: list[CgroupEvent]) -> None:
+        if sum(self._apply(found) for found in events):
             self.settler.settle_unknown()
             self._after(Outcome(), Changes())
 
@@ -228,9 +231,7 @@ class Node:
         self._on_folders()
         known = (record.cgroup_id, *record.ancestors)
         if not any(cgroup in self.folders.pods for cgroup in known):
-            for found in self.watcher.resync():
-                self._apply(found)
-            self.settler.settle_unknown()
+            self._apply_all(self.watcher.resync())
         if not any(cgroup in self.folders.pods for cgroup in known):
             path = path_of(self.watcher.mount, record.cgroup_id)
             event("cgroup.unknown", level=logging.WARNING, cgroup_id=record.cgroup_id, path=path or "gone")
@@ -256,6 +257,9 @@ class Node:
             self._timers.health = now + HEALTH_SECONDS
             self.health.check()
             self._publish(self)
+        if now >= self._timers.scan:
+            self._timers.scan = now + SCAN_SECONDS
+            self._apply_all(self.watcher.resync())
 
     # -- what follows
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
 from agent.abi import structs
+from agent.kernel import syscall
 from agent.kernel.datapath import Datapath
 from agent.kernel.maps import sum_per_cpu
 from agent.kernel.probe import Jiffies, measure_hz
@@ -106,6 +109,22 @@ class Rig:
             number = next(self._port_classes)
             self.maps["ports"].put(key, structs.U64.pack(value=number))
         return number
+
+    @contextlib.contextmanager
+    def without_tails(self) -> Iterator[None]:
+        """The tail arrays are empty meanwhile, as if a generation had lost its slow path."""
+        folder = self.datapath.pins.programs(self.datapath.pins.generations()[-1])
+        key = structs.U32.pack(value=0)
+        arrays = {name: syscall.open_pin(str(folder / name)) for name in ("tail_egress", "tail_ingress")}
+        for fd in arrays.values():
+            syscall.map_delete(fd, key)
+        try:
+            yield
+        finally:
+            for name, fd in arrays.items():
+                program = self.datapath.programs[name.replace("tail", "slow")]
+                syscall.map_update(fd, key, structs.U32.pack(value=program))
+                os.close(fd)
 
     def bump(self, slot: int) -> None:
         key = structs.U32.pack(value=slot)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Hook, Verdict
+from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Hook, Loss, Verdict
 from tests.kernel.rig import TCP, UDP, Rig, eventually
 from tests.kernel.sockets import tcp, udp, udp_connected
 
@@ -135,3 +135,38 @@ def _send_many(address: str, port: int, count: int) -> None:
         s.connect((address, port))
         for _ in range(count):
             s.send(b"x" * 100)
+
+
+class TestAgentLoss:
+    """L6: the kernel knows a dead agent by its heartbeat; unknown pods then follow --on-agent-loss."""
+
+    def test_unknown_pods_pass_and_are_counted_or_are_denied_at_once(self, rig: Rig) -> None:
+        stranger, managed = rig.node.add_pod(), rig.node.add_pod()
+        rig.manage(managed)
+        rig.node.serve(V4, 7020)
+        assert stranger.run(tcp, V4, 7020, 0.4) == "TIMEOUT"
+        try:
+            rig.configure(heartbeat_ns=0, loss_grace_ns=1, loss_denies=0)
+            passed = rig.losses()[Loss.AGENT_GONE]
+            assert stranger.run(tcp, V4, 7020) == "ok"
+            assert rig.losses()[Loss.AGENT_GONE] > passed
+            assert managed.run(tcp, V4, 7020) in ("EACCES", "EPERM")
+            rig.configure(heartbeat_ns=0, loss_grace_ns=1, loss_denies=1)
+            assert stranger.run(tcp, V4, 7020) in ("EACCES", "EPERM")
+            assert stranger.run(udp, V4, 7021) == "EPERM"
+            assert rig.denials(0) == {DropReason.AGENT_GONE: 2}
+        finally:
+            rig.configure()
+
+
+def test_without_a_slow_path_managed_endpoints_are_closed_and_unmanaged_ones_open(rig: Rig) -> None:
+    free, managed = rig.node.add_pod(), rig.node.add_pod()
+    rig.manage(free, state=EndpointState.UNMANAGED)
+    slot, ruleset = rig.manage(managed)
+    rig.node.serve(V4, 7022, socket.SOCK_DGRAM)
+    rig.rule(ruleset, V4, UDP, 7022)
+    with rig.without_tails():
+        assert managed.run(udp, V4, 7022) == "EPERM"
+        assert free.run(udp, V4, 7022) == "ok"
+    assert managed.run(udp, V4, 7022) == "ok"
+    assert rig.denials(slot) == {DropReason.NOT_READY: 1}
