@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agent.model.flow import Denial, Flow
+from agent.model.verdict import Verdict
 from agent.outputs.records import Filter
 
 Seen = Flow | Denial
@@ -87,10 +88,12 @@ class Recent:
         return list(itertools.islice(matching, count))[::-1]
 
     def last_denials(self, wanted: Filter) -> list[Denial]:
-        """All that are remembered and match, newest first."""
+        """All that are remembered and match, newest first; allowed connections over foreign sockets are none."""
         with self._lock:
             denials = list(self._denials)
-        return [denial for denial in reversed(denials) if wanted.matches(denial)]
+        return [
+            denial for denial in reversed(denials) if denial.verdict is not Verdict.ALLOW and wanted.matches(denial)
+        ]
 
     @contextmanager
     def follow(self, wanted: Filter) -> Iterator[Subscription]:

@@ -79,15 +79,16 @@ def _what(denial: Denial) -> str:
 def sentence(denial: Denial, said: str = "") -> str:
     """What a DAG's author reads. `said`: the deny rule's own reason, where it has one."""
     verb = "would be denied" if denial.verdict is Verdict.AUDIT else "denied"
-    if denial.verdict is Verdict.ALLOW:
-        verb = "allowed, and noted"
+    user = denial.opened_by
+    used = f"the socket was used by pod {user.namespace}/{user.pod}" if user is not None else ""
+    if denial.verdict is Verdict.ALLOW:  # a connection over a socket that another cgroup's process made (L7)
+        return f"allowed: {_what(denial)}, {used or 'the socket was used by a process outside of the pod'}"
     text = f"{verb}: {_what(denial)}"
     why = WHY[denial.reason]
     if denial.reason is DropReason.DENY_RULE and denial.rule:
         why = f"{short_rule(denial.rule)} forbids it"
     if said:
         why += f": {said}"
-    if denial.opened_by is not None:
-        why += f"; the socket was used by pod {denial.opened_by.namespace}/{denial.opened_by.pod}"
+    why += f"; {used}" if used else ""
     nearest = f"; nearest: {readable(denial.nearest)}" if denial.nearest else ""
     return f"{text}, {why}{nearest}"

@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -177,6 +178,16 @@ def test_why_groups_and_explains(api: Api) -> None:
     )
     assert [(row["reason"], row["packets"]) for row in got["totals"]] == [("no_rule", 9)]
     assert api.client.ask("why", dag="nobody") == {"denials": [], "totals": []}
+
+
+def test_a_foreign_socket_is_noted_and_no_denial(api: Api) -> None:
+    other = replace(endpoint("other", pod="other-pod"), uid="uid-2")
+    noted = replace(denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), opened_by=other, nearest="")
+    api.recent.denials([noted])
+    assert api.client.ask("why")["denials"] == []
+    (row,) = api.client.ask("flows")
+    assert row["opened_by"] == "airflow/other-pod"
+    assert row["text"] == "allowed: TCP to 192.0.2.9:5432 (world), the socket was used by pod airflow/other-pod"
 
 
 def test_explain_asks_the_judge(api: Api) -> None:
