@@ -1,0 +1,155 @@
+"""The rows of a View: endpoints, identities, denials, hooks, maps, and what people should know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from agent.abi.structs import ENDPOINT_SLOTS, EPOCH, IDENTITY_SLOTS, SLOT
+from agent.app.agent import Agent
+from agent.app.drain import Drain
+from agent.app.node import Node
+from agent.flows.decode import RawDenials
+from agent.kernel.maps import KernelMap
+from agent.kernel.programs import HOOKS
+from agent.model.identity import FIRST_IDENTITY, Claim, Identity, IdentityNumber, Kind
+from agent.model.policy import RuleRef
+from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill
+from agent.model.verdict import EndpointState
+from agent.model.want import RuleId
+from agent.outputs.words import reason_name
+from agent.sync.endpoints import Endpoint
+
+_NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
+_ESCAPES = {
+    "NET_RAW": "AF_PACKET frames skip cgroup hooks and are not covered in this build; drop the capability",
+    "privileged": "it can load and remove programs, and leave its cgroup",
+}
+
+
+def endpoint_row(node: Node, endpoint: Endpoint) -> EndpointRow:
+    pod, assignment = node.writer.cluster.pods.get(endpoint.uid), endpoint.assignment
+    claim, settled = pod.claim if pod is not None else _NO_CLAIM, node.settled.get(endpoint.uid)
+    known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
+    namespace = settled.namespace if settled is not None else ""
+    return EndpointRow(
+        uid=endpoint.uid,
+        namespace=pod.namespace if pod is not None else namespace,
+        pod=pod.name if pod is not None else settled.name if settled is not None else "",
+        state=(assignment.state if assignment is not None else EndpointState.PENDING).name.lower(),
+        identity=str(assignment.identity) if assignment is not None and known else "",
+        number=endpoint.number or 0,
+        ruleset=assignment.ruleset if assignment is not None else 0,
+        slot=endpoint.slot,
+        cgroup_ids=tuple(sorted(endpoint.folders)),
+        settled_by=settled.by.value if settled is not None and pod is None else "",
+        escapes=pod.escapes if pod is not None else (),
+        contradictions=claim.contradictions,
+        dag_id=claim.identity.dag_id,
+        task_id=claim.identity.task_id,
+        run_id=claim.run_id,
+        try_number=claim.try_number,
+        map_index=claim.map_index,
+    )
+
+
+def identity_row(identity: Identity, number: IdentityNumber, endpoints: int, drain: Drain) -> IdentityRow:
+    both = drain.identity_totals(number - FIRST_IDENTITY).values()
+    return IdentityRow(
+        number=number,
+        namespace=identity.namespace,
+        service_account=identity.service_account,
+        dag_id=identity.dag_id,
+        task_id=identity.task_id,
+        kind=identity.kind.value,
+        ambiguous=identity.ambiguous,
+        endpoints=endpoints,
+        sent_bytes=sum(each.sent_bytes for each in both),
+        received_bytes=sum(each.received_bytes for each in both),
+        sent_packets=sum(each.sent_packets for each in both),
+        received_packets=sum(each.received_packets for each in both),
+        connections=sum(each.connections for each in both),
+        audited=sum(each.audited for each in both),
+        denied_packets=sum(each.denied_packets for each in both),
+    )
+
+
+def denial_rows(raw: list[RawDenials], rules: Mapping[RuleId, RuleRef]) -> tuple[DenialRow, ...]:
+    """Rows of slots that had the same identity are one."""
+    packets: Counter[tuple[int, str, str, str, str]] = Counter()
+    sizes: Counter[tuple[int, str, str, str, str]] = Counter()
+    for row in raw:
+        rule = str(rules.get(RuleId(row.rule)) or "")
+        key = (row.identity, reason_name(row.reason), rule, row.direction.name.lower(), row.verdict.name.lower())
+        packets[key] += row.packets
+        sizes[key] += row.bytes
+    return tuple(DenialRow(*key, packets=count, bytes=sizes[key]) for key, count in packets.items())
+
+
+def hook_states(agent: Agent) -> tuple[HookState, ...]:
+    """Every hook that should be on every root, with what the kernel says."""
+    attached = {(a.cgroup_id, a.hook): a.program_id for a in agent.datapath.attached()}
+    instructions = agent.loaded.instructions
+    return tuple(
+        HookState(
+            hook=program.name,
+            root=root.path,
+            attached=(root.cgroup_id, program.name) in attached,
+            program_id=attached.get((root.cgroup_id, program.name), 0),
+            instructions=instructions[program.name],
+        )
+        for root in agent.node.folders.roots.values()
+        for program in HOOKS
+        if program.name in instructions
+    )
+
+
+def known_fill(node: Node, maps: Mapping[str, KernelMap], identities: int) -> tuple[MapFill, ...]:
+    """Maps that only the agent writes: it knows what is in them without reading."""
+    want, endpoints = node.writer.want, node.writer.endpoints
+    used = {
+        "endpoints": len(endpoints.by_folder),
+        "peers": len(want.peers),
+        "hosts": len(want.hosts),
+        "rules": len(want.rules),
+    }
+    fill = [MapFill(name, count, maps[name].entries) for name, count in used.items() if name in maps]
+    fill.append(MapFill("identities", min(identities, IDENTITY_SLOTS), IDENTITY_SLOTS))
+    return (*fill, MapFill("slots", len(endpoints.by_slot), ENDPOINT_SLOTS))
+
+
+def read_fill(maps: Mapping[str, KernelMap], denials: int) -> tuple[MapFill, ...]:
+    """Maps that the kernel fills. `flows` by what each slot inserted and what was evicted: no walk over the flows."""
+    inserted = sum(int(SLOT.unpack(value)["inserted"]) for _, value in maps["slots"].items())
+    evicted = sum(int(EPOCH.unpack(value)["evicted"]) for _, value in maps["epochs"].items())
+    flows = min(max(0, inserted - evicted), maps["flows"].entries)
+    used = {"flows": flows, "denials": denials, "pending": len(maps["pending"].keys())}
+    return tuple(MapFill(name, count, maps[name].entries) for name, count in used.items())
+
+
+def unenforceable(rows: tuple[EndpointRow, ...]) -> list[str]:
+    """L8: the agent must never let a pod look held that is not."""
+    return [
+        f"{row.namespace}/{row.pod}: {escape}: {_ESCAPES.get(escape, 'it can reach the node outside of its cgroup')}"
+        for row in rows
+        if row.state in ("managed", "quarantined")
+        for escape in row.escapes
+    ]
+
+
+def notices(node: Node, rows: tuple[EndpointRow, ...]) -> list[str]:
+    cluster = node.writer.cluster
+    out = []
+    if not cluster.complete:
+        out.append("the sources have not listed everything yet: nothing is taken away")
+    unclassified = [uid for uid, settled in node.settled.items() if settled.unclassified]
+    if unclassified:
+        out.append(f"{len(unclassified)} pods pass unclassified, because no managed namespace is known here yet (L3)")
+    if cluster.settings.audit_everything:
+        out.append("--posture audit: every policy only reports what it would deny")
+    if not any(namespace.managed for namespace in cluster.namespaces.values()):
+        out.append("no namespace is managed: label one dagwall.io/managed=true, or use --managed-namespace")
+    pending = [f"{row.namespace}/{row.pod or row.uid}" for row in rows if row.state == "pending"]
+    if pending:
+        out.append(f"pending, so that nothing leaves: {', '.join(pending[:10])}")
+    return out
