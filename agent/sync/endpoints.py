@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.abi.structs import ENDPOINT, NEARBY_SLOTS
@@ -65,6 +65,7 @@ class EndpointTable:
         endpoint = self.by_uid.setdefault(uid, Endpoint(uid))
         endpoint.folders.add(cgroup_id)
         self.by_folder[cgroup_id] = uid
+        self._leaving = [(at, cgroup) for at, cgroup in self._leaving if cgroup != cgroup_id]
         adopted = self._adopted_slots.pop(cgroup_id, 0)
         if adopted and not endpoint.slot:
             endpoint.slot = adopted
@@ -117,18 +118,26 @@ class EndpointTable:
             if endpoint.slot and endpoint.assignment and endpoint.assignment.ruleset in revoked:
                 self._ops.bumped.add(endpoint.slot)
 
-    def redo(self) -> None:
-        """Every entry again, and every flow judged again: when it is not certain what has been written."""
+    def bump_all(self) -> None:
+        """New epochs for everyone: nobody knows what was allowed before."""
+        self._ops.bumped.update(self.by_slot)
+
+    def redo(self, have: Iterable[int]) -> None:
+        """Every entry again, and every flow judged again: when it is not certain what has been written.
+
+        `have`: keys of the `endpoints` map.
+        """
+        self._ops.entries.update(dict.fromkeys(set(have) - self._rendered.keys()))
         self._ops.entries.update(self._rendered)
         self._ops.nearby.update(self._nearby)
-        self._ops.bumped.update(self.by_slot)
+        self.bump_all()
 
     def prune_adopted(self) -> int:
         """After the first complete list and scan: entries whose folder nobody has found go. How many."""
         strangers = [cgroup for cgroup in self._rendered if cgroup not in self.by_folder]
         for cgroup in strangers:
             self._drop(cgroup)
-        for slot in self._adopted_slots.values():
+        for slot in set(self._adopted_slots.values()) - self.by_slot.keys() - {0}:  # a pod's folders share one
             self._slots.give_back(slot)
         self._adopted_slots = {}
         return len(strangers)

@@ -1,4 +1,7 @@
-"""The writes of one step in their order: rules, peers and ports, endpoints, epochs, and deletes last."""
+"""The writes of one step in their order: rules, peers and ports, endpoints, epochs; then deletes, of rules last.
+
+A rule is there before anything refers to it, and goes after everything that did.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ class Plan:
         return sum(len(items) for _, items in self.upserts) + sum(len(keys) for _, keys in self.deletes)
 
 
+_REFERRING_FIRST = ("hosts", "peers", "rules")
 _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
     ("rules", entries.pack_rule_key, entries.pack_rule),
     ("peers", entries.pack_prefix, entries.pack_classes),
@@ -54,6 +58,7 @@ def plan_delta(delta: Delta) -> Plan:
         plan.deletes.append((name, [pack_key(k) for k, v in changes.items() if v is None]))
     ports = [(entries.pack_index(k), entries.pack_u64(v or 0)) for k, v in delta.ports.items()]
     plan.upserts.insert(1, ("ports", ports))
+    plan.deletes.sort(key=lambda step: _REFERRING_FIRST.index(step[0]))
     return plan
 
 
@@ -79,6 +84,7 @@ def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
     ports = [(k, v) for k, v in mentioned.items() if have.get(k) != v]
     ports += [(k, entries.NO_PORT_CLASS) for k in have if k not in mentioned]
     plan.upserts.insert(1, ("ports", ports))
+    plan.deletes.sort(key=lambda step: _REFERRING_FIRST.index(step[0]))
     return plan
 
 

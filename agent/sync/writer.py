@@ -45,6 +45,7 @@ class Writer:
         self.cluster = Cluster()
         self._settled: dict[PodUid, Assignment] = {}
         self._leaving: dict[PodUid, Pod] = {}
+        self._missed = Changes()
 
     @property
     def want(self) -> Want:
@@ -65,19 +66,26 @@ class Writer:
             self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
         if cluster.complete:
             self.endpoints.prune_adopted()
+        if plan:  # something was changed while no agent looked: flows may rest on what is not allowed any more (P10)
+            self.endpoints.bump_all()
         return self._carry_out(plan)
 
     def update(self, cluster: Cluster, changes: Changes) -> Outcome:
-        """The next snapshot. A revision that does not fit is refused whole, the one before stays in force."""
+        """The next snapshot. A revision that does not fit is refused whole, the one before stays in force.
+
+        `changes` since the last snapshot, refused or not.
+        """
         cluster, kept = self._with_leaving(cluster)
-        delta = self.compiler.update(cluster, changes | Changes(pods=kept))
+        changes |= self._missed | Changes(pods=kept)
+        delta = self.compiler.update(cluster, changes)
         try:
             self._fits(self.want, cluster)
         except CapacityError as exc:
             self.compiler = Compiler()
             self.compiler.update(self.cluster)
+            self._missed = changes
             return Outcome(refused=str(exc))
-        self.cluster = cluster
+        self.cluster, self._missed = cluster, Changes()
         for uid, assignment in delta.assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
         self.endpoints.bump(delta.revoked)
@@ -85,7 +93,7 @@ class Writer:
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt."""
-        self.endpoints.redo()
+        self.endpoints.redo(int(U64.unpack(key)["value"]) for key, _ in self._maps["endpoints"].items())
         return self._carry_out(plan_whole(self.want, self._maps))
 
     def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:

@@ -1,0 +1,185 @@
+"""Kernel maps as dictionaries that keep the order of writes, and the kernel's lookup over their bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Protocol
+
+from agent.abi.structs import (
+    CLASSES,
+    ENDPOINT,
+    EPOCH,
+    MAPS,
+    PREFIX,
+    RULE,
+    RULE_KEY,
+    U32,
+    U64,
+    pack_address,
+)
+from agent.compiler.lookup import ORDINARY
+from agent.errors import MapError
+from agent.model.cluster import Address
+from agent.model.verdict import Direction, EndpointState, Verdict
+from agent.model.want import PORT_ANY, PORT_OTHER, port_index
+
+Item = tuple[bytes, bytes]
+Write = tuple[str, bytes, bytes | None]
+"""(map, key, value); None: deleted."""
+
+Probe = tuple[Direction, Address, int, int]
+"""(direction, peer, protocol, port)"""
+
+
+@dataclass
+class DictMap:
+    """One map. `refuse`: how many more items it takes before it refuses (None: all)."""
+
+    name: str
+    journal: list[Write]
+    entries: dict[bytes, bytes] = field(default_factory=dict)
+    refuse: int | None = None
+
+    def put_all(self, items: Iterable[Item]) -> None:
+        for key, value in items:
+            if self.refuse is not None:
+                if self.refuse == 0:
+                    raise MapError(f"map {self.name}: update key={key.hex()}: no room")
+                self.refuse -= 1
+            self.entries[key] = value
+            self.journal.append((self.name, key, value))
+
+    def delete_all(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self.entries.pop(key, None)
+            self.journal.append((self.name, key, None))
+
+    def items(self) -> list[Item]:
+        return list(self.entries.items())
+
+
+class DictMaps(dict[str, DictMap]):
+    """All maps, with one journal."""
+
+    def __init__(self) -> None:
+        self.journal: list[Write] = []
+        super().__init__({name: DictMap(name, self.journal) for name in MAPS})
+
+    def contents(self) -> dict[str, dict[bytes, bytes]]:
+        return {name: dict(one.entries) for name, one in self.items()}
+
+    def take_journal(self) -> list[Write]:
+        taken = list(self.journal)
+        self.journal.clear()
+        return taken
+
+    def endpoint(self, cgroup_id: int) -> Mapping[str, int] | None:
+        raw = self["endpoints"].entries.get(U64.pack(value=cgroup_id))
+        return None if raw is None else ENDPOINT.unpack(raw)
+
+    def epoch(self, slot: int) -> int:
+        raw = self["epochs"].entries.get(U32.pack(value=slot))
+        return 0 if raw is None else int(EPOCH.unpack(raw)["epoch"])
+
+    def evicted(self, slot: int) -> int:
+        return int(EPOCH.unpack(self["epochs"].entries[U32.pack(value=slot)])["evicted"])
+
+
+def passes(maps: Reader, cgroup_id: int, probe: Probe) -> bool | None:
+    """judge() of bpf/judge.c: does this pass? None for an endpoint that is not there."""
+    direction, address, protocol, port = probe
+    raw = maps.get("endpoints", _u64(cgroup_id))
+    if raw is None:
+        return None
+    endpoint = _endpoint(raw)
+    if endpoint["state"] == EndpointState.UNMANAGED or address.is_loopback:
+        return True
+    fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
+    mentioned = maps.get("ports", _u32(port_index(protocol, port))) or b""
+    port_class = int.from_bytes(mentioned, sys.byteorder) or fallback
+    for peer_class in _classes(maps, address):
+        for tried in (port_class, fallback):
+            rule = maps.get("rules", _rule_key(endpoint["ruleset"], peer_class, tried, int(direction)))
+            if rule is not None:
+                return bool(RULE.unpack(rule)["verdict"] != Verdict.DENY)
+    default = RULE.unpack(endpoint["defaults"], int(direction) * RULE.size)
+    return bool(default["verdict"] != Verdict.DENY)
+
+
+def _classes(maps: Reader, address: Address) -> tuple[int, int]:
+    found = maps.get("hosts", pack_address(address))
+    for key in () if found else _prefixes(address):
+        found = maps.get("peers", key)
+        if found is not None:
+            break
+    if found is None:
+        return 0, 0
+    classes = CLASSES.unpack(found)
+    return int(classes["peer"]), int(classes["base"])
+
+
+@cache
+def _prefixes(address: Address) -> tuple[bytes, ...]:
+    """Keys of all prefixes around an address, the longest first."""
+    number = int.from_bytes(pack_address(address), "big")
+    lengths = range(128, -1, -1)
+    masked = ((n, (number >> (128 - n) << (128 - n)).to_bytes(16, "big")) for n in lengths)
+    return tuple(PREFIX.pack(length=n, address=address_) for n, address_ in masked)
+
+
+@cache
+def _rule_key(ruleset: int, peer_class: int, port_class: int, direction: int) -> bytes:
+    return RULE_KEY.pack(ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=direction)
+
+
+@cache
+def _endpoint(raw: bytes) -> Mapping[str, int]:
+    return ENDPOINT.unpack(raw)
+
+
+@cache
+def _u32(value: int) -> bytes:
+    return U32.pack(value=value)
+
+
+@cache
+def _u64(value: int) -> bytes:
+    return U64.pack(value=value)
+
+
+class Reader(Protocol):
+    """How a lookup reads a map."""
+
+    def get(self, name: str, key: bytes) -> bytes | None: ...
+
+
+class Replay:
+    """The maps as they were, and each write since: tells which lookups a write can have changed."""
+
+    def __init__(self, contents: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        self._contents = {name: dict(entries) for name, entries in contents.items()}
+        self._readers: dict[tuple[str, bytes], set[Lookup]] = {}
+        self._lookup: Lookup | None = None
+
+    def get(self, name: str, key: bytes) -> bytes | None:
+        if self._lookup is not None:
+            self._readers.setdefault((name, key), set()).add(self._lookup)
+        return self._contents[name].get(key)
+
+    def ask(self, lookup: Lookup) -> bool | None:
+        self._lookup = lookup
+        return passes(self, *lookup)
+
+    def write(self, name: str, key: bytes, value: bytes | None) -> set[Lookup]:
+        """Lookups whose answer may be another one now."""
+        if value is None:
+            self._contents[name].pop(key, None)
+        else:
+            self._contents[name][key] = value
+        return self._readers.pop((name, key), set())
+
+
+Lookup = tuple[int, Probe]

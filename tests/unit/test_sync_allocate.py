@@ -1,0 +1,58 @@
+"""Numbers of identities and endpoint slots."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.abi.structs import ENDPOINT_SLOTS, IDENTITY_SLOTS
+from agent.errors import CapacityError
+from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber, Kind
+from agent.sync.allocate import OVERFLOW_IDENTITY, IdentityNumbers, Slots
+
+
+def identity(n: int) -> Identity:
+    return Identity("c", "ns", "sa", f"dag{n}", "t", Kind.KUBERNETES_EXECUTOR)
+
+
+def test_equal_identities_share_a_number_that_outlives_its_users() -> None:
+    numbers = IdentityNumbers()
+    first = numbers.acquire(identity(1))
+    assert first == FIRST_IDENTITY + 1
+    assert numbers.acquire(identity(1)) == first
+    assert numbers.acquire(identity(2)) == first + 1
+    assert numbers.users(identity(1)) == 2
+    for _ in range(2):
+        numbers.release(identity(1))
+    assert numbers.users(identity(1)) == 0
+    assert numbers.acquire(identity(1)) == first
+
+
+def test_known_numbers_are_kept_and_new_ones_come_after_them() -> None:
+    numbers = IdentityNumbers({identity(1): IdentityNumber(FIRST_IDENTITY + 7)})
+    assert numbers.acquire(identity(1)) == FIRST_IDENTITY + 7
+    assert numbers.acquire(identity(2)) == FIRST_IDENTITY + 8
+    assert numbers.snapshot() == {identity(1): FIRST_IDENTITY + 7, identity(2): FIRST_IDENTITY + 8}
+
+
+def test_when_numbers_run_out_the_longest_unused_goes_and_then_there_is_the_overflow() -> None:
+    numbers = IdentityNumbers()
+    given = [numbers.acquire(identity(n)) for n in range(IDENTITY_SLOTS - 1)]
+    assert len(set(given)) == IDENTITY_SLOTS - 1
+    assert numbers.acquire(identity(-1)) == OVERFLOW_IDENTITY
+    numbers.release(identity(5))
+    numbers.release(identity(3))
+    assert numbers.acquire(identity(-2)) == given[3]
+    assert numbers.acquire(identity(-1)) == given[5]
+    assert OVERFLOW_IDENTITY not in given
+
+
+def test_slots_are_taken_once_and_zero_is_nobodys() -> None:
+    slots = Slots({1, 3})
+    assert [slots.take(), slots.take()] == [2, 4]
+    slots.give_back(2)
+    taken = [slots.take() for _ in range(ENDPOINT_SLOTS - 5)]
+    assert len(set(taken)) == len(taken)
+    assert not set(taken) & {0, 1, 2, 3, 4}
+    assert slots.take() == 2
+    with pytest.raises(CapacityError, match="epochs"):
+        slots.take()

@@ -1,0 +1,246 @@
+"""The writer on maps of dictionaries: refused revisions, leaving pods, restarts, damaged maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from immutables import Map
+
+from agent.abi.structs import U32
+from agent.compiler.changes import EVERYTHING, Changes
+from agent.errors import CapacityError, MapError
+from agent.model.cluster import Cluster, Namespace, Pod
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
+from agent.model.verdict import Direction, EndpointState
+from agent.model.want import Want
+from agent.sync.allocate import IdentityNumbers
+from agent.sync.endpoints import LINGER_SECONDS
+from agent.sync.plan import plan_whole
+from agent.sync.writer import Writer
+from tests.unit.dictmaps import DictMaps, Probe, Replay
+
+A, B = PodUid("a"), PodUid("b")
+POLICY = PolicyRef("etl", "TaskNetworkPolicy", "p")
+PEER = ip_address("8.8.8.8")
+TO_443: Probe = (Direction.EGRESS, PEER, 6, 443)
+TO_80: Probe = (Direction.EGRESS, PEER, 6, 80)
+
+
+def pod(uid: PodUid, dag: str = "dag") -> Pod:
+    claim = Claim(Identity("c", "etl", "sa", dag, "t", Kind.KUBERNETES_EXECUTOR), ())
+    return Pod(uid=uid, namespace="etl", name=uid, claim=claim, addresses=(ip_address(f"10.0.0.{ord(uid[0])}"),))
+
+
+def policy(port: int) -> Policy:
+    match = PortMatch(6, port)
+    peer = CidrPeer(ip_network("8.8.8.0/24"))
+    return Policy(ref=POLICY, subject=Subject(), egress=(Rule("r", Direction.EGRESS, (peer,), (match,)),))
+
+
+def cluster(*pods: Pod, port: int = 443) -> Cluster:
+    return Cluster(
+        complete=True,
+        pods=Map({p.uid: p for p in pods}),
+        namespaces=Map({"etl": Namespace("etl", managed=True)}),
+        policies=Map({POLICY: policy(port)}),
+    )
+
+
+class Limit:
+    """A capacity check that a test can close."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __call__(self, _want: Want, _cluster: Cluster) -> None:
+        if self.closed:
+            raise CapacityError("map rules: full")
+
+
+def started(maps: DictMaps, snapshot: Cluster, limit: Limit | None = None) -> Writer:
+    writer = Writer(maps, IdentityNumbers(), limit or Limit())
+    writer.start(snapshot, [(A, 10), (A, 11)])
+    return writer
+
+
+def passes(maps: DictMaps, cgroup_id: int, probe: Probe) -> bool | None:
+    return Replay(maps.contents()).ask((cgroup_id, probe))
+
+
+def slot(maps: DictMaps, cgroup_id: int) -> int:
+    endpoint = maps.endpoint(cgroup_id)
+    assert endpoint is not None
+    return endpoint["slot"]
+
+
+def in_step(writer: Writer, maps: DictMaps) -> bool:
+    return not plan_whole(writer.want, maps)
+
+
+def test_start_enforces_what_the_snapshot_says() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    assert [passes(maps, 10, TO_443), passes(maps, 11, TO_443), passes(maps, 10, TO_80)] == [True, True, False]
+    assert in_step(writer, maps)
+    assert maps.epoch(slot(maps, 10)) == 1
+
+
+def test_a_first_revision_that_does_not_fit_writes_nothing() -> None:
+    maps, limit = DictMaps(), Limit()
+    limit.closed = True
+    with pytest.raises(CapacityError):
+        started(maps, cluster(pod(A)), limit)
+    assert maps.journal == []
+
+
+def test_a_refused_revision_keeps_the_old_one_and_its_changes_are_not_forgotten() -> None:
+    maps, limit = DictMaps(), Limit()
+    writer = started(maps, cluster(pod(A)), limit)
+    before = maps.contents()
+    limit.closed = True
+    too_big = cluster(pod(A), pod(B), port=80)
+    assert "full" in writer.update(too_big, EVERYTHING | Changes(pods=frozenset({B}))).refused
+    assert maps.contents() == before
+    assert in_step(writer, maps)
+    limit.closed = False
+    outcome = writer.update(replace(too_big, revision=3), Changes())  # what was refused is in this one too
+    assert not outcome.refused
+    writer.add_folder(B, 20)
+    assert [passes(maps, c, TO_80) for c in (10, 20)] == [True, True]
+    assert passes(maps, 10, TO_443) is False
+    assert in_step(writer, maps)
+
+
+def test_a_pod_of_a_refused_revision_is_an_endpoint_of_the_next() -> None:
+    maps, limit = DictMaps(), Limit()
+    writer = started(maps, cluster(pod(A)), limit)
+    limit.closed = True
+    both = cluster(pod(A), pod(B))
+    assert writer.update(both, Changes(pods=frozenset({B}))).refused
+    limit.closed = False
+    writer.update(both, Changes(pods=frozenset({A})))
+    writer.add_folder(B, 20)
+    assert passes(maps, 20, TO_443) is True
+
+
+def test_a_revocation_bumps_and_an_addition_does_not() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    epoch = maps.epoch(slot(maps, 10))
+    assert writer.update(cluster(pod(A), pod(B, "other")), Changes(pods=frozenset({B}))).bumped == 0
+    assert maps.epoch(slot(maps, 10)) == epoch
+    assert writer.update(cluster(pod(A), pod(B, "other"), port=80), EVERYTHING).bumped >= 1
+    assert maps.epoch(slot(maps, 10)) == epoch + 1
+
+
+def test_a_leaving_pod_keeps_its_rules_until_its_folder_went_long_ago() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    writer.update(cluster(), Changes(pods=frozenset({A})))
+    assert passes(maps, 10, TO_443) is True
+    assert passes(maps, 10, TO_80) is False
+    writer.update(cluster(port=80), EVERYTHING)  # an edit reaches it still
+    assert passes(maps, 10, TO_80) is True
+    for folder in (10, 11):
+        writer.remove_folder(folder, 100.0)
+    assert writer.expire(100 + LINGER_SECONDS - 1).gone == []
+    assert passes(maps, 10, TO_80) is True
+    assert writer.expire(100 + LINGER_SECONDS).gone == [A]
+    assert maps["endpoints"].entries == {}
+    assert A not in writer.cluster.pods
+    assert in_step(writer, maps)
+
+
+def test_the_next_agent_adopts_without_a_write_and_without_a_bump() -> None:
+    maps = DictMaps()
+    before = started(maps, cluster(pod(A)))
+    contents = maps.contents()
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after.start(cluster(pod(A)), [(A, 10), (A, 11)])
+    assert maps.contents() == contents
+
+
+def test_what_was_revoked_while_no_agent_looked_is_judged_again() -> None:
+    maps = DictMaps()
+    before = started(maps, cluster(pod(A)))
+    epoch = maps.epoch(slot(maps, 10))
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after.start(cluster(pod(A), port=80), [(A, 10), (A, 11)])
+    assert passes(maps, 10, TO_443) is False
+    assert maps.epoch(slot(maps, 10)) > epoch
+
+
+def test_an_incomplete_first_list_prunes_nothing() -> None:
+    maps = DictMaps()
+    before = started(maps, cluster(pod(A)))
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after.start(replace(cluster(), complete=False, pods=Map()), [])
+    assert maps.endpoint(10) is not None
+
+
+@pytest.mark.parametrize("name", ["rules", "ports", "endpoints", "epochs", "nearby"])
+def test_resync_mends_what_a_refusing_map_left(name: str) -> None:
+    maps, reference = DictMaps(), DictMaps()
+    snapshot = cluster(pod(A), pod(B), port=80)
+    writer = started(maps, cluster(pod(A)))
+    writer.add_folder(B, 20)
+    epoch = maps.epoch(slot(maps, 10))
+    maps[name].refuse = 0
+    with pytest.raises(MapError):
+        writer.update(snapshot, EVERYTHING | Changes(pods=frozenset({B})))
+    maps[name].refuse = None
+    writer.resync()
+    other = started(reference, snapshot)
+    other.add_folder(B, 20)
+    assert in_step(writer, maps)
+    for each in ("rules", "peers", "hosts"):
+        assert maps[each].entries == reference[each].entries
+    for cgroup in (10, 11, 20):
+        assert passes(maps, cgroup, TO_80) is True
+        assert passes(maps, cgroup, TO_443) is False
+    assert maps.epoch(slot(maps, 10)) > epoch
+
+
+def test_resync_repairs_a_damaged_map_and_removes_strangers() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    good = maps.contents()
+    for name in ("rules", "peers", "ports", "endpoints"):
+        for key in list(maps[name].entries):
+            maps[name].entries[key] = bytes(len(maps[name].entries[key]))
+        maps[name].entries[b"\xff" * len(next(iter(good[name])))] = bytes(len(next(iter(good[name].values()))))
+    writer.resync()
+    assert in_step(writer, maps)
+    for name in ("rules", "peers", "endpoints"):
+        assert maps[name].entries == good[name]
+
+
+def test_evictions_are_told_without_touching_the_epoch() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    at = slot(maps, 10)
+    epoch = maps.epoch(at)
+    writer.evicted(Counter({at: 3}))
+    writer.evicted(Counter({at: 2}))
+    assert (maps.epoch(at), maps.evicted(at)) == (epoch, 5)
+    again = Writer(maps, IdentityNumbers(), Limit())
+    again.evicted(Counter({at: 1}))
+    assert maps.evicted(at) == 6
+
+
+def test_what_nobody_explains_is_pending_and_what_is_settled_passes() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    writer.add_folder(B, 20)
+    assert writer.pending() == [B]
+    assert maps.endpoint(20) is None
+    writer.settle(B, replace(writer.want.assignments[A], state=EndpointState.UNMANAGED))
+    assert writer.pending() == []
+    assert passes(maps, 20, TO_80) is True
+    writer.update(cluster(pod(A), pod(B)), Changes(pods=frozenset({B})))
+    assert passes(maps, 20, TO_80) is False  # the compiler's word wins
+    assert U32.pack(value=slot(maps, 20)) in maps["epochs"].entries
