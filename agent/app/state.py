@@ -46,13 +46,13 @@ class StateFolder:
             return State()
         except (OSError, ValueError) as exc:
             raise StateError(f"{self._file}: {exc}") from exc
-        if document.get("version") != _VERSION:
-            raise StateError(f"{self._file}: written by another version of dagwall ({document.get('version')!r})")
-        return State(
-            numbers={_identity(i): IdentityNumber(n) for i, n in document["numbers"]},
-            claims={PodUid(uid): _claim(c) for uid, c in document["claims"].items()},
-            complete=document["complete"],
-        )
+        version = document.get("version") if isinstance(document, dict) else None
+        if version != _VERSION:
+            raise StateError(f"{self._file}: written by another version of dagwall ({version!r})")
+        try:
+            return _state(document)
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise StateError(f"{self._file}: damaged: {exc!r}") from exc
 
     def write(self, state: State) -> None:
         """Replaces the file atomically."""
@@ -74,6 +74,14 @@ class StateFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _state(document: dict[str, Any]) -> State:
+    return State(
+        numbers={_identity(i): IdentityNumber(n) for i, n in document["numbers"]},
+        claims={PodUid(uid): _claim(c) for uid, c in document["claims"].items()},
+        complete=document["complete"],
+    )
 
 
 def _identity(fields: dict[str, Any]) -> Identity:
