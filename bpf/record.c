@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* Evidence: counters and events. Nothing here changes a verdict. */
+/* Evidence: counters and events. Nothing here changes a verdict.
+ *
+ * Per-CPU counters are added to atomically as well: a softirq may interrupt a program in process context and count too.
+ */
 
 static __always_inline void count_loss(__u32 reason, __u64 n)
 {
@@ -7,7 +10,7 @@ static __always_inline void count_loss(__u32 reason, __u64 n)
 	__u64 *count = losses.lookup(&index);
 
 	if (count)
-		*count += n;
+		__sync_fetch_and_add(count, n);
 }
 
 static __always_inline struct identity_counts *counts_of(__u32 identity, int direction)
@@ -23,7 +26,7 @@ static __always_inline void count_identity_connection(__u32 identity, int direct
 	struct identity_counts *counts = counts_of(identity, direction);
 
 	if (counts)
-		counts->connections += 1;
+		__sync_fetch_and_add(&counts->connections, 1);
 }
 
 static __always_inline __u32 segments(struct __sk_buff *skb)
@@ -101,7 +104,7 @@ static __always_inline void count_denial(const struct subject *s, const struct r
 
 	if (denial) {
 		__sync_fetch_and_add(&denial->packets, packets);
-		if (s->length) /* LLVM turns adding a known zero into an instruction that 5.10 does not have */
+		if (s->length)
 			__sync_fetch_and_add(&denial->bytes, s->length);
 	} else {
 		count_loss(LOSS_DENIALS_FULL, packets);
@@ -114,8 +117,9 @@ static __always_inline void record_denial(const struct config *config, struct su
 	struct identity_counts *counts = counts_of(s->identity, s->direction);
 
 	if (counts) {
-		counts->denied_packets += packets;
-		counts->denied_bytes += s->length;
+		__sync_fetch_and_add(&counts->denied_packets, packets);
+		if (s->length) /* LLVM turns adding a known zero into an instruction that 5.10 does not have */
+			__sync_fetch_and_add(&counts->denied_bytes, s->length);
 	}
 	count_denial(s, rule, packets);
 	s->kind = EVENT_DENIED;
@@ -128,7 +132,7 @@ static __always_inline void record_audit(const struct config *config, struct sub
 	struct identity_counts *counts = counts_of(s->identity, s->direction);
 
 	if (counts)
-		counts->audited += 1;
+		__sync_fetch_and_add(&counts->audited, 1);
 	count_denial(s, rule, 1);
 	s->kind = EVENT_AUDITED;
 	report(config, s, rule);

@@ -7,23 +7,38 @@
 
 enum tail { TAIL_SLOW = 0 };
 
-/* Moves the counters of a promoted socket into its flow. Where the flow was evicted they stay, and the storage is
- * invalidated: the next packet makes the flow again.
+/* Takes what a counter holds: into `flow`, and into `total`. Other CPUs, and a softirq on this one, may do the same
+ * meanwhile: counter + flow stays what was counted, since all three steps are additions (mod 2^64).
+ */
+static __always_inline void take(__u64 *counter, __u64 *flow, __u64 *total)
+{
+	__u64 counted = *counter;
+
+	if (!counted)
+		return;
+	__sync_fetch_and_add(counter, -counted);
+	__sync_fetch_and_add(flow, counted);
+	if (total)
+		__sync_fetch_and_add(total, counted);
+}
+
+/* Moves the counters of a promoted socket into its flow and its identity. Where the flow was evicted they stay, and the
+ * storage is invalidated: the next packet makes the flow again.
  */
 static __always_inline void flush(struct promoted *s)
 {
 	struct flow *flow = flows.lookup(&s->key);
+	struct identity_counts *totals = counts_of(s->identity, s->key.direction);
 
-	if (!flow) {
+	if (!flow || !totals) {
 		s->epoch = 0;
 		return;
 	}
 	flow->last = s->last;
-	__sync_fetch_and_add(&flow->sent_packets, s->sent_packets);
-	__sync_fetch_and_add(&flow->sent_bytes, s->sent_bytes);
-	__sync_fetch_and_add(&flow->received_packets, s->received_packets);
-	__sync_fetch_and_add(&flow->received_bytes, s->received_bytes);
-	s->sent_packets = s->sent_bytes = s->received_packets = s->received_bytes = 0;
+	take(&s->sent_packets, &flow->sent_packets, &totals->sent_packets);
+	take(&s->sent_bytes, &flow->sent_bytes, &totals->sent_bytes);
+	take(&s->received_packets, &flow->received_packets, &totals->received_packets);
+	take(&s->received_bytes, &flow->received_bytes, &totals->received_bytes);
 }
 
 static __always_inline __u32 flush_ticks(void)
@@ -43,18 +58,18 @@ static __always_inline int is_live(__u8 protocol, int direction, int inbound, __
 	return config && (__u32)bpf_jiffies64() - last <= config->reply_ticks;
 }
 
-static __always_inline void count_identity(__u32 identity, int direction, int inbound, __u32 packets, __u32 bytes)
+static __always_inline void count_identity(__u32 identity, int direction, int inbound, __u64 packets, __u64 bytes)
 {
 	struct identity_counts *counts = counts_of(identity, direction);
 
 	if (!counts)
 		return;
 	if (inbound) {
-		counts->received_packets += packets;
-		counts->received_bytes += bytes;
+		__sync_fetch_and_add(&counts->received_packets, packets);
+		__sync_fetch_and_add(&counts->received_bytes, bytes);
 	} else {
-		counts->sent_packets += packets;
-		counts->sent_bytes += bytes;
+		__sync_fetch_and_add(&counts->sent_packets, packets);
+		__sync_fetch_and_add(&counts->sent_bytes, bytes);
 	}
 }
 
@@ -104,19 +119,19 @@ static __always_inline int serves_socket(const struct promoted *s, const struct 
 	       is_live(packet->protocol, s->key.direction, inbound, s->last);
 }
 
+/* The identity's totals follow at the flush. */
 static __always_inline void count_socket(struct promoted *s, struct __sk_buff *skb, int inbound)
 {
 	__u32 packets = segments(skb);
 
 	if (inbound) {
-		s->received_packets += packets;
-		s->received_bytes += skb->len;
+		__sync_fetch_and_add(&s->received_packets, packets);
+		__sync_fetch_and_add(&s->received_bytes, skb->len);
 	} else {
-		s->sent_packets += packets;
-		s->sent_bytes += skb->len;
+		__sync_fetch_and_add(&s->sent_packets, packets);
+		__sync_fetch_and_add(&s->sent_bytes, skb->len);
 	}
 	s->last = bpf_jiffies64();
-	count_identity(s->identity, s->key.direction, inbound, packets, skb->len);
 	if ((__s32)(s->last - s->flush_at) > 0) {
 		s->flush_at = s->last + flush_ticks();
 		flush(s);

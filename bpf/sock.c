@@ -66,11 +66,12 @@ int sock_release(struct bpf_sock *sk)
 
 	if (!s)
 		return 1;
-	if (s->sent_packets | s->received_packets) {
-		flush(s);
-		if (s->sent_packets | s->received_packets)
-			count_loss(LOSS_FLUSH_MISS, s->sent_packets + s->received_packets);
-		s->sent_packets = s->received_packets = 0;
+	flush(s);
+	if (s->sent_packets | s->received_packets) { /* the flow was evicted: the identity's totals are exact all the same */
+		count_loss(LOSS_FLUSH_MISS, s->sent_packets + s->received_packets);
+		count_identity(s->identity, s->key.direction, 0, s->sent_packets, s->sent_bytes);
+		count_identity(s->identity, s->key.direction, 1, s->received_packets, s->received_bytes);
+		s->sent_packets = s->sent_bytes = s->received_packets = s->received_bytes = 0;
 	}
 	s->epoch = 0; /* FIN and the last ACKs are counted in the flow again */
 	return 1;

@@ -8,9 +8,10 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from agent.app.drain import Drain, Outputs
-from agent.app.node import Node
+from agent.app.node import Node, Timings
 from agent.app.state import StateFolder
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
@@ -78,7 +79,11 @@ class Agent:
             self.node.stop()
 
 
-def build(config: Config, settings: Settings, outputs: Outputs, publish: Callable[[Agent], None]) -> Agent:
+class Everything(Outputs, Timings, Protocol):
+    """Whoever takes what the agent has to say."""
+
+
+def build(config: Config, settings: Settings, outputs: Everything, publish: Callable[[Agent], None]) -> Agent:
     """Load, fill, attach: when it returns, everything known is enforced.
 
     `publish` is called from the writing thread when there is something new to show. Raises DagwallError.
@@ -110,7 +115,7 @@ def build(config: Config, settings: Settings, outputs: Outputs, publish: Callabl
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
         watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
-        publish=lambda _: publish(agent[0]),
+        timings=outputs, publish=lambda _: publish(agent[0]),
     )  # fmt: skip
     agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
     node.start(first)

@@ -11,6 +11,7 @@ from agent.app.folders import Folders
 from agent.errors import DagwallError, KernelError
 from agent.kernel.datapath import Datapath
 from agent.log import event
+from agent.model.identity import PodUid
 from agent.sync.writer import Outcome, Writer
 
 
@@ -49,8 +50,7 @@ class Health:
             self.guarded(self.attach)
         self.say("roots", "" if roots else "no pods' root in the cgroup tree: nothing is enforced")
         self.say("hooks", f"not attached to {', '.join(missing)}" if missing else "")
-        outside = ", ".join(self.folders.unguarded_pods())
-        self.say("outside", f"containers outside the pods' roots, pods {outside}" if outside else "")
+        self.say("outside", _outside(self.folders.unguarded_pods()))
         if not self.datapath.pins_are_there():
             self.guarded(self._pin_again)
 
@@ -77,3 +77,11 @@ class Health:
         self.datapath.pin_again()
         event("pins.restored", level=logging.WARNING)
         return Outcome()
+
+
+def _outside(pods: list[PodUid]) -> str:
+    """All of them are in `status`; here so many as fit into a line."""
+    if not pods:
+        return ""
+    more = f" and {len(pods) - 5} more" if len(pods) > 5 else ""
+    return f"containers outside the pods' roots, which no program sees: pods {', '.join(pods[:5])}{more}"

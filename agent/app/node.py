@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from agent.abi.structs import U32, U64
 from agent.app.closer import Closer, stalls
@@ -61,6 +62,13 @@ class Timers:
     scan: float = 0.0
 
 
+class Timings(Protocol):
+    """Who is told how long things took, in seconds."""
+
+    def policy_latency(self, seconds: float) -> None: ...
+    def pending(self, seconds: float) -> None: ...
+
+
 class Node:
     """Built by agent.app.main; `run` is the thread. Everything it publishes is immutable."""
 
@@ -75,6 +83,7 @@ class Node:
         drain: Drain,
         state: StateFolder,
         hz: int,
+        timings: Timings,
         publish: Callable[[Node], None],
     ) -> None:
         self.config, self.datapath, self.writer, self.source = config, datapath, writer, source
@@ -82,12 +91,13 @@ class Node:
         self.closer = Closer(self.folders_of)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
-        self.settler = Settler(writer, config.log_folders)
+        self.settler = Settler(writer, config.log_folders, timings.pending)
+        self._timings = timings
         self.attached_after_seconds = 0.0
         self.context = Context(writer.cluster, {}, {}, {})
         self._state, self._publish = state, publish
         self._levels = DEFAULT_LEVELS
-        self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        self._updates: queue.SimpleQueue[tuple[float, Update]] = queue.SimpleQueue()
         self._evictions: queue.SimpleQueue[Counter[int]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
@@ -168,18 +178,20 @@ class Node:
                 due = time.monotonic() + RESCAN_SECONDS
                 update = self.source.rescan() or update
             if update is not None:
-                self._updates.put(update)
+                self._updates.put((time.monotonic(), update))
                 os.eventfd_write(self._wake, 1)
 
-    def _take(self, update: Update) -> None:
+    def _take(self, read_at: float, update: Update) -> None:
+        """`read_at`: when the source had it, on the monotonic clock."""
         self._report_objects(update)
-        before = time.monotonic()
         outcome = self.health.guarded(lambda: self.writer.update(update.snapshot, update.changes))
+        took = time.monotonic() - read_at
+        self._timings.policy_latency(took)
         self.settler.settle_unknown()
         self._after(outcome, update.changes)
         event(
             "snapshot.programmed", revision=update.snapshot.revision, writes=outcome.writes, bumped=outcome.bumped,
-            refused=outcome.refused, seconds=round(time.monotonic() - before, 6),
+            refused=outcome.refused, seconds=round(took, 6),
         )  # fmt: skip
 
     def _on_folders(self) -> None:
@@ -242,7 +254,7 @@ class Node:
         while not self._evictions.empty():
             self.writer.evicted(self._evictions.get())
         while not self._updates.empty():
-            self._take(self._updates.get())
+            self._take(*self._updates.get())
 
     def _on_time(self, now: float) -> None:
         if now >= self._timers.heartbeat:

@@ -71,6 +71,12 @@ class Serving:
         if self.flow_log is not None:
             self.flow_log.denials(denials)
 
+    def policy_latency(self, seconds: float) -> None:
+        self.metrics.observe_policy_latency(seconds)
+
+    def pending(self, seconds: float) -> None:
+        self.metrics.observe_pending(seconds)
+
     def _lost(self) -> Mapping[str, int]:
         written = dict(self.flow_log.losses) if self.flow_log is not None else {}
         return {"followers": self.recent.lost, **written}

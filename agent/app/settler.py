@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +23,14 @@ class Settler:
 
     writer: Writer
     log_folders: Path
+    waited: Callable[[float], None]  # told how long a pod was pending, in seconds
     settled: dict[PodUid, Settled] = field(default_factory=dict)
+    _since: dict[PodUid, float] = field(default_factory=dict)
 
     def settle_unknown(self) -> None:
         """Ask the pod's own name, the snapshot, and the kubelet's log folders; who stays unknown stays pending."""
         pending = self.writer.pending()
+        self._time(pending)
         if not pending:
             return
         folders, cluster = log_folders(self.log_folders), self.writer.cluster
@@ -34,6 +39,13 @@ class Settler:
             self.settled[uid] = found
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)
+
+    def _time(self, pending: list[PodUid]) -> None:
+        now, still = time.monotonic(), set(pending)
+        for uid in [uid for uid in self._since if uid not in still]:
+            self.waited(now - self._since.pop(uid))
+        for uid in pending:
+            self._since.setdefault(uid, now)
 
     def let_pass_what_was_there(self) -> None:
         """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""

@@ -35,6 +35,7 @@ class PeerNames:
         self._addresses: dict[PodUid, tuple[Address, ...]] = {}
         self._services: dict[Address, Name] = {}
         self._cidrs: dict[tuple[int, int], dict[int, Network]] = {}
+        self._node_ranges: tuple[Network, ...] = ()
         self._cluster = Cluster()
 
     def update(self, cluster: Cluster, changes: Changes) -> None:
@@ -46,6 +47,7 @@ class PeerNames:
             for uid in [uid for uid in self._addresses if uid not in cluster.pods]:
                 self._place(uid, None)
             self._cidrs = _by_length(_written_cidrs(cluster))
+            self._node_ranges = tuple(r for node in cluster.nodes.values() for r in node.pod_ranges)
         if changes.everything_else or changes.services or changes.slices:
             self._services = {a: (s.namespace, s.name) for s in cluster.services.values() for a in s.addresses}
             self._services |= {
@@ -73,7 +75,7 @@ class PeerNames:
         cidr = self._longest(address)
         if cidr is not None:
             return PeerName(PeerKind.CIDR, str(cidr))
-        ranges = settings.pod_ranges + settings.service_ranges
+        ranges = settings.pod_ranges + settings.service_ranges + self._node_ranges
         if any(address in network for network in ranges if network.version == address.version):
             return PeerName(PeerKind.UNKNOWN, "unknown-cluster-address")
         if address.is_link_local:

@@ -28,6 +28,8 @@ class Collected:
     """Outputs that keep everything."""
 
     def __init__(self) -> None:
+        self.latencies: list[float] = []
+        self.waits: list[float] = []
         self.seen_flows: list[Flow] = []
         self.seen_denials: list[Denial] = []
 
@@ -36,6 +38,12 @@ class Collected:
 
     def denials(self, denials: list[Denial]) -> None:
         self.seen_denials += denials
+
+    def policy_latency(self, seconds: float) -> None:
+        self.latencies.append(seconds)
+
+    def pending(self, seconds: float) -> None:
+        self.waits.append(seconds)
 
 
 NAMESPACE = """
