@@ -170,13 +170,14 @@ def _flow_cells(row: dict[str, Any]) -> tuple[str, ...]:
     denial = row["kind"] == "denial"
     port = f":{row['port']}" if row["port"] else ""
     address = f"[{row['address']}]" if ":" in row["address"] and port else row["address"]
+    where = "a raw socket" if row["reason"] == "raw_socket" else f"{address}{port}/{row['protocol']}"
     because = row["rule"] or row["reason"].replace("_", " ")
     return (
         clock(row["time"]),
         _task(row) or row["pod"] or f"identity {row['identity']}",
         "->" if row["direction"] == "egress" else "<-",
         row["peer"],
-        f"{address}{port}/{row['protocol']}",
+        where,
         row["verdict"],
         "" if denial else amount(row["sent_bytes"]),
         "" if denial else amount(row["received_bytes"]),

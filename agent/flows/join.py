@@ -17,7 +17,7 @@ from agent.model.want import RuleId
 
 NameOf = Callable[[Address], PeerName]
 _LACKS_A_RULE = (DropReason.NO_RULE, DropReason.UNKNOWN_PEER, DropReason.NOT_A_REPLY)
-NO_PEER = PeerName(PeerKind.UNKNOWN, "no peer")
+NO_PEER = PeerName(PeerKind.UNKNOWN, "-")
 STRANGER = Identity("", "", "", "", "", Kind.OTHER)
 
 
