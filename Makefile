@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV ?= .venv
 PY := $(VENV)/bin/python
-FILES ?= examples/manifests
+FILES ?= demo
 PYTEST := $(PY) -m pytest
 
 # Debian and Ubuntu packages: bcc (never from PyPI, where another thing has its name), what the tests call, a C compiler
