@@ -19,6 +19,14 @@ class InvalidObject(DagwallError):
         super().__init__(f"{obj}: {field}: {problem}" if field else f"{obj}: {problem}")
 
 
+class ApiError(DagwallError):
+    """The API server, or the way to it, failed. `status` is HTTP's; 0 where none came."""
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
 class KernelError(DagwallError):
     """The kernel refused something that dagwall cannot do without."""
 

@@ -33,7 +33,7 @@ from agent.model.verdict import EndpointState, EventKind
 from agent.sources.cgroup_ids import path_of
 from agent.sources.cgroup_watch import Added, CgroupEvent, CgroupWatcher
 from agent.sources.cgroups import ContainerFolder, RootFolder
-from agent.sources.files import FilesSource, Update
+from agent.sources.update import Source, Update
 from agent.sync.writer import Outcome, Writer
 
 AGENT = PodUid("dagwall-agent")
@@ -78,7 +78,7 @@ class Node:
         *,
         datapath: Datapath,
         writer: Writer,
-        source: FilesSource,
+        source: Source,
         watcher: CgroupWatcher,
         drain: Drain,
         state: StateFolder,

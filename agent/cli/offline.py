@@ -11,9 +11,10 @@ from agent.errors import DagwallError, InvalidObject
 from agent.model.cluster import Cluster
 from agent.parse.objects import ObjectName, object_name
 from agent.sources.files import TABLES
-from agent.sources.manifest_set import ManifestSet, Problem
+from agent.sources.manifest_set import ManifestSet
 from agent.sources.manifests import decode
 from agent.sources.store import Store
+from agent.sources.update import Problem
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 

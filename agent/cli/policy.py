@@ -23,7 +23,7 @@ from agent.outputs.explain import Question, explain
 from agent.outputs.plain import plain
 from agent.parse.objects import ObjectName
 from agent.parse.peers import PROTOCOLS
-from agent.sources.manifest_set import Problem
+from agent.sources.update import Problem
 
 DENIED = 3
 _PROTOCOLS = {name.upper() for name in PROTOCOLS}

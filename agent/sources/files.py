@@ -14,12 +14,11 @@ from pathlib import Path
 
 from inotify_simple import INotify, flags
 
-from agent.compiler.changes import Changes
 from agent.errors import InvalidObject
-from agent.model.cluster import Cluster
-from agent.sources.manifest_set import ManifestSet, Problem, Unreadable
+from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.manifests import MAX_FILE_BYTES
 from agent.sources.store import Store
+from agent.sources.update import Problem, Update
 
 QUIET_SECONDS = 0.05
 MAX_ROUNDS = 5
@@ -32,15 +31,6 @@ _MASK = (
     | flags.DELETE_SELF | flags.MOVE_SELF
 )  # fmt: skip
 _Signature = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A new snapshot, what differs from the last one, and everything that is wrong with the files now."""
-
-    snapshot: Cluster
-    changes: Changes
-    problems: tuple[Problem, ...]
 
 
 @dataclass(slots=True)

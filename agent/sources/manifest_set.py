@@ -11,26 +11,7 @@ from agent.model.identity import PodUid
 from agent.parse.objects import NAME_LABEL, Item, ObjectName, object_name, parse_object
 from agent.sources.manifests import Document, decode
 from agent.sources.store import Key, key_of
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Problem:
-    """What is wrong, and where: `line` and `document` count from 1, 0 where the whole file is meant."""
-
-    file: str
-    line: int
-    document: int
-    error: InvalidObject
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.error}" if self.line else str(self.error)
-
-    def __eq__(self, other: object) -> bool:
-        """Errors are equal by what they say."""
-        return isinstance(other, Problem) and (self.file, str(self)) == (other.file, str(other))
-
-    def __hash__(self) -> int:
-        return hash((self.file, str(self)))
+from agent.sources.update import Problem
 
 
 @dataclass(frozen=True, slots=True)

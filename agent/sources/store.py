@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from agent.compiler.changes import Changes
+from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import (
     Cluster,
     EndpointSlice,
@@ -18,6 +19,7 @@ from agent.model.cluster import (
     Settings,
 )
 from agent.model.identity import Claim, PodUid
+from agent.model.network_policy import NetworkPolicy
 from agent.model.policy import Policy
 from agent.parse.claims import keep_first
 from agent.parse.objects import Item
@@ -41,6 +43,8 @@ _TABLES: dict[type, tuple[str, Callable[[Any], Any]]] = {
     ServiceAccountName: ("service_accounts", lambda account: (account.namespace, account.name)),
     Node: ("nodes", lambda node: node.name),
     Policy: ("policies", lambda policy: policy.ref),
+    NetworkPolicy: ("network_policies", lambda policy: policy.ref),
+    TaskIdentityBinding: ("bindings", lambda binding: binding.name),
 }
 
 

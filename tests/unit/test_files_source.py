@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from agent.errors import InvalidObject
-from agent.sources.files import FilesSource, Update
+from agent.sources.files import FilesSource
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.store import Store
+from agent.sources.update import Update
 
 UIDS = [f"cc7a1de5-1bf8-4567-ae3a-69799500000{i}" for i in range(10)]
 

@@ -1,0 +1,122 @@
+"""The API server over HTTP: lists in pages, watches as lines, by the kubernetes client's TLS and credentials.
+
+Typed models are not used: they cost more time and memory than all the rest. Errors of the server and the network are
+ApiError; what the server says in JSON is returned as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client, config
+
+from agent.errors import ApiError
+from agent.sources.reflector import Resource
+
+PAGE = 500
+"""Objects in one answer of a list: bounds the memory of decoding."""
+
+CONNECT_SECONDS = 5.0
+
+
+class KubeApi:
+    """One API server. Thread-safe; each watch holds a connection of its own."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+        self.host = str(api.configuration.host).rstrip("/")
+
+    @classmethod
+    def connect(cls, kubeconfig: str = "") -> KubeApi:
+        """By a kubeconfig file, else as a pod, else by the default kubeconfig. Does not talk to the server yet.
+
+        Raises ApiError where there are no credentials.
+        """
+        settings = client.Configuration()
+        try:
+            if kubeconfig:
+                config.load_kube_config(kubeconfig, client_configuration=settings)
+            else:
+                config.load_config(client_configuration=settings)
+        except config.ConfigException as exc:
+            raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
+        settings.retries = 0  # informers have a backoff of their own
+        return cls(client.ApiClient(settings))
+
+    def get(self, path: str, **query: str | int) -> dict[str, Any]:
+        """One JSON document."""
+        answer = self._open(path, query, read_seconds=30)
+        try:
+            return dict(json.loads(answer.read()))
+        except (urllib3.exceptions.HTTPError, ValueError) as exc:
+            raise ApiError(f"GET {path}: {exc}", 0) from exc
+        finally:
+            answer.release_conn()
+
+    def pages(self, resource: Resource) -> Iterator[dict[str, Any]]:
+        """A consistent list, page by page; the last page's metadata has the version to watch from."""
+        query: dict[str, str | int] = {"limit": PAGE}
+        if resource.field_selector:
+            query["fieldSelector"] = resource.field_selector
+        while True:
+            page = self.get(resource.path, **query)
+            yield page
+            more = page.get("metadata", {}).get("continue")
+            if not more:
+                return
+            query["continue"] = more
+
+    def watch(self, resource: Resource, version: str, seconds: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Events from `version` on, until the server ends the watch after `seconds`."""
+        query: dict[str, str | int] = {
+            "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": seconds
+        }  # fmt: skip
+        if resource.field_selector:
+            query["fieldSelector"] = resource.field_selector
+        answer = self._open(resource.path, query, read_seconds=seconds + 30)
+        try:
+            for line in _lines(answer):
+                event = json.loads(line)
+                yield event["type"], event["object"]
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError, OSError) as exc:
+            raise ApiError(f"watch {resource.path}: {exc}", 0) from exc
+        finally:
+            answer.close()
+
+    def _open(self, path: str, query: Mapping[str, str | int], read_seconds: float) -> urllib3.BaseHTTPResponse:
+        url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json"}
+        token = self._api.configuration.get_api_key_with_prefix("authorization")
+        if token:
+            headers["Authorization"] = token
+        try:
+            answer: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
+                "GET", url, headers=headers, preload_content=False, retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            )  # fmt: skip
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise ApiError(f"GET {path}: {exc}", 0) from exc
+        if answer.status != 200:
+            said = answer.read(2000).decode(errors="replace")
+            answer.release_conn()
+            raise ApiError(f"GET {path}: {answer.status} {_message(said)}", answer.status)
+        return answer
+
+
+def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Whole lines, as they come."""
+    rest = b""
+    for chunk in answer.stream(65536, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in lines if line)
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]

@@ -1,0 +1,227 @@
+"""Source `kubernetes`: informers on the API server. A thread for each kind lists and watches; one reader applies.
+
+Watch, then trust: list, watch from there, bookmarks, relist on 410 Gone, jittered backoff. Nothing is pruned before a
+kind's first whole list, and the snapshot is complete when every kind has had one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.compiler.changes import Changes
+from agent.errors import ApiError
+from agent.log import event
+from agent.model.policy import PodPeer, TaskPeer
+from agent.parse.objects import Item, parse_object
+from agent.sources.kube_api import KubeApi
+from agent.sources.reflector import Reflector, Resource, Step
+from agent.sources.store import Store
+from agent.sources.update import Problem, Update
+
+WATCH_SECONDS = 290
+BACKOFF_SECONDS = (0.2, 20.0)
+ABSENT_SECONDS = 30.0
+"""Until a kind that the server does not serve is asked for again: a CRD may be installed later."""
+
+
+def resources(api: KubeApi, node: str) -> tuple[Resource, ...]:
+    """What this agent reads, by what the server serves. Raises ApiError."""
+    served = {
+        v["version"] for g in api.get("/apis")["groups"] if g["name"] == "discovery.k8s.io" for v in g["versions"]
+    }
+    slices = "discovery.k8s.io/v1" if "v1" in served else "discovery.k8s.io/v1beta1"
+    ours = "dagwall.io/v1alpha1"
+    return (
+        Resource("Namespace", "v1", "namespaces"),
+        Resource("Pod", "v1", "pods", field_selector=f"spec.nodeName={node}"),
+        Resource("Service", "v1", "services"),
+        Resource("EndpointSlice", slices, "endpointslices"),
+        Resource("Node", "v1", "nodes"),
+        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True),
+        Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True),
+    )
+
+
+@dataclass(slots=True)
+class Informer:
+    """One kind: its reflector, and what the reader needs to know of it."""
+
+    reflector: Reflector
+    settled: bool = False  # listed at least once, or known not to be served
+    failing_since: float = 0.0  # monotonic; 0: the last call succeeded
+
+
+@dataclass(slots=True)
+class _Answer:
+    informer: Informer
+    step: Step
+
+
+@dataclass(slots=True)
+class KubernetesSource:
+    """As agent.sources.files.FilesSource: `start`, then `read` in a loop. Informers run in daemon threads."""
+
+    api: KubeApi
+    store: Store
+    node: str
+    cluster: str = "default"
+    managed_namespaces: frozenset[str] = frozenset()
+    problems: tuple[Problem, ...] = ()
+    informers: list[Informer] = field(default_factory=list)
+    expected: int = 0  # informers whose first lists make the snapshot complete; 0 before the server has answered
+    _others: Informer | None = None
+    _answers: queue.SimpleQueue[_Answer] = field(default_factory=queue.SimpleQueue)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> Update:
+        """What is known without the API; the informers start behind it."""
+        threading.Thread(target=self._begin, name="informers", daemon=True).start()
+        return Update(self.store.snapshot, Changes(everything_else=True), self.problems)
+
+    def read(self, timeout_seconds: float = 0.0) -> Update | None:
+        """All answers that are there, as one step; waits for a first one."""
+        try:
+            answers = [self._answers.get(timeout=timeout_seconds or 0.001)]
+        except queue.Empty:
+            return None
+        while not self._answers.empty() and len(answers) < 1000:
+            answers.append(self._answers.get())
+        changes = Changes()
+        for answer in answers:
+            changes |= self._apply(answer)
+        if self._others is None and self._needs_other_pods():
+            resource = Resource("Pod", "v1", "pods", field_selector=f"spec.nodeName!={self.node}")
+            self._others = self._start_informer(resource)
+        problems = tuple(Problem("", 0, 0, e) for i in self.informers for e in list(i.reflector.problems.values()))
+        same = changes == Changes() and problems == self.problems
+        self.problems = problems
+        return None if same else Update(self.store.snapshot, changes, problems)
+
+    def rescan(self) -> Update | None:
+        """Nothing: watches tell everything, and their ends are lists."""
+        return None
+
+    def stale_seconds(self) -> float:
+        """How long the oldest failing informer has been without the API; 0 when all are well."""
+        since = [i.failing_since for i in self.informers if i.failing_since]
+        return time.monotonic() - min(since) if since else 0.0
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _apply(self, answer: _Answer) -> Changes:
+        """A pod that was bound to this node leaves the others' list; that is no deletion."""
+        answer.informer.settled = True
+        deletes = answer.step.deletes
+        if answer.informer is self._others:
+            own = next(i for i in self.informers if i.reflector.resource.kind == "Pod")
+            deletes = tuple(key for key in deletes if not own.reflector.holds(key))
+        return self.store.apply(answer.step.upserts, deletes, complete=self._complete())
+
+    def _start_informer(self, resource: Resource) -> Informer:
+        informer = Informer(Reflector(resource, self._parse))
+        self.informers.append(informer)
+        name = f"watch-{resource.plural}"
+        threading.Thread(target=self._follow, args=(informer,), name=name, daemon=True).start()
+        return informer
+
+    def _needs_other_pods(self) -> bool:
+        """Pods of other nodes are read only where a policy selects pods or tasks (S2)."""
+        return any(
+            isinstance(peer, PodPeer | TaskPeer)
+            for policy in self.store.snapshot.policies.values()
+            for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
+            for peer in rule.peers or ()
+        )
+
+    def _complete(self) -> bool:
+        if self.store.snapshot.complete:
+            return True
+        return 0 < self.expected <= sum(informer.settled for informer in self.informers)
+
+    def _begin(self) -> None:
+        """Ask what the server serves, until it answers; then one thread for each kind."""
+        wait = _Backoff()
+        while not self._stop.is_set():
+            try:
+                found = resources(self.api, self.node)
+            except ApiError as exc:
+                event("api.unreachable", level=logging.WARNING, host=self.api.host, why=str(exc))
+                self._stop.wait(wait.next())
+                continue
+            self.expected = len(found)
+            for resource in found:
+                self._start_informer(resource)
+            return
+
+    def _parse(self, obj: Mapping[str, Any]) -> Item:
+        return parse_object(obj, cluster=self.cluster, managed_namespaces=self.managed_namespaces)
+
+    def _follow(self, informer: Informer) -> None:
+        """For ever: list where that is due, then watch."""
+        wait = _Backoff()
+        while not self._stop.is_set():
+            try:
+                self._once(informer)
+            except ApiError as exc:
+                self._failed(informer, exc)
+                absent = informer.reflector.resource.optional and exc.status == 404
+                self._stop.wait(ABSENT_SECONDS if absent else wait.next())
+            else:
+                informer.failing_since = 0.0
+                wait.reset()
+
+    def _once(self, informer: Informer) -> None:
+        reflector = informer.reflector
+        if not reflector.listed:
+            objects: list[Mapping[str, Any]] = []
+            version = ""
+            for page in self.api.pages(reflector.resource):
+                objects += page.get("items") or []
+                version = page["metadata"]["resourceVersion"]
+            self._answers.put(_Answer(informer, reflector.listing(objects, version)))
+            informer.failing_since = 0.0
+        seconds = WATCH_SECONDS - random.randint(0, 30)
+        for kind, obj in self.api.watch(reflector.resource, reflector.version, seconds):
+            informer.failing_since = 0.0
+            step = reflector.event(kind, obj)
+            if step.relist:
+                return
+            if step.upserts or step.deletes or reflector.problems:
+                self._answers.put(_Answer(informer, step))
+
+    def _failed(self, informer: Informer, exc: ApiError) -> None:
+        reflector = informer.reflector
+        if exc.status == 410:
+            reflector.version = ""
+            return
+        if reflector.resource.optional and exc.status == 404:
+            if not informer.settled:
+                event("api.not_served", level=logging.WARNING, kind=reflector.resource.kind)
+            self._answers.put(_Answer(informer, reflector.listing((), "")))
+            return
+        if not informer.failing_since:
+            informer.failing_since = time.monotonic()
+            event("api.failed", level=logging.WARNING, kind=reflector.resource.kind, why=str(exc))
+
+
+@dataclass(slots=True)
+class _Backoff:
+    """Doubles from the first to the last of BACKOFF_SECONDS, each wait drawn from the upper half."""
+
+    seconds: float = BACKOFF_SECONDS[0]
+    draw: Callable[[float, float], float] = random.uniform
+
+    def next(self) -> float:
+        now, self.seconds = self.seconds, min(self.seconds * 2, BACKOFF_SECONDS[1])
+        return self.draw(now / 2, now)
+
+    def reset(self) -> None:
+        self.seconds = BACKOFF_SECONDS[0]

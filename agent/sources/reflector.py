@@ -1,0 +1,145 @@
+"""One kind of object in the API, by list and watch: answers of the server in, changes of the store out. Pure.
+
+Duplicates and stale events change nothing; deletions that were missed come out of the next list; an object that
+cannot be read keeps its last valid generation (P17).
+Source: Kubernetes API concepts, "Efficient detection of changes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.errors import InvalidObject
+from agent.parse.objects import Item, ObjectName, object_name
+from agent.sources.store import Key, key_of
+
+Parse = Callable[[Mapping[str, Any]], Item]
+"""Raises InvalidObject."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What to list and watch. `api_version` as in objects: `v1`, `discovery.k8s.io/v1`."""
+
+    kind: str
+    api_version: str
+    plural: str
+    field_selector: str = ""
+    optional: bool = False  # served only where a CRD or a newer server has it
+
+    @property
+    def path(self) -> str:
+        """For all namespaces."""
+        prefix = "/api" if "/" not in self.api_version else "/apis"
+        return f"{prefix}/{self.api_version}/{self.plural}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What follows from one answer. `relist`: the watch cannot go on."""
+
+    upserts: tuple[Item, ...] = ()
+    deletes: tuple[Key, ...] = ()
+    relist: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    uid: str
+    version: int
+    key: Key | None  # None: never valid
+
+
+@dataclass(slots=True)
+class Reflector:
+    """State of one resource. `version` is where the next watch begins, "" before the first list."""
+
+    resource: Resource
+    parse: Parse
+    version: str = ""
+    problems: dict[ObjectName, InvalidObject] = field(default_factory=dict)
+    _known: dict[ObjectName, _Known] = field(default_factory=dict)
+
+    @property
+    def listed(self) -> bool:
+        return bool(self.version)
+
+    def holds(self, key: Key) -> bool:
+        """Is the object of this key one of ours? From another thread: at that moment."""
+        return any(known.key == key for known in list(self._known.values()))
+
+    def listing(self, objects: Iterable[Mapping[str, Any]], version: str) -> Step:
+        """A complete list: what it lacks has gone."""
+        before, self._known = self._known, {}
+        self.problems.clear()
+        upserts: list[Item] = []
+        for obj in objects:
+            name = object_name(self._typed(obj))
+            old = before.get(name)
+            upserts += self._read(name, obj, old if old and old.uid == _uid(obj) else None)
+        self.version = version
+        kept = {known.key for known in self._known.values()}
+        gone = [known.key for known in before.values() if known.key is not None and known.key not in kept]
+        return Step(tuple(upserts), tuple(gone))
+
+    def event(self, kind: str, obj: Mapping[str, Any]) -> Step:
+        """One line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
+        if kind == "ERROR":
+            self.version = ""
+            return Step(relist=True)
+        version = str(_metadata(obj).get("resourceVersion") or "")
+        self.version = version or self.version
+        if kind == "BOOKMARK":
+            return Step()
+        name = object_name(self._typed(obj))
+        known = self._known.get(name)
+        if kind == "DELETED":
+            return self._delete(name, known, obj)
+        if known and known.uid == _uid(obj) and known.version >= _number(version):
+            return Step()
+        replaced = known.key if known and known.uid != _uid(obj) else None
+        upserts = self._read(name, obj, known if not replaced else None)
+        fresh = {key_of(item) for item in upserts}
+        return Step(tuple(upserts), (replaced,) if replaced is not None and replaced not in fresh else ())
+
+    def _delete(self, name: ObjectName, known: _Known | None, obj: Mapping[str, Any]) -> Step:
+        """Of an object that was made again meanwhile, the old one's deletion says nothing."""
+        if known is None or known.uid != _uid(obj):
+            return Step()
+        del self._known[name]
+        self.problems.pop(name, None)
+        return Step(deletes=(known.key,) if known.key is not None else ())
+
+    def _read(self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None) -> list[Item]:
+        """The object, if it is valid; else what was valid before stays."""
+        version = _number(_metadata(obj).get("resourceVersion"))
+        try:
+            item = self.parse(self._typed(obj))
+        except InvalidObject as exc:
+            self.problems[name] = exc
+            self._known[name] = _Known(_uid(obj), version, old.key if old else None)
+            return []
+        self.problems.pop(name, None)
+        self._known[name] = _Known(_uid(obj), version, key_of(item))
+        return [item]
+
+    def _typed(self, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """Members of a list come without kind and apiVersion."""
+        return {"kind": self.resource.kind, "apiVersion": self.resource.api_version, **obj}
+
+
+def _metadata(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = obj.get("metadata")
+    return found if isinstance(found, dict) else {}
+
+
+def _uid(obj: Mapping[str, Any]) -> str:
+    return str(_metadata(obj).get("uid") or "")
+
+
+def _number(version: object) -> int:
+    """Resource versions are numbers in every server that keeps its state in etcd; KEP-5504 makes that official."""
+    text = str(version or "")
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,59 @@
+"""What every source of the cluster hands over, and how the agent takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.compiler.changes import Changes
+from agent.errors import InvalidObject
+from agent.model.cluster import Cluster
+from agent.sources.store import Store
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """What is wrong, and where: `line` and `document` count from 1, 0 where the whole file is meant."""
+
+    file: str
+    line: int
+    document: int
+    error: InvalidObject
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.error}" if self.line else str(self.error)
+
+    def __eq__(self, other: object) -> bool:
+        """Errors are equal by what they say."""
+        return isinstance(other, Problem) and (self.file, str(self)) == (other.file, str(other))
+
+    def __hash__(self) -> int:
+        return hash((self.file, str(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A new snapshot, what differs from the last one, and everything that is wrong with the files now."""
+
+    snapshot: Cluster
+    changes: Changes
+    problems: tuple[Problem, ...]
+
+
+class Source(Protocol):
+    """Files, or the API: the rest of the agent does not know which."""
+
+    store: Store
+    problems: tuple[Problem, ...]
+
+    def start(self) -> Update:
+        """What is known at once."""
+
+    def read(self, timeout_seconds: float = 0.0) -> Update | None:
+        """The next snapshot; None where nothing changed in time."""
+
+    def rescan(self) -> Update | None:
+        """Look again at what may have changed without an event."""
+
+    def close(self) -> None:
+        """No more reads."""

@@ -1,0 +1,134 @@
+"""List and watch as values: any order of a server's answers ends where the server is."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.model.cluster import Cluster
+from agent.parse.objects import parse_object
+from agent.sources.reflector import Reflector, Resource, Step
+from agent.sources.store import Store
+
+PODS = Resource("Pod", "v1", "pods")
+NAMESPACES = Resource("Namespace", "v1", "namespaces")
+
+
+def uuid_of(text: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, text))
+
+
+def pod(name: str, uid: str, version: int, ip: str = "10.0.0.1") -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": "airflow", "uid": uuid_of(uid), "resourceVersion": str(version)},
+        "spec": {"nodeName": "n1", "containers": [{"name": "base"}]},
+        "status": {"podIP": ip},
+    }
+
+
+def reflector(resource: Resource = PODS) -> Reflector:
+    return Reflector(resource, parse_object)
+
+
+class Served:
+    """A reflector and its store."""
+
+    def __init__(self) -> None:
+        self.reflector, self.store = reflector(), Store(Cluster())
+
+    def take(self, step: Step) -> None:
+        self.store.apply(step.upserts, step.deletes)
+
+    def names(self) -> dict[str, str]:
+        return {p.name: str(p.addresses[0]) for p in self.store.snapshot.pods.values()}
+
+
+def test_a_list_is_complete_and_a_watch_goes_on_from_it() -> None:
+    served = Served()
+    served.take(served.reflector.listing([pod("a", "u-1", 5), pod("b", "u-2", 6)], "7"))
+    assert served.reflector.version == "7"
+    served.take(served.reflector.event("ADDED", pod("c", "u-3", 8)))
+    served.take(served.reflector.event("DELETED", pod("a", "u-1", 9)))
+    served.take(served.reflector.event("BOOKMARK", {"metadata": {"resourceVersion": "12"}}))
+    assert served.names().keys() == {"b", "c"}
+    assert served.reflector.version == "12"
+
+
+def test_duplicates_and_stale_events_change_nothing() -> None:
+    served = Served()
+    served.take(served.reflector.listing([pod("a", "u-1", 5, "10.0.0.5")], "5"))
+    for version, ip in ((5, "10.0.0.9"), (4, "10.0.0.4"), (6, "10.0.0.6"), (5, "10.0.0.9"), (6, "10.0.0.8")):
+        served.take(served.reflector.event("MODIFIED", pod("a", "u-1", version, ip)))
+    assert served.names() == {"a": "10.0.0.6"}
+
+
+def test_a_late_deletion_of_the_one_before_does_not_delete_the_one_after() -> None:
+    served = Served()
+    served.take(served.reflector.listing([pod("a", "u-1", 5)], "5"))
+    served.take(served.reflector.event("ADDED", pod("a", "u-2", 7, "10.0.0.7")))
+    served.take(served.reflector.event("DELETED", pod("a", "u-1", 6)))
+    assert served.names() == {"a": "10.0.0.7"}
+    assert list(served.store.snapshot.pods) == [uuid_of("u-2")]
+
+
+def test_gone_means_a_new_list_which_finds_lost_deletions() -> None:
+    served = Served()
+    served.take(served.reflector.listing([pod("a", "u-1", 5), pod("b", "u-2", 6)], "6"))
+    step = served.reflector.event("ERROR", {"kind": "Status", "code": 410})
+    assert step.relist
+    assert not served.reflector.listed
+    assert served.names().keys() == {"a", "b"}, "nothing is pruned before the list"
+    served.take(served.reflector.listing([pod("b", "u-2", 6)], "20"))
+    assert served.names().keys() == {"b"}
+
+
+def test_an_invalid_generation_keeps_the_last_valid_one_until_the_object_goes() -> None:
+    served = Served()
+    served.take(served.reflector.listing([pod("a", "u-1", 5)], "5"))
+    broken = pod("a", "u-1", 6)
+    broken["status"] = {"podIP": "no address"}
+    served.take(served.reflector.event("MODIFIED", broken))
+    assert served.names() == {"a": "10.0.0.1"}
+    assert "podIP" in str(next(iter(served.reflector.problems.values())))
+    served.take(served.reflector.listing([broken], "9"))
+    assert served.names() == {"a": "10.0.0.1"}
+    served.take(served.reflector.event("DELETED", broken))
+    assert served.names() == {}
+    assert not served.reflector.problems
+
+
+def test_members_of_lists_come_without_their_kind() -> None:
+    names = reflector(NAMESPACES)
+    step = names.listing([{"metadata": {"name": "airflow", "resourceVersion": "3"}}], "3")
+    assert [item.name for item in step.upserts] == ["airflow"]  # type: ignore[union-attr]
+    assert (PODS.path, Resource("X", "g/v1", "xs").path) == ("/api/v1/pods", "/apis/g/v1/xs")
+
+
+@given(st.integers(0, 10_000))
+def test_any_history_with_repeats_and_relists_ends_where_the_server_is(seed: int) -> None:
+    rng = random.Random(seed)
+    truth: dict[str, dict[str, Any]] = {}
+    served, version = Served(), 10
+    served.take(served.reflector.listing([], "10"))
+    for _ in range(rng.randint(1, 40)):
+        version += 1
+        name = rng.choice("abc")
+        if name in truth and rng.random() < 0.4:
+            gone = truth.pop(name)
+            event = ("DELETED", {**gone, "metadata": {**gone["metadata"], "resourceVersion": str(version)}})
+        else:
+            old = truth.get(name)
+            made = old["made"] if old else f"u-{version}"
+            event = ("MODIFIED" if old else "ADDED", pod(name, made, version, f"10.0.{version % 250}.1"))
+            truth[name] = event[1] | {"made": made}
+        if rng.random() < 0.15:  # lost on the way; the server says so, sooner or later
+            served.take(served.reflector.event("ERROR", {"code": 410}))
+            served.take(served.reflector.listing(list(truth.values()), str(version)))
+            continue
+        for _ in range(rng.choice((1, 1, 2))):
+            served.take(served.reflector.event(*event))
+    assert served.names() == {name: obj["status"]["podIP"] for name, obj in truth.items()}
