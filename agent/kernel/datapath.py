@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from agent.kernel.pins import Pins, ensure_bpffs
 from agent.kernel.probe import Features
 from agent.kernel.programs import ATTACH_ORDER, HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, Program
 from agent.kernel.ring import RingBuffer
+from agent.kernel.syscall import AttachType
 
 _HOOKS = {program.name: program for program in HOOKS}
 
@@ -107,25 +109,29 @@ class Datapath:
         return out
 
     def pins_are_there(self) -> bool:
-        """False after somebody unmounted the bpffs or removed the pins: enforcement goes on while the agent lives."""
-        return (self.pins.maps / "config").exists()
+        """False after somebody unmounted the bpffs or removed pins: enforcement goes on while the agent lives."""
+        generations = self.pins.generations()
+        return bool(generations) and all(path.exists() for path in self._held(generations[-1]))
 
     def pin_again(self) -> None:
         """Pin everything that this agent holds a descriptor of, where it was. Raises KernelError."""
         ensure_bpffs(self.pins.root.parent)
         self.pins.remove_all()
-        folder = self.pins.programs(1)
-        held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
-        held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self._sockets}
-        held |= {folder / name: fd for name, fd in self.programs.items()}
-        held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
-        held |= {self.pins.links / str(cgroup) / hook: fd for (cgroup, hook), fd in self._links.items()}
-        for path, fd in held.items():
+        for path, fd in self._held(1).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 syscall.pin(fd, str(path))
             except OSError as exc:
                 raise KernelError(f"pin {path}: {exc.strerror}") from exc
+
+    def _held(self, generation: int) -> dict[Path, int]:
+        """Descriptors of all that belongs into the pins, by path."""
+        folder = self.pins.programs(generation)
+        held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
+        held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self._sockets}
+        held |= {folder / name: fd for name, fd in self.programs.items()}
+        held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
+        return held | {self.pins.links / str(cgroup) / hook: fd for (cgroup, hook), fd in self._links.items()}
 
     def close(self) -> None:
         """Let go of every descriptor. Pins stay, and with them enforcement."""
@@ -148,15 +154,9 @@ class Datapath:
     def _attach(self, root: Path, cgroup_id: int, pin: Path, program: Program) -> None:
         fd = self.programs[program.name]
         try:
-            if pin.exists():
-                link = syscall.open_pin(str(pin))
-                syscall.link_update(link, fd)
-            else:
-                cgroup = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    link = syscall.link_create(fd, cgroup, program.attach_type)
-                finally:
-                    os.close(cgroup)
+            link = _updated(pin, fd) if pin.exists() else None
+            if link is None:
+                link = _created(root, fd, program.attach_type)
                 syscall.pin(link, str(pin))
         except OSError as exc:
             raise KernelError(f"attach {program.name} to {root}: {exc.strerror}") from exc
@@ -164,6 +164,28 @@ class Datapath:
         if previous is not None:
             os.close(previous)
         self._links[(cgroup_id, program.name)] = link
+
+
+def _updated(pin: Path, program: int) -> int | None:
+    """A pinned link with this program in it. None, and no pin, where somebody has cut the link from its cgroup."""
+    link = syscall.open_pin(str(pin))
+    try:
+        syscall.link_update(link, program)
+    except OSError as exc:
+        os.close(link)
+        if exc.errno != errno.ENOLINK:
+            raise
+        pin.unlink()
+        return None
+    return link
+
+
+def _created(root: Path, program: int, attach_type: AttachType) -> int:
+    cgroup = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return syscall.link_create(program, cgroup, attach_type)
+    finally:
+        os.close(cgroup)
 
 
 def detach(root: Path) -> int:

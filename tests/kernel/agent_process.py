@@ -1,0 +1,83 @@
+"""An agent as a process of its own, to be killed: `python -m tests.kernel.agent_process` with a pickle in hex."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from agent.app.agent import build, stop_on_signals
+from agent.config import Config
+from agent.model.cluster import Settings
+from agent.model.flow import Denial, Flow
+
+START_SECONDS = 60.0
+
+
+class Nowhere:
+    """Outputs that keep nothing."""
+
+    def flows(self, flows: list[Flow]) -> None:
+        """Not kept."""
+
+    def denials(self, denials: list[Denial]) -> None:
+        """Not kept."""
+
+    def pending(self, *_: object) -> None:
+        """Not kept."""
+
+    def policy_latency(self, *_: object) -> None:
+        """Not kept."""
+
+
+@dataclass
+class AgentProcess:
+    """One agent, enforcing when the constructor returns."""
+
+    config: Config
+    ready: Path
+
+    def __post_init__(self) -> None:
+        self.ready.unlink(missing_ok=True)
+        argument = pickle.dumps((self.config, str(self.ready))).hex()
+        command = [sys.executable, "-m", "tests.kernel.agent_process", argument]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.ready.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"the agent did not start: {self.errors}")
+            time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of the agent gets to say goodbye."""
+        self._process.send_signal(signal.SIGKILL)
+        _, self.errors = self._process.communicate()
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        _, self.errors = self._process.communicate(timeout=60)
+        return self._process.returncode
+
+
+def main() -> None:
+    config, ready = pickle.loads(bytes.fromhex(sys.argv[1]))
+    settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
+    agent = build(config, settings, Nowhere(), lambda _: None)
+    stop_on_signals(agent)
+    Path(ready).write_text("adopted" if agent.datapath.adopted else "fresh")
+    agent.run()
+
+
+if __name__ == "__main__":
+    main()
