@@ -39,9 +39,9 @@ class KubeApi:
         settings = client.Configuration()
         try:
             if kubeconfig:
-                config.load_kube_config(kubeconfig, client_configuration=settings)
+                config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]
             else:
-                config.load_config(client_configuration=settings)
+                config.load_config(client_configuration=settings)  # type: ignore[no-untyped-call]
         except config.ConfigException as exc:
             raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
         settings.retries = 0  # informers have a backoff of their own

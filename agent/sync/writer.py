@@ -54,18 +54,21 @@ class Writer:
     def start(self, cluster: Cluster, folders: Iterable[tuple[PodUid, int]]) -> Outcome:
         """The first snapshot, against whatever the maps say. Nothing is deleted before all that is new is there.
 
-        Raises CapacityError; then nothing was written.
+        Of a snapshot that is not complete nothing is written: what was enforced before stays, until `update` brings one
+        that is. Raises CapacityError; then nothing was written.
         """
+        for uid, cgroup_id in folders:
+            self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
+        if not cluster.complete:
+            self.cluster = cluster
+            return self._carry_out(Plan())
         self.compiler.update(cluster)
         self._fits(self.want, cluster)
         self.cluster = cluster
         plan = plan_whole(self.want, self._maps)
         for uid, assignment in self.want.assignments.items():
             self.endpoints.assign(uid, assignment, self.want.rulesets)
-        for uid, cgroup_id in folders:
-            self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
-        if cluster.complete:
-            self.endpoints.prune_adopted()
+        self.endpoints.prune_adopted()
         if plan:  # something was changed while no agent looked: flows may rest on what is not allowed any more (P10)
             self.endpoints.bump_all()
         return self._carry_out(plan)
@@ -73,8 +76,10 @@ class Writer:
     def update(self, cluster: Cluster, changes: Changes) -> Outcome:
         """The next snapshot. A revision that does not fit is refused whole, the one before stays in force.
 
-        `changes` since the last snapshot, refused or not.
+        `changes` since the last snapshot, refused or not. The first complete one is compared with the maps.
         """
+        if not self.cluster.complete:
+            return self.start(cluster, ())
         cluster, kept = self._with_leaving(cluster)
         changes |= self._missed | Changes(pods=kept)
         delta = self.compiler.update(cluster, changes)

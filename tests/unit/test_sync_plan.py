@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -35,7 +36,7 @@ def torn(before: Contents, after: Contents, journal: list[Write], lookups: list[
 def edited(seed: int, counts: Callable[[Changes], bool]) -> list[str] | None:
     """What one random edit tears; None for an edit that does not count."""
     r = Random(seed)
-    was = clusters.cluster(r)
+    was = replace(clusters.cluster(r), complete=True)
     now = clusters.changed(r, was)
     if not counts(between(was, now)):
         return None
@@ -87,7 +88,7 @@ def test_a_rule_goes_after_the_addresses_that_lead_to_it() -> None:
     maps = DictMaps()
     writer = Writer(maps, IdentityNumbers(), lambda *_: None)
     r = Random(19)
-    was = clusters.cluster(r)
+    was = replace(clusters.cluster(r), complete=True)
     writer.start(was, list(folders(was).items()))
     maps.take_journal()
     now = clusters.changed(r, was)

@@ -244,3 +244,13 @@ def test_what_nobody_explains_is_pending_and_what_is_settled_passes() -> None:
     writer.update(cluster(pod(A), pod(B)), Changes(pods=frozenset({B})))
     assert passes(maps, 20, TO_80) is False  # the compiler's word wins
     assert U32.pack(value=slot(maps, 20)) in maps["epochs"].entries
+
+
+def test_nothing_is_written_before_the_first_complete_list_and_everything_with_it() -> None:
+    maps = DictMaps()
+    writer = started(maps, replace(cluster(pod(A)), complete=False))
+    writer.update(replace(cluster(pod(A)), complete=False, revision=2), Changes(everything_else=True))
+    assert maps.take_journal() == []
+    writer.update(cluster(pod(A)), Changes(everything_else=True))
+    assert passes(maps, 10, TO_443)
+    assert not passes(maps, 10, TO_80)
