@@ -61,6 +61,10 @@ class Slots:
         used = taken or set()
         self._free = deque(slot for slot in range(1, ENDPOINT_SLOTS) if slot not in used)
 
+    @property
+    def left(self) -> int:
+        return len(self._free)
+
     def take(self) -> int:
         if not self._free:
             raise CapacityError(f"map epochs: more than {ENDPOINT_SLOTS - 1} managed endpoints on this node")

@@ -53,6 +53,7 @@ class EndpointTable:
         self._slots = Slots(set(self._adopted_slots.values()))
         self._nearby: dict[int, int] = {}
         self._leaving: list[tuple[float, int]] = []
+        self._hurried: list[PodUid] = []
         self._ops = EndpointOps()
 
     def take_ops(self) -> EndpointOps:
@@ -81,7 +82,9 @@ class EndpointTable:
         """Drop what left long enough ago; the pods whose last folder it was."""
         due = [cgroup for at, cgroup in self._leaving if at <= now]
         self._leaving = [(at, cgroup) for at, cgroup in self._leaving if at > now]
-        return [uid for cgroup in due if (uid := self._drop(cgroup)) is not None]
+        gone = self._hurried + [uid for cgroup in due if (uid := self._drop(cgroup)) is not None]
+        self._hurried = []
+        return gone
 
     def assign(self, uid: PodUid, assignment: Assignment | None, rulesets: Mapping[RulesetId, Ruleset]) -> None:
         """The compiler's word on a pod. None: nothing is known of it (any more)."""
@@ -105,6 +108,7 @@ class EndpointTable:
         if assignment is None or not endpoint.folders:
             return
         if assignment.state is not EndpointState.UNMANAGED and not endpoint.slot:
+            self._make_room()
             endpoint.slot = self._slots.take()
             self.by_slot[endpoint.slot] = uid
             self._ops.bumped.add(endpoint.slot)  # whoever had this slot before may have left flows
@@ -170,6 +174,12 @@ class EndpointTable:
         """A direct-mapped table: of two folders with equal low bits, the second takes the slower way."""
         if self._nearby.setdefault(cgroup % NEARBY_SLOTS, cgroup) == cgroup:
             self._ops.nearby.add(cgroup % NEARBY_SLOTS)
+
+    def _make_room(self) -> None:
+        """Where every slot is taken, what left first goes before its time: a new pod must not wait for orphans."""
+        while not self._slots.left and self._leaving:
+            uid = self._drop(self._leaving.pop(0)[1])
+            self._hurried += [uid] if uid is not None else []
 
     def _leave_nearby(self, cgroup: int) -> None:
         if self._nearby.get(cgroup % NEARBY_SLOTS) == cgroup:

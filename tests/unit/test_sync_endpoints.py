@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.abi.structs import ENDPOINT, NEARBY_SLOTS
+from agent.abi.structs import ENDPOINT, ENDPOINT_SLOTS, NEARBY_SLOTS
 from agent.model.identity import Identity, Kind, PodUid
 from agent.model.verdict import DropReason, EndpointState, Verdict
 from agent.model.want import Assignment, Ruleset, RulesetId, RuleValue
@@ -162,7 +162,7 @@ def test_pruning_gives_each_slot_back_once_and_never_one_in_use() -> None:
     assert after.prune_adopted() == 4
     assert {k for k, v in after.take_ops().entries.items() if v is None} == {11, 20, 21, 30}
     taken = []
-    for n in range(100, 4190):
+    for n in range(100, 100 + ENDPOINT_SLOTS - 2):  # all that are left
         uid = PodUid(str(n))
         after.assign(uid, MANAGED, RULESETS)
         after.add_folder(uid, n, RULESETS)
@@ -180,3 +180,24 @@ def test_of_two_folders_with_equal_low_bits_the_first_holds_the_index() -> None:
     endpoints.expire(LINGER_SECONDS)
     assert 10 in endpoints.take_ops().nearby
     assert endpoints.nearby_at(10) == (0, EndpointState.PENDING, 0)
+
+
+def test_when_slots_run_out_what_left_first_makes_room() -> None:
+    endpoints = table()
+    for n in range(1, ENDPOINT_SLOTS):
+        uid = PodUid(str(n))
+        endpoints.assign(uid, MANAGED, RULESETS)
+        endpoints.add_folder(uid, n, RULESETS)
+    for n in (7, 5, 9):
+        endpoints.remove_folder(n, float(n))
+    endpoints.take_ops()
+    for uid in (A, B):
+        endpoints.assign(uid, MANAGED, RULESETS)
+    endpoints.add_folder(A, 10_000, RULESETS)
+    endpoints.add_folder(B, 10_001, RULESETS)
+    entries = endpoints.take_ops().entries
+    assert {cgroup for cgroup, value in entries.items() if value is None} == {7, 5}
+    assert slot_of(entries[10_000]) != slot_of(entries[10_001])
+    assert endpoints.expire(0.0) == [PodUid("7"), PodUid("5")]
+    assert endpoints.expire(1e6) == [PodUid("9")]
+    assert endpoints.numbers.users(IDENTITY) == ENDPOINT_SLOTS - 1 - 3 + 2

@@ -14,7 +14,7 @@ from agent.compiler.changes import EVERYTHING, Changes
 from agent.errors import CapacityError, MapError
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
-from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
+from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject, TaskPeer
 from agent.model.verdict import Direction, EndpointState
 from agent.model.want import Want
 from agent.sync.allocate import IdentityNumbers
@@ -171,6 +171,21 @@ def test_what_was_revoked_while_no_agent_looked_is_judged_again() -> None:
     after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
     after.start(cluster(pod(A), port=80), [(A, 10), (A, 11)])
     assert passes(maps, 10, TO_443) is False
+    assert maps.epoch(slot(maps, 10)) > epoch
+
+
+def test_a_peer_that_changed_while_no_agent_looked_is_judged_again() -> None:
+    """The ruleset is the same, what its addresses are is not."""
+    maps = DictMaps()
+    to_tasks = Rule("r", Direction.EGRESS, (TaskPeer(("friend",), (), None),), None)
+    tasks = {POLICY: Policy(ref=POLICY, subject=Subject(), egress=(to_tasks,))}
+    to_b: Probe = (Direction.EGRESS, pod(B).addresses[0], 6, 80)
+    before = started(maps, replace(cluster(pod(A), pod(B, "friend")), policies=Map(tasks)))
+    assert passes(maps, 10, to_b) is True
+    epoch = maps.epoch(slot(maps, 10))
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after.start(replace(cluster(pod(A), pod(B, "stranger")), policies=Map(tasks)), [(A, 10), (A, 11)])
+    assert passes(maps, 10, to_b) is False
     assert maps.epoch(slot(maps, 10)) > epoch
 
 
