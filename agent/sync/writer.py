@@ -54,8 +54,8 @@ class Writer:
     def start(self, cluster: Cluster, folders: Iterable[tuple[PodUid, int]]) -> Outcome:
         """The first snapshot, against whatever the maps say. Nothing is deleted before all that is new is there.
 
-        Of a snapshot that is not complete nothing is written: what was enforced before stays, until `update` brings one
-        that is. Raises CapacityError; then nothing was written.
+        Of a snapshot that is not complete nothing is written: what was enforced before stays, until `update` brings
+        one that is. Raises CapacityError; then nothing was written.
         """
         for uid, cgroup_id in folders:
             self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
@@ -97,7 +97,13 @@ class Writer:
         return self._carry_out(plan_delta(delta))
 
     def resync(self) -> Outcome:
-        """Read the maps and make them say what is wanted: after an error, or when in doubt."""
+        """Read the maps and make them say what is wanted: after an error, or when in doubt.
+
+        Before the first complete list, endpoints only: what else the maps say is an earlier agent's, and in force.
+        """
+        if not self.cluster.complete:
+            self.endpoints.redo(())
+            return self._carry_out(Plan())
         self.endpoints.redo(int(U64.unpack(key)["value"]) for key, _ in self._maps["endpoints"].items())
         return self._carry_out(plan_whole(self.want, self._maps))
 

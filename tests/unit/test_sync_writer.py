@@ -234,6 +234,18 @@ def test_resync_repairs_a_damaged_map_and_removes_strangers() -> None:
         assert maps[name].entries == good[name]
 
 
+def test_resync_before_the_first_complete_list_deletes_nothing() -> None:
+    maps = DictMaps()
+    before = started(maps, cluster(pod(A)))
+    contents = maps.contents()
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after.start(replace(cluster(), complete=False, pods=Map()), [(A, 10)])
+    after.resync()
+    for name in ("rules", "peers", "hosts", "ports", "endpoints"):
+        assert maps[name].entries == contents[name]
+    assert passes(maps, 10, TO_443) is True
+
+
 def test_evictions_are_told_without_touching_the_epoch() -> None:
     maps = DictMaps()
     writer = started(maps, cluster(pod(A)))
