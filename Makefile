@@ -11,7 +11,7 @@ PYTEST := $(PY) -m pytest
 APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 
-.PHONY: help setup demo run check fmt test unit layout kernel bench clean
+.PHONY: help setup demo run check fmt test unit layout kernel api bench clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ layout: $(VENV)/.ready ## the C compiler judges the struct mirror
 
 kernel: $(VENV)/.ready ## real programs, cgroups and packets (root); fails where BPF cannot run
 	$(PYTEST) -q tests/kernel
+
+api: $(VENV)/.ready ## the agent against a real kube-apiserver and etcd on loopback (root)
+	@./scripts/kube-apiserver.sh >/dev/null
+	$(PYTEST) -q tests/api
 
 bench: $(VENV)/.ready ## speed as ratios within one run (root); fails on none; BENCH=--quick is shorter
 	@./scripts/apt.sh $(APT_BENCH)

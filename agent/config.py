@@ -18,8 +18,9 @@ class OnAgentLoss(str, Enum):
 class Config:
     """Everything the agent is told. Times in seconds, sizes in entries."""
 
-    files: Path
     node: str
+    files: Path | None = None  # the source: manifests in this folder; None: the API server
+    kubeconfig: Path | None = None  # None: the pod's service account, else the default kubeconfig
     cgroup_mount: Path | None = None  # None: found in /proc/self/mountinfo
     cgroup_roots: frozenset[str] = frozenset()  # empty: every folder named as a pods' root
     log_folders: Path = Path("/var/log/pods")

@@ -28,6 +28,7 @@ from agent.sources.files import FilesSource
 from agent.sources.host import host_addresses
 from agent.sources.manifest_set import ManifestSet
 from agent.sources.store import Store
+from agent.sources.update import Source
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.writer import Writer
 
@@ -53,6 +54,7 @@ class Agent:
                 ("source", self.node.follow_source),
             )
         ]
+        threading.excepthook = lambda failed: self._failed(failed.thread, failed.exc_value)
         for thread in threads:
             thread.start()
         try:
@@ -74,9 +76,13 @@ class Agent:
         try:
             work()
         except BaseException as exc:  # noqa: BLE001  carried to run(): an agent without one of its threads must end
-            self._failure.append(exc)
-            event("thread.failed", level=logging.CRITICAL, thread=threading.current_thread().name, exc=exc)
-            self.node.stop()
+            self._failed(threading.current_thread(), exc)
+
+    def _failed(self, thread: threading.Thread | None, exc: BaseException | None) -> None:
+        """Threads of sources and outputs end here too."""
+        self._failure.append(exc or RuntimeError("a thread ended"))
+        event("thread.failed", level=logging.CRITICAL, thread=thread.name if thread else "", exc=exc)
+        self.node.stop()
 
 
 class Everything(Outputs, Timings, Protocol):
@@ -94,7 +100,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     hz = measure_hz(jiffies)
     settings = replace(settings, node=config.node, host_addresses=host_addresses())
     store = Store(Cluster(settings=settings), dict(state.claims))
-    source = FilesSource(config.files, store, ManifestSet(settings.cluster, config.managed_namespaces))
+    source = _source(config, settings, store)
     first = source.start()
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
     loaded = datapath.load()
@@ -120,6 +126,17 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
     node.start(first)
     return agent[0]
+
+
+def _source(config: Config, settings: Settings, store: Store) -> Source:
+    """Manifests of a folder, or the API server. Raises DagwallError where neither can be begun."""
+    if config.files is not None:
+        return FilesSource(config.files, store, ManifestSet(settings.cluster, config.managed_namespaces))
+    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  30 MB that an agent on files does not need
+    from agent.sources.kubernetes import KubernetesSource  # noqa: PLC0415
+
+    api = KubeApi.connect(str(config.kubeconfig or ""))
+    return KubernetesSource(api, store, config.node, settings.cluster, config.managed_namespaces)
 
 
 def _limits(datapath: Datapath) -> Limits:

@@ -93,9 +93,13 @@ def _path(name: str, flag: str, text: str) -> Callable[[Command], Command]:
 @click.command()
 @click.option(
     "--files",
-    required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of manifests: pods, namespaces, services, policies. Watched.",
+    help="Folder of manifests: pods, namespaces, services, policies. Watched.  [default: the API server]",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Credentials for the API server.  [default: the pod's service account, else ~/.kube/config]",
 )
 @click.option("--node", default=platform.node(), show_default="this host's name", help="This node's name.")
 @policy_options

@@ -102,7 +102,7 @@ def test_a_file_is_refused_with_the_field(tmp_path: Path, text: str, message: st
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "Missing option '--files'"),
+        (("--kubeconfig", "/nowhere"), "File '/nowhere' does not exist"),
         (("--files", "/nowhere"), "Directory '/nowhere' does not exist"),
         (("--pod-cidr", "10.0.0"), "--pod-cidr: [0]: '10.0.0' is no CIDR"),
         (("--managed-namespace", ""), "--managed-namespace: [0]: must not be empty"),
@@ -120,7 +120,7 @@ def test_a_file_is_refused_with_the_field(tmp_path: Path, text: str, message: st
     ],
 )
 def test_bad_flags_are_one_clear_error(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
-    given = words if not words or words[0] == "--files" else ("--files", str(tmp_path), *words)
+    given = words if words[0] in ("--files", "--kubeconfig") else ("--files", str(tmp_path), *words)
     result = invoke(*given)
     assert result.exit_code == 2
     assert message in result.output

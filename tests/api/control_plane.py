@@ -1,0 +1,215 @@
+"""A real etcd and kube-apiserver on loopback: TLS, RBAC, service account tokens. Nothing here is faked.
+
+Binaries: KUBEBUILDER_ASSETS (the convention of envtest), else the cache that scripts/kube-apiserver.sh fills.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def binaries() -> Path:
+    """A folder with etcd and kube-apiserver; built or fetched where there is none yet."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets:
+        return Path(assets)
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "kube-apiserver.sh")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class ControlPlane:
+    """Use as a context manager. Both processes can be killed and started again on the same data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._binaries = folder, binaries()
+        self._etcd_port, self._peer_port, self._port = free_port(), free_port(), free_port()
+        self.url = f"https://127.0.0.1:{self._port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> ControlPlane:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._certificates()
+        self.start_etcd()
+        self.start_apiserver()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for name in ("kube-apiserver", "etcd"):
+            self.kill(name)
+
+    def start_etcd(self) -> None:
+        client, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, self._peer_port))
+        self._spawn(
+            "etcd", "--name", "one", "--data-dir", str(self.folder / "etcd"), "--log-level", "error",
+            "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
+            "--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}",
+        )  # fmt: skip
+
+    def start_apiserver(self, wait_seconds: float = 120) -> None:
+        pki, etcd = self.folder / "pki", f"http://127.0.0.1:{self._etcd_port}"
+        self._spawn(
+            "kube-apiserver", f"--etcd-servers={etcd}", "--bind-address=127.0.0.1", f"--secure-port={self._port}",
+            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
+            f"--client-ca-file={pki}/ca.crt", f"--tls-cert-file={pki}/server.crt",
+            f"--tls-private-key-file={pki}/server.key", f"--cert-dir={self.folder}/certs",
+            "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki}/sa.pub",
+            f"--service-account-signing-key-file={pki}/sa.key", "--profiling=false",
+        )  # fmt: skip
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline:
+            if self._processes["kube-apiserver"].poll() is not None:
+                break
+            with contextlib.suppress(OSError):
+                if self.request("GET", "/readyz") == "ok" and self.request("GET", "/api/v1/namespaces/default"):
+                    return
+            time.sleep(0.2)
+        raise RuntimeError(
+            f"kube-apiserver is not ready:\n{(self.folder / 'kube-apiserver.log').read_text()[-2000:]}"
+        )
+
+    def compact(self) -> None:
+        """Forget history in etcd: watches that begin before now get 410 Gone."""
+        url = f"http://127.0.0.1:{self._etcd_port}/v3/kv"
+
+        def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+            request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), method="POST")
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return dict(json.loads(answer.read()))
+
+        revision = post("range", {"key": "AA=="})["header"]["revision"]
+        post("compaction", {"revision": revision, "physical": True})
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.send_signal(number)
+            process.wait(30)
+
+    def request(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
+        """As cluster admin: the decoded answer, or its text. Raises urllib.error.HTTPError."""
+        pki = self.folder / "pki"
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": kind}, method=method)
+        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+            text = answer.read().decode()
+        return json.loads(text) if text.startswith("{") else text
+
+    def apply(self, *objects: dict[str, Any]) -> list[dict[str, Any]]:
+        """Create each object, or replace it where it is there."""
+        return [self._apply(obj) for obj in objects]
+
+    def path_of(self, obj: dict[str, Any], *, named: bool) -> str:
+        version, metadata = obj["apiVersion"], obj["metadata"]
+        plural = _PLURALS.get(obj["kind"], f"{obj['kind'].lower()}s")
+        prefix = f"/api/{version}" if "/" not in version else f"/apis/{version}"
+        namespace = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
+        return f"{prefix}{namespace}/{plural}" + (f"/{metadata['name']}" if named else "")
+
+    def delete(self, obj: dict[str, Any]) -> None:
+        with contextlib.suppress(urllib.error.HTTPError):
+            self.request("DELETE", self.path_of(obj, named=True) + "?gracePeriodSeconds=0")
+
+    def kubeconfig(self) -> Path:
+        """Cluster admin's, by client certificate."""
+        pki = self.folder / "pki"
+        texts = {
+            name: base64.b64encode((pki / name).read_bytes()).decode()
+            for name in ("ca.crt", "admin.crt", "admin.key")
+        }
+        path = self.folder / "kubeconfig"
+        cluster = {"server": self.url, "certificate-authority-data": texts["ca.crt"]}
+        user = {"client-certificate-data": texts["admin.crt"], "client-key-data": texts["admin.key"]}
+        document = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "it", "cluster": cluster}],
+            "users": [{"name": "it", "user": user}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        }  # fmt: skip
+        path.write_text(json.dumps(document))
+        return path
+
+    def _apply(self, obj: dict[str, Any]) -> dict[str, Any]:
+        try:
+            made = self.request("POST", self.path_of(obj, named=False), obj)
+        except urllib.error.HTTPError as exc:
+            if exc.code != 409:
+                raise RuntimeError(f"{obj['kind']}: {exc.code} {exc.read().decode()[:500]}") from exc
+            old = self.request("GET", self.path_of(obj, named=True))
+            metadata = {**obj["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
+            made = self.request("PUT", self.path_of(obj, named=True), {**obj, "metadata": metadata})
+        return dict(made)
+
+    def _spawn(self, name: str, *arguments: str) -> None:
+        program = self._binaries / name
+        command = str(program) if program.exists() else shutil.which(name) or name
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._processes[name] = subprocess.Popen([command, *arguments], stdout=log, stderr=log)
+
+    def _certificates(self) -> None:
+        """A CA, the server's certificate, an admin's, and the key that signs service account tokens."""
+        pki = self.folder / "pki"
+        pki.mkdir(exist_ok=True)
+        if (pki / "ca.crt").exists():
+            return
+        _openssl("genrsa", "-out", f"{pki}/sa.key", "2048")
+        _openssl("rsa", "-in", f"{pki}/sa.key", "-pubout", "-out", f"{pki}/sa.pub")
+        _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{pki}/ca.key")
+        _openssl(
+            "req", "-x509", "-new", "-key", f"{pki}/ca.key", "-subj", "/CN=ca", "-days", "30", "-out", f"{pki}/ca.crt"
+        )
+        self._certificate("server", "/CN=kube-apiserver", "subjectAltName=IP:127.0.0.1,DNS:localhost")
+        self._certificate("admin", "/O=system:masters/CN=admin", "extendedKeyUsage=clientAuth")
+
+    def _certificate(self, name: str, subject: str, extension: str) -> None:
+        pki = self.folder / "pki"
+        (pki / "extension").write_text(extension + "\n")
+        _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{pki}/{name}.key")
+        _openssl("req", "-new", "-key", f"{pki}/{name}.key", "-subj", subject, "-out", f"{pki}/{name}.csr")
+        _openssl(
+            "x509", "-req", "-in", f"{pki}/{name}.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
+            "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/extension", "-out", f"{pki}/{name}.crt",
+        )  # fmt: skip
+
+
+_PLURALS = {
+    "NetworkPolicy": "networkpolicies",
+    "TaskNetworkPolicy": "tasknetworkpolicies",
+    "ClusterTaskNetworkPolicy": "clustertasknetworkpolicies",
+    "CustomResourceDefinition": "customresourcedefinitions",
+}
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def control_plane(folder: Path) -> Iterator[ControlPlane]:
+    with ControlPlane(folder) as running:
+        yield running
