@@ -23,7 +23,7 @@ MAX_RULES, MAX_PEERS, MAX_PORTS = 500, 10_000, 1000
 _PEERS = {Direction.EGRESS: "to", Direction.INGRESS: "from"}
 _DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
 _SUBJECT = ("serviceAccounts", "dagIds", "taskIds", "kinds", "podSelector")
-_ATTESTATIONS = {level.name.lower(): level for level in Attestation}
+ATTESTATIONS = {level.name.lower(): level for level in Attestation}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
 
@@ -86,9 +86,9 @@ def _subject(field: Field, *, cluster: bool) -> Subject:
 
 
 def _attestation(field: Field) -> Attestation:
-    level = _ATTESTATIONS.get(field.string("claimed"))
+    level = ATTESTATIONS.get(field.string("claimed"))
     if level is None:
-        raise field.error(f"must be one of {', '.join(_ATTESTATIONS)}, not {field.value[:60]!r}")
+        raise field.error(f"must be one of {', '.join(ATTESTATIONS)}, not {field.value[:60]!r}")
     return level
 
 

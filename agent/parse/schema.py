@@ -1,0 +1,259 @@
+"""The CustomResourceDefinitions, made from the validator's own tables: enumerations and bounds are written once.
+
+Structural OpenAPI v3 schemas (apiextensions.k8s.io/v1). What only CEL can state is in x-kubernetes-validations, which
+servers before 1.25 drop; the agent's validator is the judge in any case, and says in the object's status what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.model.identity import Kind
+from agent.model.policy import Entity, Posture
+from agent.model.selector import Operator
+from agent.parse.peers import MAX_PORT, PROTOCOLS
+from agent.parse.policies import ATTESTATIONS, CLUSTER_KIND, MAX_RULES, NAMESPACED_KIND
+
+GROUP, VERSION = "dagwall.io", "v1alpha1"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+MAX_ITEMS = 1000
+
+Schema = dict[str, Any]
+
+
+def _object(text: str, required: tuple[str, ...] = (), /, **properties: Any) -> Schema:
+    """`properties` by name; those whose name is a Python word come in a dict."""
+    found: Schema = {"type": "object", "description": text, "properties": properties}
+    return found | ({"required": list(required)} if required else {})
+
+
+def _list(text: str, items: Schema, least: int = 1, most: int = MAX_ITEMS) -> Schema:
+    return {"type": "array", "description": text, "items": items, "minItems": least, "maxItems": most}
+
+
+def _text(text: str, **more: Any) -> Schema:
+    return {"type": "string", "description": text, **more}
+
+
+def _name(text: str) -> Schema:
+    return _text(text, pattern=NAME_PATTERN, maxLength=253)
+
+
+def _enum(text: str, values: list[str]) -> Schema:
+    return _text(text, enum=values)
+
+
+def _rule(field: Schema, rule: str, message: str) -> Schema:
+    """A CEL rule; servers that ignore CEL drop it."""
+    return field | {
+        "x-kubernetes-validations": [*field.get("x-kubernetes-validations", ()), {"rule": rule, "message": message}]
+    }
+
+
+def _ids(text: str) -> Schema:
+    return _list(
+        f"{text} `*` stands for any run of characters; case counts; the whole id must match.",
+        _text("An id.", minLength=1, maxLength=250),
+    )
+
+
+def _selector(text: str) -> Schema:
+    expression = _object(
+        "One condition on one label.", ("key", "operator"), key=_text("The label's key.", minLength=1),
+        operator=_enum("How values are compared.", [operator.value for operator in Operator]),
+        values={"type": "array", "description": "For In and NotIn.", "items": {"type": "string"}, "maxItems": MAX_ITEMS},
+    )  # fmt: skip
+    return _object(
+        f"{text} All conditions must hold; none selects everything.",
+        matchLabels={
+            "type": "object",
+            "description": "Labels with these values.",
+            "additionalProperties": {"type": "string"},
+        },
+        matchExpressions={
+            "type": "array",
+            "description": "Further conditions.",
+            "items": expression,
+            "maxItems": 100,
+        },
+    )
+
+
+def _peer() -> Schema:
+    peer = _object(
+        "Exactly one kind of peer.",
+        cidr=_text("Every address of this range but metadata addresses; pods and services included.", maxLength=49),
+        **{"except": {"type": "array", "description": "Ranges inside the cidr that are left out.", "items": {"type": "string", "maxLength": 49}, "maxItems": MAX_ITEMS}},
+        service=_object(
+            "A service's addresses at its ports, and its endpoints at their target ports.", ("name",),
+            namespace=_name("Its namespace; the policy's own where absent."), name=_name("Its name."),
+        ),
+        pods=_object("Pods by the labels that they had at first sight.", namespaceSelector=_selector("Their namespaces."), podSelector=_selector("Their labels.")),
+        tasks=_object("Pods by what they claim to run.", namespace=_name("Their namespace."), dagIds=_ids("DAGs."), taskIds=_ids("Tasks.")),
+        entity=_enum("A peer that every cluster has.", [entity.value for entity in Entity]),
+        fqdn=_text("A DNS name; not supported by this version.", maxLength=255),
+    )  # fmt: skip
+    kinds = "['cidr', 'service', 'pods', 'tasks', 'entity', 'fqdn']"
+    one = "[has(self.cidr), has(self.service), has(self.pods), has(self.tasks), has(self.entity), has(self.fqdn)].filter(x, x).size() == 1"
+    return _rule(peer, one, f"must have exactly one of {kinds}")
+
+
+def _number_or_name(text: str) -> Schema:
+    return {
+        "x-kubernetes-int-or-string": True,
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "description": text,
+    }
+
+
+def _port() -> Schema:
+    port = _object(
+        "A protocol, and for TCP, UDP and SCTP a port, a range, or a port's name.",
+        port=_number_or_name(f"A number from 1 to {MAX_PORT}, or a name in the peer's pods. Absent: every port."),
+        endPort={
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_PORT,
+            "description": "The last port of a range that begins with `port`.",
+        },
+        protocol=_number_or_name(f"{', '.join(PROTOCOLS)}, or a number from 0 to 255; TCP where absent."),
+    )
+    names = ", ".join(f"'{name}'" for name in PROTOCOLS)
+    known = f"type(self.protocol) == int ? self.protocol >= 0 && self.protocol <= 255 : self.protocol in [{names}]"
+    bounds = f"type(self.port) == string || self.port >= 1 && self.port <= {MAX_PORT}"
+    for rule, message in (
+        ("!has(self.endPort) || has(self.port)", "endPort needs port"),
+        (f"!has(self.port) || ({bounds})", f"port must be a name, or a number from 1 to {MAX_PORT}"),
+        (f"!has(self.protocol) || ({known})", f"protocol must be a number from 0 to 255 or one of {names}"),
+    ):
+        port = _rule(port, rule, message)
+    return port
+
+
+def _direction(peers: str, verb: str) -> Schema:
+    rule = _object(
+        f"Allows traffic {peers} any of these peers at any of these ports.",
+        name=_name("Appears in events, logs and errors."),
+        **{peers: _list("Any of these; absent: every peer but metadata addresses.", _peer())},
+        ports=_list("Any of these; absent: every port of TCP, UDP, ICMP and ICMPv6.", _port()),
+        tls=_object("Not supported by this version.", serverNames=_list("TLS server names.", {"type": "string"})),
+        http={"type": "array", "description": "Not supported by this version.", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "maxItems": MAX_ITEMS},
+    )  # fmt: skip
+    return _list(
+        f"What may be {verb}. An empty list denies all; absent: this policy does not speak about it.",
+        rule,
+        least=0,
+        most=MAX_RULES,
+    )
+
+
+def _deny() -> Schema:
+    rule = _object(
+        "Denies what matches, whatever allows it. Does not isolate.",
+        name=_name("Appears in events, logs and errors."),
+        reason=_text("What people should read when it strikes.", maxLength=500),
+        direction=_enum("For a rule about every peer.", ["egress", "ingress"]),
+        to=_list("Any of these.", _peer()),
+        ports=_list("Any of these; absent: every port.", _port()),
+        **{"from": _list("Any of these.", _peer())},
+    )
+    return _list(
+        "Deny rules.",
+        _rule(rule, "!(has(self.to) && has(self.from))", "must have to or from, not both"),
+        least=0,
+        most=MAX_RULES,
+    )
+
+
+def _subject(*, cluster: bool) -> Schema:
+    fields = {
+        "serviceAccounts": _list(
+            "The hard key: what an author cannot choose without Kubernetes' leave.", _name("A service account.")
+        ),
+        "dagIds": _ids("DAGs, as the pod claims."),
+        "taskIds": _ids("Tasks, as the pod claims."),
+        "kinds": _list("What started the pod.", _enum("A kind.", [kind.value for kind in Kind])),
+        "podSelector": _selector("Labels at the pod's first sight."),
+    }
+    if cluster:
+        fields["namespaceSelector"] = _selector("Namespaces, by their labels.")
+    return _object("Which pods; all given fields must match, and none given selects every pod.", **fields)
+
+
+def _spec(*, cluster: bool) -> Schema:
+    return _object(
+        "What the selected pods may talk to.",
+        subject=_subject(cluster=cluster),
+        attestation=_enum("The least level at which allow rules count; `bound` needs a TaskIdentityBinding.", list(ATTESTATIONS)),
+        posture=_enum("audit: reports what it would deny, and denies nothing.", [posture.value for posture in Posture]),
+        egress=_direction("to", "sent"),
+        ingress=_direction("from", "received"),
+        deny=_deny(),
+        rawSockets={"type": "boolean", "description": "Grants raw IP sockets to the subject."},
+    )  # fmt: skip
+
+
+def _status() -> Schema:
+    condition = _object(
+        "One aspect of the object's state.", ("type", "status"),
+        type=_text("Accepted or Programmed."), status=_enum("Its value.", ["True", "False", "Unknown"]),
+        reason=_text("One word."), message=_text("What is wrong, and what is allowed."),
+        lastTransitionTime=_text("When it became so.", format="date-time"),
+        observedGeneration={"type": "integer", "format": "int64", "description": "Of the spec that was judged."},
+    )  # fmt: skip
+    return _object(
+        "What the agents make of it.",
+        observedGeneration={"type": "integer", "format": "int64", "description": "Of the spec that was judged."},
+        conditions={"type": "array", "description": "Accepted, Programmed.", "items": condition, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        nodes={"type": "integer", "description": "Nodes that enforce it."},
+        endpoints={"type": "integer", "description": "Pods that it selects."},
+    )  # fmt: skip
+
+
+def _definition(kind: str, short: str, *, cluster: bool) -> Schema:
+    plural = "clustertasknetworkpolicies" if cluster else "tasknetworkpolicies"
+    columns = [
+        ("Posture", "string", ".spec.posture", "audit or enforce"),
+        ("DAGs", "string", ".spec.subject.dagIds", "DAGs that it selects"),
+        ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status', "Is it valid?"),
+        ("Endpoints", "integer", ".status.endpoints", "Pods that it selects"),
+        ("Age", "date", ".metadata.creationTimestamp", ""),
+    ]
+    scope = "every namespace" if cluster else "its namespace"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Cluster" if cluster else "Namespaced",
+            "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower(), "shortNames": [short], "categories": ["dagwall"]},
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": of, "jsonPath": path, **({"description": text} if text else {})}
+                        for name, of, path, text in columns
+                    ],
+                    "schema": {
+                        "openAPIV3Schema": _object(
+                            f"{kind} says what Airflow tasks of {scope} may talk to, by who they are.", ("spec",),
+                            apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"},
+                            spec=_spec(cluster=cluster), status=_status(),
+                        )
+                    },
+                }
+            ],
+        },
+    }  # fmt: skip
+
+
+def definitions() -> tuple[Schema, ...]:
+    """All of them, as deploy/crds holds them."""
+    return (
+        _definition(NAMESPACED_KIND, "tnp", cluster=False),
+        _definition(CLUSTER_KIND, "ctnp", cluster=True),
+    )
