@@ -25,7 +25,7 @@ from agent.app.agent import build
 from agent.config import OnAgentLoss
 from agent.errors import StateError
 from agent.kernel import syscall
-from agent.kernel.datapath import Datapath, detach
+from agent.kernel.datapath import detach
 from agent.kernel.maps import KernelMap, sum_per_cpu
 from agent.kernel.pins import Pins
 from agent.kernel.probe import features
@@ -335,11 +335,12 @@ def test_links_detached_by_force_come_back_and_a_foreign_program_goes_on(machine
             after = syscall.link_create(foreign, root, AttachType.INET_EGRESS)
             assert pod.run(tcp, V4, FORBIDDEN) in REFUSED
             links = Pins(machine.config().pins).links
-            for hook in agent.datapath.hooks():
+            hooks = agent.datapath.hooks()
+            for hook in hooks:
                 link = syscall.open_pin(str(next(links.glob(f"*/{hook}"))))
                 _raw_bpf(LINK_DETACH, struct.pack("=I", link))
                 os.close(link)
-            assert eventually(lambda: _all_attached(agent.datapath, machine.node.kubepods), 15), (
+            assert eventually(lambda: _all_attached(links, machine.node.kubepods, hooks), 15), (
                 agent.node.health.problems
             )
             assert pod.run(tcp, V4, FORBIDDEN) in REFUSED
@@ -366,9 +367,17 @@ def _raw_bpf(command: int, attr: bytes) -> int:
     return int(result)
 
 
-def _all_attached(datapath: Datapath, root: Path) -> bool:
-    cgroup_id = root.stat().st_ino
-    return {a.hook for a in datapath.attached() if a.cgroup_id == cgroup_id} == set(datapath.hooks())
+def _all_attached(links: Path, root: Path, hooks: list[str]) -> bool:
+    """Asked from the kernel by the pins: the agent's own descriptors are its threads'."""
+    found = []
+    for hook in hooks:
+        try:
+            link = syscall.open_pin(str(links / str(root.stat().st_ino) / hook))
+        except FileNotFoundError:
+            return False
+        found.append(syscall.link_info(link).cgroup_id)
+        os.close(link)
+    return set(found) == {root.stat().st_ino}
 
 
 PROG_BY_ID, MAP_BY_ID, LINK_BY_ID = 13, 14, 30
@@ -387,6 +396,16 @@ def test_detach_leaves_nothing(machine: Machine) -> None:
     assert not machine.config().pins.exists()
     assert pod.run(tcp, V4, FORBIDDEN) == "ok"
     assert detach(machine.config().pins) == 0
+
+
+def _links(pins: Path) -> list[syscall.LinkInfo]:
+    """Every attachment that is pinned."""
+    found = []
+    for path in sorted(pins.glob("v*/links/*/*")):
+        link = syscall.open_pin(str(path))
+        found.append(syscall.link_info(link))
+        os.close(link)
+    return found
 
 
 def _ids(pins: Path) -> set[tuple[int, int]]:
@@ -414,14 +433,14 @@ def _lives(command: int, number: int) -> bool:
 
 def test_a_second_agent_on_the_same_state_folder_is_refused_and_disturbs_nothing(machine: Machine) -> None:
     pod = managed_pod(machine)
-    with machine.agent() as agent:
-        before = agent.datapath.attached()
+    with machine.agent():
+        before = _links(machine.config().pins)
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
         with pytest.raises(StateError, match="another agent owns"):
             build(machine.config(), settings, Nowhere(), lambda _: None)
         with pytest.raises(AssertionError, match="another agent owns"):
             AgentProcess(machine.config(), machine.folder / "ready")
-        assert agent.datapath.attached() == before
+        assert _links(machine.config().pins) == before
         assert pod.run(tcp, V4, ALLOWED) == "ok"
         assert pod.run(tcp, V4, FORBIDDEN) in REFUSED
 
