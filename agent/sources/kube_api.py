@@ -90,9 +90,9 @@ class KubeApi:
     def _open(self, path: str, query: Mapping[str, str | int], read_seconds: float) -> urllib3.BaseHTTPResponse:
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json"}
-        token = self._api.configuration.get_api_key_with_prefix("authorization")
-        if token:
-            headers["Authorization"] = token
+        for auth in self._api.configuration.auth_settings().values():
+            if auth["in"] == "header" and auth["value"]:
+                headers[auth["key"]] = auth["value"]
         try:
             answer: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 "GET", url, headers=headers, preload_content=False, retries=False,

@@ -124,6 +124,14 @@ class ControlPlane:
         """Create each object, or replace it where it is there."""
         return [self._apply(obj) for obj in objects]
 
+    def refusal(self, obj: dict[str, Any]) -> str:
+        """Why the server would not take it; "" where it would, or has it."""
+        try:
+            self.request("POST", f"{self.path_of(obj, named=False)}?dryRun=All", obj)
+        except urllib.error.HTTPError as exc:
+            return "" if exc.code == 409 else exc.read().decode()
+        return ""
+
     def path_of(self, obj: dict[str, Any], *, named: bool) -> str:
         version, metadata = obj["apiVersion"], obj["metadata"]
         plural = _PLURALS.get(obj["kind"], f"{obj['kind'].lower()}s")

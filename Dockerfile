@@ -1,0 +1,19 @@
+# The agent's image. bcc and LLVM come from the distribution; no compiler, no headers: dagwall ships what bcc wants.
+FROM debian:trixie-slim AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml README.md LICENSE /src/
+COPY agent /src/agent
+COPY bpf /src/bpf
+RUN python3 -m venv --system-site-packages /opt/dagwall \
+ && /opt/dagwall/bin/pip install --no-cache-dir --disable-pip-version-check /src
+
+FROM debian:trixie-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 python3-bpfcc \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/dagwall /opt/dagwall
+ENV PATH=/opt/dagwall/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+ENTRYPOINT ["dagwall"]
+CMD ["run"]
