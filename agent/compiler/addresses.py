@@ -16,13 +16,17 @@ from agent.compiler.atoms import (
     NODE,
     UNKNOWN,
     AtomId,
+    BackedAtom,
+    Backend,
+    BlockAtom,
     CidrAtom,
     Members,
+    PortAtom,
     closed,
 )
 from agent.compiler.peerpods import PeerPods, is_peer
 from agent.compiler.prefixes import Lpm, host_of, memberships, prefix_of
-from agent.compiler.services import ServiceAtoms
+from agent.compiler.services import ServiceAtoms, targets
 from agent.model.cluster import Address, Cluster, EndpointSlice, Name, Pod, Service
 from agent.model.identity import PodUid
 from agent.model.policy import CidrPeer, Network
@@ -31,6 +35,7 @@ from agent.model.want import Host, Prefix
 LINK_LOCAL_RANGES: tuple[Network, ...] = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 LOOPBACK_RANGES: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 NOTHING: Members = frozenset()
+Ranges = CidrAtom | BlockAtom
 
 
 @dataclass(slots=True)
@@ -49,17 +54,24 @@ class Addresses:
     """The index. Built for one revision of policies and settings; pods, services and slices may change after that."""
 
     def __init__(
-        self, cluster: Cluster, cidrs: Iterable[tuple[AtomId, CidrAtom]], pods: PeerPods, services: ServiceAtoms
+        self,
+        cluster: Cluster,
+        cidrs: Iterable[tuple[AtomId, Ranges]],
+        pods: PeerPods,
+        services: ServiceAtoms,
+        *,
+        backends: bool = False,
     ) -> None:
+        """`backends`: do NetworkPolicies ask what stands behind a service's address (P13)?"""
         self._cluster = cluster
-        self._pods, self._services = pods, services
+        self._pods, self._services, self._backends = pods, services, backends
         self._owners: dict[Host, Owners] = {}
         self._slices_of: dict[Name, set[Name]] = {}
         numbered = list(cidrs)
-        self._metadata = {host_of(a): _exact(a, numbered) for a in cluster.settings.metadata}
         self._fixed = dict(_fixed(cluster))
         self.prefixes = memberships(_items(cluster, numbered))
         self._around = Lpm(self.prefixes)
+        self._metadata = {host_of(a): self._exact(a, numbered) for a in cluster.settings.metadata}
         self.apply(cluster, cluster.pods, cluster.services, cluster.slices)
 
     def hosts(self) -> set[Host]:
@@ -74,10 +86,11 @@ class Addresses:
         stale: set[Host] = set()
         for uid in pods:
             stale |= self._move(("pods", uid), _pod_hosts(old.pods.get(uid)), _pod_hosts(cluster.pods.get(uid)))
-        changed = set(slices)
+        changed, fronts = set(slices), set[Name]()
         for name in slices:
             for piece in (old.slices.get(name), cluster.slices.get(name)):
                 if piece is not None:
+                    fronts.add((piece.namespace, piece.service))
                     self._slices_of.setdefault((piece.namespace, piece.service), set()).discard(name)
             now = cluster.slices.get(name)
             stale |= self._move(("slices", name), _hosts(old.slices.get(name)), _hosts(now))
@@ -89,7 +102,14 @@ class Addresses:
             )
             for piece_name in self._slices_of.get(name, set()) - changed:
                 stale |= _hosts(cluster.slices.get(piece_name))
-        return stale
+        return stale | self._fronts(fronts, stale) if self._backends else stale
+
+    def _fronts(self, services: set[Name], backends: set[Host]) -> set[Host]:
+        """Addresses of these services, and of those with one of these backends."""
+        owners = (self._owners[host] for host in backends if host in self._owners)
+        pieces = (self._cluster.slices[name] for each in owners for name in each.slices)
+        every = services | {(piece.namespace, piece.service) for piece in pieces}
+        return {host for name in every for host in _hosts(self._cluster.services.get(name))}
 
     def members(self, host: Host) -> Members | None:
         """What holds for an exact address; None where it is nobody's and its prefix says it all."""
@@ -118,7 +138,40 @@ class Addresses:
             service = self._cluster.services.get((piece.namespace, piece.service))
             if service is not None:
                 found |= self._services.of_slice(piece, service)
-        return found
+        return found | self._backed(owners.services) if self._backends else found
+
+    def _backed(self, services: Iterable[Name]) -> Members:
+        """Where connections to an address of these services end, for each of their ports."""
+        ends: dict[tuple[int, int], set[Backend]] = {}
+        for name in services:
+            for piece_name in self._slices_of.get(name, ()):
+                piece = self._cluster.slices[piece_name]
+                for port, number in targets(self._cluster.services[name], piece):
+                    found = {self._backend(host_of(a), port.protocol, number) for a in piece.addresses}
+                    ends.setdefault((port.protocol, port.port), set()).update(found)
+        table = self._pods.table
+        return frozenset(table.number(BackedAtom(*at, tuple(sorted(found)))) for at, found in ends.items() if found)
+
+    def _backend(self, host: Host, protocol: int, port: int) -> Backend:
+        """What NetworkPolicies can ask about this port of an endpoint."""
+        table, owners = self._pods.table, self._owners.get(host)
+        members = self._metadata.get(host)
+        if members is None:
+            members = self._around.get(host, NOTHING)
+            if owners is not None and owners.pods:
+                members |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+        parts = set(members & table.native)
+        for number in members:
+            atom = table.atoms[number]
+            if isinstance(atom, PortAtom) and (atom.protocol, atom.number) == (protocol, port):
+                parts.add(number)
+        return tuple(sorted(parts)), port
+
+    def _exact(self, address: Address, ranges: Iterable[tuple[AtomId, Ranges]]) -> Members:
+        """A metadata address is in no CIDR wider than itself, and in no other entity (P11); ipBlocks know no P11."""
+        host = host_of(address)
+        named = [n for n, atom in ranges if any(prefix_of(peer.network) == (host, 128) for peer in atom.peers)]
+        return (self._around.get(host, NOTHING) & self._pods.table.native).union([METADATA, *named])
 
     def _move(self, owner: tuple[str, PodUid | Name], old: set[Host], new: set[Host]) -> set[Host]:
         kind, name = owner
@@ -141,13 +194,6 @@ def _pod_hosts(pod: Pod | None) -> set[Host]:
     return {host_of(address) for address in pod.addresses} if pod is not None and is_peer(pod) else set()
 
 
-def _exact(address: Address, cidrs: Iterable[tuple[AtomId, CidrAtom]]) -> Members:
-    """A metadata address is in no CIDR wider than itself, and in no other entity (P11)."""
-    prefix = (host_of(address), 128)
-    named = [number for number, atom in cidrs if any(prefix_of(peer.network) == prefix for peer in atom.peers)]
-    return frozenset([METADATA, *named])
-
-
 def _fixed(cluster: Cluster) -> Iterator[tuple[Host, Members]]:
     marks: dict[Host, set[AtomId]] = {}
     for node in cluster.nodes.values():
@@ -160,7 +206,7 @@ def _fixed(cluster: Cluster) -> Iterator[tuple[Host, Members]]:
     return ((host, frozenset(atoms)) for host, atoms in marks.items())
 
 
-def _items(cluster: Cluster, cidrs: Iterable[tuple[AtomId, CidrAtom]]) -> dict[CidrPeer, Members]:
+def _items(cluster: Cluster, cidrs: Iterable[tuple[AtomId, Ranges]]) -> dict[CidrPeer, Members]:
     """Every range that matters, with the atoms that it brings."""
     tags: dict[CidrPeer, set[AtomId]] = {}
     for number, atom in cidrs:

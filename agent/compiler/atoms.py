@@ -6,13 +6,14 @@ class of nearly every address. Every ruleset has rows for base classes; for othe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType
 
 from agent.compiler.interning import stable_number
 from agent.model.cluster import Name
+from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, PodPeer, TaskPeer
 
 AtomId = NewType("AtomId", int)
@@ -37,6 +38,14 @@ class Mark(Enum):
 @dataclass(frozen=True, slots=True)
 class CidrAtom:
     """In any of these CIDRs, which one rule names together."""
+
+    peers: tuple[CidrPeer, ...]
+    base: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockAtom:
+    """In any of these ipBlocks of a NetworkPolicy rule, metadata addresses included."""
 
     peers: tuple[CidrPeer, ...]
     base: bool
@@ -71,7 +80,31 @@ class ServicePortAtom:
     base: bool
 
 
-Atom = Mark | CidrAtom | PodPeer | TaskPeer | PortAtom | ServiceAtom | ServicePortAtom
+@dataclass(frozen=True, slots=True)
+class BackedAtom:
+    """A service's address: what connects to `port` ends at one of `backends`, nobody knows which (P13).
+
+    Each backend is what NetworkPolicies can ask about an endpoint (atoms, sorted), and the number of its port.
+    """
+
+    protocol: int
+    port: int
+    backends: tuple[Backend, ...]
+
+
+Backend = tuple[tuple[AtomId, ...], int]
+Atom = (
+    Mark
+    | CidrAtom
+    | BlockAtom
+    | PodPeer
+    | TaskPeer
+    | LivePodPeer
+    | PortAtom
+    | ServiceAtom
+    | ServicePortAtom
+    | BackedAtom
+)
 
 MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
 NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, LINK_LOCAL = MARKS.values()
@@ -92,13 +125,9 @@ def is_base(atom: Atom) -> bool:
     return isinstance(atom, Mark) or bool(getattr(atom, "base", False))
 
 
-def touch_key(atom_id: AtomId, atom: Atom) -> Hashable:
-    """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
-    if isinstance(atom, PortAtom):
-        return (atom.protocol, atom.name)
-    if isinstance(atom, ServicePortAtom):
-        return atom.service
-    return atom_id
+def is_native(atom: Atom) -> bool:
+    """Does the layer of NetworkPolicy ask about it?"""
+    return isinstance(atom, BlockAtom | LivePodPeer)
 
 
 def _marks() -> dict[Atom, AtomId]:
@@ -112,7 +141,9 @@ class AtomTable:
     numbers: dict[Atom, AtomId] = field(default_factory=_marks)
     atoms: dict[AtomId, Atom] = field(default_factory=lambda: {i: mark for mark, i in MARKS.items()})
     base: set[AtomId] = field(default_factory=lambda: set(MARKS.values()))
-    touch_keys: dict[AtomId, Hashable] = field(default_factory=dict)
+    native: set[AtomId] = field(default_factory=set)
+    touch_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
+    """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
 
     def number(self, atom: Atom) -> AtomId:
         known = self.numbers.get(atom)
@@ -121,15 +152,36 @@ class AtomTable:
         number = AtomId(stable_number(repr(atom), len(MARKS), self.atoms, bits=62))
         self.numbers[atom] = number
         self.atoms[number] = atom
+        if is_native(atom):
+            self.native.add(number)
         if is_base(atom):
             self.base.add(number)
         else:
-            self.touch_keys[number] = touch_key(number, atom)
+            self.touch_keys[number] = self._touch_keys(number, atom)
         return number
 
     def retain(self, live: set[AtomId]) -> None:
-        """Forgets every atom but the marks and those of `live`."""
-        for number in [n for n in self.atoms if n not in live and n >= len(MARKS)]:
+        """Forgets every atom but the marks, those of `live` and what they are made of."""
+        kept = live | {part for number in live for part in self._parts(number)}
+        for number in [n for n in self.atoms if n not in kept and n >= len(MARKS)]:
             del self.numbers[self.atoms.pop(number)]
             self.base.discard(number)
+            self.native.discard(number)
             self.touch_keys.pop(number, None)
+
+    def _parts(self, number: AtomId) -> Iterator[AtomId]:
+        atom = self.atoms.get(number)
+        if isinstance(atom, BackedAtom):
+            yield from (part for parts, _ in atom.backends for part in parts)
+
+    def _touch_keys(self, number: AtomId, atom: Atom) -> frozenset[Hashable]:
+        if isinstance(atom, PortAtom):
+            return frozenset([(atom.protocol, atom.name)])
+        if isinstance(atom, ServicePortAtom):
+            return frozenset([atom.service])
+        if isinstance(atom, BackedAtom):  # a rule must reach every backend, so those of one are enough
+            return min((self._keys_of(parts) for parts, _ in atom.backends), key=len)
+        return frozenset([number])
+
+    def _keys_of(self, parts: Iterable[AtomId]) -> frozenset[Hashable]:
+        return frozenset([ANY_ADDRESS]).union(*(self.touch_keys.get(part, {part}) for part in parts))

@@ -17,7 +17,8 @@ V = TypeVar("V")
 class Changes:
     """Names of what was added, changed or removed. Naming too much costs time, naming too little is a defect.
 
-    `everything_else`: policies, namespaces, nodes or settings changed; that costs the work of the whole cluster.
+    `everything_else`: policies of any kind, bindings, namespaces, nodes or settings changed; that costs the work of
+    the whole cluster.
     """
 
     pods: frozenset[PodUid] = frozenset()
@@ -45,6 +46,8 @@ def between(old: Cluster, new: Cluster) -> Changes:
         slices=_differing(old.slices, new.slices),
         everything_else=old.settings != new.settings
         or old.policies != new.policies
+        or old.network_policies != new.network_policies
+        or old.bindings != new.bindings
         or old.namespaces != new.namespaces
         or old.nodes != new.nodes,
     )

@@ -1,7 +1,7 @@
 """The compiler: successive snapshots in, Want and what changed in it out. Whole and incremental are one code.
 
-Policies, namespaces, nodes and settings cost the work of the cluster. A pod, a service or an endpoint slice costs the
-work of its own addresses: their atoms, hence their classes, and rows only where a class or a ruleset is new.
+Policies, bindings, namespaces, nodes and settings cost the work of the cluster. A pod, a service or an endpoint slice
+costs the work of its own addresses: their atoms, hence classes, and rows only where a class or a ruleset is new.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
-from agent.compiler.atoms import AtomId, AtomTable, CidrAtom, Members, ServiceAtom
+from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, ServiceAtom
+from agent.compiler.bindings import Bindings
 from agent.compiler.changes import EVERYTHING, Changes, between
 from agent.compiler.ledger import Tracked
 from agent.compiler.peerpods import PeerPods
@@ -21,8 +22,9 @@ from agent.compiler.rulesets import Content
 from agent.compiler.services import ServiceAtoms
 from agent.compiler.subjects import Subjects
 from agent.compiler.terms import AtNamedPort, AtService, Term
-from agent.model.cluster import Cluster
+from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import PodUid
+from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, PodPeer, RuleRef, TaskPeer
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId, Want
@@ -55,6 +57,7 @@ class Compiler:
         self._contents: dict[PodUid, Content] = {}
         self._asked: set[AtomId] = set()
         self._subjects: Subjects
+        self._bindings: Bindings
         self._addresses: Addresses
 
     @property
@@ -87,9 +90,11 @@ class Compiler:
 
     def _rebuild(self, cluster: Cluster) -> set[Transition]:
         """Lowers all policies and indexes all addresses anew; numbers stay with their contents."""
+        self._bindings = Bindings(cluster)
         self._subjects = Subjects(cluster, self._table)
         terms = list(self._subjects.terms())
-        self._addresses = _addresses(cluster, terms, self._table)
+        backends = self._subjects.native.asks_about_services
+        self._addresses = _addresses(cluster, terms, self._table, backends=backends)
         self._asked = _asked_atoms(terms)
         old = self._around
         transitions = self._move_prefixes(dict(compressed(closed_prefixes(self._addresses.prefixes))))
@@ -138,14 +143,31 @@ class Compiler:
         assignment = None
         if pod is not None and cluster.settings.node in ("", pod.node):
             namespace = cluster.namespaces.get(pod.namespace)
-            state, ruleset = EndpointState.UNMANAGED, NO_RULESET
             if namespace is not None and namespace.managed:
-                content = self._contents[uid] = self._subjects.content(pod, namespace)
-                state, ruleset = EndpointState.MANAGED, self._registry.acquire_ruleset(content)
-            assignment = Assignment(pod.claim.identity, state, ruleset, pod.host_network)
+                assignment = self._managed(pod, namespace)
+            else:
+                identity = pod.claim.identity
+                assignment = Assignment(identity, EndpointState.UNMANAGED, NO_RULESET, pod.host_network)
         if before is not None:
             self._registry.release_ruleset(before)
         self._assignments.put(uid, assignment)
+
+    def _managed(self, pod: Pod, namespace: Namespace) -> Assignment:
+        """A quarantined pod needs no ruleset: nothing of it is allowed (I5)."""
+        standing = self._bindings.standing(pod.claim)
+        state, ruleset = EndpointState.QUARANTINED, NO_RULESET
+        if not standing.quarantined:
+            content = self._contents[pod.uid] = self._subjects.content(pod, namespace, standing.attestation)
+            state, ruleset = EndpointState.MANAGED, self._registry.acquire_ruleset(content)
+        return Assignment(
+            pod.claim.identity,
+            state,
+            ruleset,
+            pod.host_network,
+            standing.attestation,
+            standing.binding,
+            standing.contradiction,
+        )
 
     def _settled(self, revoked: set[RulesetId], *, collect: bool) -> Delta:
         delta = Delta(
@@ -169,15 +191,15 @@ def _asked_atoms(terms: Iterable[Term]) -> set[AtomId]:
     return {t.atom for t in terms if not isinstance(t, AtService)}
 
 
-def _addresses(cluster: Cluster, terms: list[Term], table: AtomTable) -> Addresses:
+def _addresses(cluster: Cluster, terms: list[Term], table: AtomTable, *, backends: bool) -> Addresses:
     """An index that knows what these terms ask about."""
     destinations = (d.peer for d in cluster.settings.airflow)
     own = {table.number(CidrAtom((peer,), base=True)) for peer in destinations if isinstance(peer, CidrPeer)}
     asked = {number: table.atoms[number] for number in _asked_atoms(terms) | own if number in table.atoms}
     pods = PeerPods(table, cluster.namespaces)
-    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer))
+    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer | LivePodPeer))
     pods.port_names.update((t.protocol, t.name) for t in terms if isinstance(t, AtNamedPort))
     services = {t.service for t in terms if isinstance(t, AtService) and t.service is not None}
     services |= {atom.service for atom in asked.values() if isinstance(atom, ServiceAtom)}
-    cidrs = [(number, atom) for number, atom in asked.items() if isinstance(atom, CidrAtom)]
-    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster.settings, services))
+    cidrs = [(number, atom) for number, atom in asked.items() if isinstance(atom, CidrAtom | BlockAtom)]
+    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster.settings, services), backends=backends)

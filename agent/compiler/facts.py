@@ -10,6 +10,7 @@ from agent.compiler.selecting import pods_include, tasks_include
 from agent.compiler.services import of_airflow_chart
 from agent.compiler.terms import APISERVER
 from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
+from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, Entity, Network, PodPeer, PortMatch, ServicePeer, TaskPeer
 
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
@@ -56,11 +57,19 @@ class Facts:
             return (
                 self.address == peer.network.network_address and peer.network.prefixlen == self.address.max_prefixlen
             )
+        return self.in_block(peer)
+
+    def in_block(self, peer: CidrPeer) -> bool:
+        """An ipBlock of a NetworkPolicy, which knows nothing of P11."""
         return inside(self.address, peer.network) and not any(inside(self.address, hole) for hole in peer.excluded)
 
     def in_pods(self, peer: PodPeer) -> bool:
         pod = self.pod
         return pod is not None and pods_include(peer, pod, dict(pod.claim.labels), self.namespace(pod.namespace))
+
+    def in_live_pods(self, peer: LivePodPeer) -> bool:
+        pod = self.pod
+        return pod is not None and pods_include(peer, pod, dict(pod.labels), self.namespace(pod.namespace))
 
     def in_tasks(self, peer: TaskPeer) -> bool:
         return self.pod is not None and tasks_include(peer, self.pod, self.namespace(self.pod.namespace))

@@ -6,12 +6,15 @@ No classes, no numbers: it looks at every policy, pod and service each time it i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.compiler.facts import Facts, matches_number, plain
+from agent.compiler.judge_claims import Worth, worth_of
+from agent.compiler.judge_native import NativeCase
 from agent.compiler.rulesets import NODE_TO_OWN_PODS, OBSERVED, baseline_ref
 from agent.compiler.selecting import selects
 from agent.model.cluster import Address, Cluster, Pod
+from agent.model.identity import Attestation
 from agent.model.policy import (
     CidrPeer,
     DefaultPosture,
@@ -30,6 +33,7 @@ from agent.model.policy import (
 from agent.model.verdict import Direction, DropReason, Verdict
 
 ORDINARY = (1, 6, 17, 58)
+OWN_LAYER, NATIVE_LAYER = "dagwall", "NetworkPolicy"
 Matches = tuple[PortMatch, ...] | None
 
 
@@ -46,7 +50,10 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict, its reason, the rule to name (None: no rule), and all rules that match."""
+    """A verdict, its reason, the rule to name (None: no rule), and all rules that match.
+
+    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence, where there is more to say.
+    """
 
     verdict: Verdict
     reason: DropReason = DropReason.NONE
@@ -54,6 +61,8 @@ class Decision:
     denying: tuple[RuleRef, ...] = ()
     allowing: tuple[RuleRef, ...] = ()
     nearest: Nearest | None = None
+    layer: str = ""
+    note: str = ""
 
 
 def judge(  # noqa: PLR0917  the order of lookup()
@@ -63,7 +72,10 @@ def judge(  # noqa: PLR0917  the order of lookup()
     namespace = cluster.namespaces.get(pod.namespace)
     if namespace is None or not namespace.managed or (plain(address).is_loopback and not pod.host_network):
         return Decision(Verdict.ALLOW)  # not an endpoint's; P7
-    return Case(cluster, pod, direction, Facts(cluster, address), protocol, port).decision()
+    worth = worth_of(cluster, pod.claim.identity)
+    if worth.quarantined:
+        return Decision(Verdict.DENY, DropReason.QUARANTINED, note=worth.contradiction)
+    return Case(cluster, pod, direction, Facts(cluster, address), protocol, port, worth).decision()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +88,45 @@ class Case:
     peer: Facts
     protocol: int
     port: int
+    worth: Worth
+
+    @property
+    def native(self) -> NativeCase:
+        return NativeCase(self.cluster, self.pod, self.direction, self.peer, self.protocol, self.port)
+
+    @property
+    def attestation(self) -> Attestation:
+        return max(self.worth.attestation, self.pod.claim.attestation)
 
     def decision(self) -> Decision:
         """P3: once by the enforced policies, once with those in audit as if enforced."""
         selected = list(self.selected())
-        enforced = self._decided([p for p in selected if self._enforced(p)], audited=False)
+        enforced = self._through([p for p in selected if self._enforced(p)], audited=False)
         if enforced.verdict is Verdict.DENY:
             return self._explained(enforced, selected)
-        wished = self._decided(selected, audited=True)
+        wished = self._through(selected, audited=True)
         if wished.verdict is Verdict.DENY:
-            return self._explained(Decision(Verdict.AUDIT, wished.reason, wished.rule), selected)
+            return self._explained(replace(wished, verdict=Verdict.AUDIT), selected)
         return self._explained(enforced, selected)
+
+    def _through(self, policies: list[Policy], *, audited: bool) -> Decision:
+        """P1: every layer must let it pass. A rule of any layer says more than dagwall's default posture."""
+        own = self._decided(policies, audited=audited)
+        if own.verdict is Verdict.DENY:
+            return own
+        other = self._native_decided(audited=audited)
+        return other if other.verdict is Verdict.DENY or (own.rule == OBSERVED and other.rule is not None) else own
+
+    def _native_decided(self, *, audited: bool) -> Decision:
+        """NetworkPolicies have no posture of their own; the agent's `--posture audit` holds for every policy (P3)."""
+        if self.direction is Direction.INGRESS and self.peer.is_host():
+            return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
+        allowing = [] if self.cluster.settings.audit_everything and not audited else self.native.allowing()
+        if allowing:
+            return Decision(Verdict.ALLOW, rule=allowing[0])
+        if self.native.isolated() and (audited or not self.cluster.settings.audit_everything):
+            return Decision(Verdict.DENY, self._unheard(), layer=NATIVE_LAYER, note=self.native.note())
+        return Decision(Verdict.ALLOW)
 
     def selected(self) -> Iterator[Policy]:
         """Policies that select the pod, cluster policies first, then by name (P2)."""
@@ -103,15 +143,20 @@ class Case:
         for policy in policies:
             for rule in policy.deny:
                 if self._denies(rule, from_host=from_host):
-                    return Decision(Verdict.DENY, DropReason.DENY_RULE, RuleRef(policy.ref, rule.name))
+                    named = RuleRef(policy.ref, rule.name)
+                    return Decision(Verdict.DENY, DropReason.DENY_RULE, named, layer=OWN_LAYER)
         if from_host:
             return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
         allowing = next(iter([*self._allowing(policies), *self._baseline()]), None)
         if allowing is not None:
             return Decision(Verdict.ALLOW, rule=allowing)
         if self._isolated(policies, audited=audited):
-            return Decision(Verdict.DENY, DropReason.UNKNOWN_PEER if self.peer.is_unknown() else DropReason.NO_RULE)
+            return Decision(Verdict.DENY, self._unheard(), layer=OWN_LAYER)
         return Decision(Verdict.ALLOW, rule=OBSERVED)
+
+    def _unheard(self) -> DropReason:
+        """P15"""
+        return DropReason.UNKNOWN_PEER if self.peer.is_unknown() else DropReason.NO_RULE
 
     def _isolated(self, policies: list[Policy], *, audited: bool) -> bool:
         """P2, P5. The agent's `--posture audit` spares no default either: nothing is denied under it."""
@@ -132,7 +177,7 @@ class Case:
     def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it. Attestation counts for these only (I4)."""
         for policy in policies:
-            if policy.attestation <= self.pod.claim.attestation:
+            if policy.attestation <= self.attestation:
                 for rule in policy.speaks_about(self.direction) or ():
                     if self.allows(rule):
                         yield RuleRef(policy.ref, rule.name)
@@ -220,9 +265,15 @@ class Case:
     def _explained(self, decision: Decision, selected: list[Policy]) -> Decision:
         from_host = self.direction is Direction.INGRESS and self.peer.is_host()
         denying = [RuleRef(p.ref, r.name) for p in selected for r in p.deny if self._denies(r, from_host=from_host)]
-        allowing = (*self._allowing(selected), *self._baseline())
-        nearest = None if decision.verdict is Verdict.ALLOW else self._nearest(selected)
-        return Decision(decision.verdict, decision.reason, decision.rule, tuple(denying), allowing, nearest)
+        allowing = (*self._allowing(selected), *self._baseline(), *self.native.allowing())
+        nearest = None
+        if decision.layer == NATIVE_LAYER:
+            found = self.native.nearest()
+            nearest = found and Nearest(*found)
+        elif decision.layer:
+            nearest = self._nearest(selected)
+        note = decision.note or self.worth.contradiction
+        return replace(decision, denying=tuple(denying), allowing=allowing, nearest=nearest, note=note)
 
     def _nearest(self, selected: list[Policy]) -> Nearest | None:
         """By what they lack: the attestation only, the port, the peer, both."""
@@ -239,7 +290,7 @@ class Case:
     def _lacks(self, policy: Policy, rule: Rule) -> tuple[int, str]:
         port = f"{self.protocol}/{self.port}" if self.port else f"protocol {self.protocol}"
         if self.allows(rule):
-            if policy.attestation > self.pod.claim.attestation:
+            if policy.attestation > self.attestation:
                 return 0, f"attestation {policy.attestation.name.lower()}"
             return (1, "posture enforce") if not self._enforced(policy) else (0, "nothing; a deny rule wins")
         if rule.peers is None or any(self.has(peer) for peer in rule.peers):

@@ -31,12 +31,12 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
     assignment = want.assignments[uid]
     if assignment.state is EndpointState.UNMANAGED:
         return PASSES
-    if assignment.state is EndpointState.QUARANTINED:
-        return RuleValue(Verdict.DENY, DropReason.QUARANTINED)
     if assignment.state is EndpointState.PENDING:
         return RuleValue(Verdict.DENY, DropReason.PENDING)
     if address.is_loopback and not assignment.host_network:
-        return PASSES  # P7
+        return PASSES  # P7, for the quarantined too (I5)
+    if assignment.state is EndpointState.QUARANTINED:
+        return RuleValue(Verdict.DENY, DropReason.QUARANTINED)
     classes = classes_of(want, address)
     fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
     mentioned = want.ports.get(port_index(protocol, port), PortClass(0)) or fallback

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PortAtom
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.model.cluster import Namespace, Pod
+from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 
 MOST_ANSWERS = 50_000
 """Remembered at most: a label that is different in every pod, such as run_id, must not grow without end."""
 
-Key = tuple[str, tuple[tuple[str, str], ...], str, str, bool]
+Labels = tuple[tuple[str, str], ...]
+PodsPeer = PodPeer | TaskPeer | LivePodPeer
+Key = tuple[str, Labels, Labels, str, str, bool]
 
 
 def is_peer(pod: Pod) -> bool:
@@ -30,18 +33,21 @@ class PeerPods:
 
     table: AtomTable
     namespaces: Mapping[str, Namespace]
-    by_namespace: dict[str | None, list[tuple[AtomId, PodPeer | TaskPeer]]] = field(default_factory=dict)
+    by_namespace: dict[str | None, list[tuple[AtomId, PodsPeer]]] = field(default_factory=dict)
     label_keys: set[str] = field(default_factory=set)
+    live_keys: set[str] = field(default_factory=set)
     port_names: set[tuple[int, str]] = field(default_factory=set)
     asks_for_tasks: bool = False
     _answers: dict[Key, Members] = field(default_factory=dict)
 
-    def ask(self, peers: Iterable[PodPeer | TaskPeer]) -> None:
+    def ask(self, peers: Iterable[PodsPeer]) -> None:
         """Adds peers to answer for, each once; before the first question."""
         for peer in peers:
             self.by_namespace.setdefault(peer.namespace, []).append((self.table.number(peer), peer))
             if isinstance(peer, PodPeer):
                 self.label_keys.update(r.key for r in peer.pod_selector.requirements)
+            elif isinstance(peer, LivePodPeer):
+                self.live_keys.update(r.key for r in peer.pod_selector.requirements)
             else:
                 self.asks_for_tasks = True
 
@@ -57,7 +63,8 @@ class PeerPods:
         identity = pod.claim.identity
         labels = tuple(pair for pair in pod.claim.labels if pair[0] in self.label_keys)
         dag, task = (identity.dag_id, identity.task_id) if self.asks_for_tasks else ("", "")
-        key = (pod.namespace, labels, dag, task, identity.ambiguous)
+        live = tuple(pair for pair in pod.labels if pair[0] in self.live_keys)
+        key = (pod.namespace, labels, live, dag, task, identity.ambiguous)
         known = self._answers.get(key)
         if known is None:
             if len(self._answers) >= MOST_ANSWERS:
@@ -67,12 +74,12 @@ class PeerPods:
 
     def _evaluated(self, pod: Pod) -> Members:
         namespace = self.namespaces.get(pod.namespace) or Namespace(pod.namespace)
-        labels = dict(pod.claim.labels)
+        labels, live = dict(pod.claim.labels), dict(pod.labels)
         found = {CLUSTER}
         for where in (pod.namespace, None):
             for number, peer in self.by_namespace.get(where, ()):
-                if isinstance(peer, PodPeer):
-                    if pods_include(peer, pod, labels, namespace):
+                if isinstance(peer, PodPeer | LivePodPeer):
+                    if pods_include(peer, pod, labels if isinstance(peer, PodPeer) else live, namespace):
                         found.add(number)
                 elif tasks_include(peer, pod, namespace):
                     found.add(number)

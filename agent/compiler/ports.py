@@ -9,7 +9,15 @@ from itertools import pairwise
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import Tracked
 from agent.model.policy import PortMatch
-from agent.model.want import FIRST_PORT_CLASS, OTHER_PROTOCOLS, PORT_BASES, PortClass, PortIndex, port_index
+from agent.model.want import (
+    FIRST_PORT_CLASS,
+    OTHER_PROTOCOLS,
+    PORT_BASES,
+    PORT_INDEXES,
+    PortClass,
+    PortIndex,
+    port_index,
+)
 
 Interval = tuple[PortIndex, PortIndex]
 """First and last port index."""
@@ -21,6 +29,9 @@ ANY_PORT = -1
 """A port of TCP or UDP, or ICMP or ICMPv6, that no interval mentions."""
 OTHER_PORT = -2
 """Any other protocol, not mentioned either."""
+
+EVERY_PORT: Ports = ((OTHER_PORT, PORT_INDEXES - 1),)
+"""Every port of every protocol: what a NetworkPolicy rule without `ports` means."""
 
 DNS_PORTS: tuple[Interval, ...] = ((53, 53), (port_index(17, 53),) * 2)
 _ICMP = (port_index(1), port_index(58))
@@ -39,6 +50,11 @@ def covers(ports: Ports, index: PortIndex) -> bool:
         if low <= index <= high:
             return True
     return False
+
+
+def mentioned(ports: Ports) -> tuple[Interval, ...]:
+    """Intervals that tell ports apart."""
+    return () if ports is None or ports == EVERY_PORT else ports
 
 
 def interval(match: PortMatch) -> Interval:

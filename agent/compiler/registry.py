@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 
-from agent.compiler.atoms import AtomId, AtomTable, Members, PortAtom, ServicePortAtom
+from agent.compiler.atoms import AtomId, AtomTable, BackedAtom, Members, PortAtom, ServicePortAtom
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import Tracked
 from agent.compiler.ports import Interval, PortTable
@@ -140,7 +140,7 @@ class Registry:
 
     def _keys(self, members: Members) -> Iterator[Hashable]:
         keys = self._table.touch_keys
-        return (keys[atom] for atom in members if atom in keys)
+        return (key for atom in members for key in keys.get(atom, ()))
 
     def _learn_ruleset(self, content: Content) -> None:
         self._refs.acquire(content.refs())
@@ -176,4 +176,7 @@ class Registry:
             atom = self._table.atoms[number]
             if isinstance(atom, PortAtom | ServicePortAtom):
                 index = port_index(atom.protocol, atom.number)
+                yield index, index
+            elif isinstance(atom, BackedAtom):
+                index = port_index(atom.protocol, atom.port)
                 yield index, index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, PortAtom, ServicePortAtom
+from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
 from agent.compiler.ports import ANY_PORT, OTHER_PORT
 from agent.compiler.rulesets import CHART, Content, View
 from agent.model.verdict import Verdict
@@ -28,9 +28,7 @@ def _concerns(keys: set[object], atoms: frozenset[AtomId], table: AtomTable) -> 
         return True
     for number in atoms:
         atom = table.atoms[number]
-        if number in keys:
-            return True
-        if isinstance(atom, PortAtom) and (atom.protocol, atom.name) in keys:
+        if number in keys or not keys.isdisjoint(table.touch_keys.get(number, ())):
             return True
         if isinstance(atom, ServicePortAtom) and (atom.service in keys or (atom.chart and CHART in keys)):
             return True

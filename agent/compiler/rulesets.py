@@ -1,6 +1,6 @@
 """The content of a ruleset, and what it says about an address and a port.
 
-A content is made of layers (P1): a packet must pass every one. Today there is dagwall's own.
+A content is made of layers (P1), dagwall's own first, then NetworkPolicy's: a packet must pass every one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from agent.compiler.atoms import (
     UNKNOWN,
     AtomId,
     AtomTable,
+    BackedAtom,
     Members,
     PortAtom,
     ServicePortAtom,
 )
-from agent.compiler.ports import Interval, Ports, covers
+from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
@@ -55,11 +56,11 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """All policies of one kind that select an endpoint (P1). `node_passes`: P8 holds in this layer."""
+    """All policies of one kind that select an endpoint (P1). `native`: NetworkPolicies; P5, P6, P11 do not hold."""
 
     egress: Side
     ingress: Side
-    node_passes: bool = True
+    native: bool = False
 
     def side(self, direction: Direction) -> Side:
         return self.egress if direction is Direction.EGRESS else self.ingress
@@ -91,7 +92,8 @@ class Hits:
     deny: tuple[Hit, ...]
     allow: tuple[Hit, ...]
     unknown: bool  # nobody known has the address (P15)
-    from_host: bool  # it is this host's, and P8 holds
+    from_host: bool  # it is this host's (P8)
+    unspoken: RuleRef | None  # names what lets pass what no policy speaks about
 
     def decide(self, port: int, *, audited: bool) -> Outcome:
         """The verdict at a port (P2); `audited`: with the policies in audit as if enforced."""
@@ -105,7 +107,7 @@ class Hits:
                 return Outcome(Verdict.ALLOW, DropReason.NONE, hit.rule.ref)
         if self.side.isolated_with_audit if audited else self.side.isolated:
             return Outcome(Verdict.DENY, DropReason.UNKNOWN_PEER if self.unknown else DropReason.NO_RULE)
-        return Outcome(Verdict.ALLOW, DropReason.NONE, OBSERVED)
+        return Outcome(Verdict.ALLOW, DropReason.NONE, self.unspoken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +128,20 @@ class View:
         return enforced
 
     def _through(self, port: int, *, audited: bool) -> Outcome:
-        """Every layer must let it pass; the rule to name is the first layer's that has one."""
-        outcome = Outcome(Verdict.ALLOW)
+        """Every layer must let it pass; the rule to name is the first that is more than dagwall's default."""
+        outcome = Outcome(Verdict.ALLOW, DropReason.NONE, OBSERVED)
         for layer in self.layers:
             said = layer.decide(port, audited=audited)
             if said.verdict is Verdict.DENY:
                 return said
-            if outcome.rule is None:
+            if outcome.rule == OBSERVED and said.rule is not None:
                 outcome = said
         return outcome
 
     def intervals(self) -> set[Interval]:
         """The only ports at which the verdict may differ from that at ANY_PORT or OTHER_PORT."""
         hits = (hit for layer in self.layers for group in (layer.deny, layer.allow) for hit in group)
-        return {each for hit in hits if hit.ports is not None for each in hit.ports}
+        return {each for hit in hits for each in mentioned(hit.ports)}
 
 
 Place = tuple[int, Direction, bool]
@@ -156,6 +158,7 @@ class Asked:
     position: int
     rule: LoweredRule
     term: Term
+    native: bool
 
 
 class Content:
@@ -174,8 +177,9 @@ class Content:
         for i, layer in enumerate(layers):
             for direction in Direction:
                 side = layer.side(direction)
-                self._index((i, direction, True), side.deny)
-                self._index((i, direction, False), side.allow)
+                self._index((i, direction, True), side.deny, native=layer.native)
+                self._index((i, direction, False), side.allow, native=layer.native)
+        self._natives = [(i, Direction.EGRESS, False) for i, layer in enumerate(layers) if layer.native]
 
     def text(self) -> str:
         """The same for equal contents, in every process."""
@@ -189,10 +193,10 @@ class Content:
             return True
         return isinstance(other, Content) and (self.layers, self.raw_sockets) == (other.layers, other.raw_sockets)
 
-    def _index(self, place: Place, rules: tuple[LoweredRule, ...]) -> None:
+    def _index(self, place: Place, rules: tuple[LoweredRule, ...], *, native: bool) -> None:
         for position, rule in enumerate(rules):
             for term in rule.terms:
-                self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term))
+                self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term, native))
 
     def touch_keys(self) -> set[Hashable]:
         """What a class must have for this content to treat it otherwise than its base class."""
@@ -207,7 +211,7 @@ class Content:
     def intervals(self) -> set[Interval]:
         """Ports that the rules name by number."""
         terms = [asked.term for group in self._asked.values() for asked in group]
-        return {each for t in terms if isinstance(t, AtPorts) and t.ports is not None for each in t.ports}
+        return {each for t in terms if isinstance(t, AtPorts) for each in mentioned(t.ports)}
 
     def views(self, members: Members) -> tuple[View, View]:
         """What it says about addresses with these members, by direction."""
@@ -231,7 +235,8 @@ class Content:
             deny=hits.get((i, direction, True), ()),
             allow=hits.get((i, direction, False), ()),
             unknown=UNKNOWN in members,
-            from_host=layer.node_passes and direction is Direction.INGRESS and HOST in members,
+            from_host=direction is Direction.INGRESS and HOST in members,
+            unspoken=None if layer.native else OBSERVED,
         )
 
     def _matches(self, members: Members) -> Iterator[tuple[Asked, Ports]]:
@@ -251,6 +256,22 @@ class Content:
                         yield asked, ((index, index),)
             elif isinstance(atom, ServicePortAtom):
                 yield from self._at_service(atom)
+            elif isinstance(atom, BackedAtom):
+                yield from self._at_backends(atom)
+
+    def _at_backends(self, atom: BackedAtom) -> Iterator[tuple[Asked, Ports]]:
+        """P13: a native layer lets pass what it lets pass to every backend; the earliest of those rules is named."""
+        index = port_index(atom.protocol, atom.port)
+        for place in self._natives:
+            found = [self._first(place, frozenset(parts), target, atom.protocol) for parts, target in atom.backends]
+            reached = [asked for asked in found if asked is not None]
+            if len(reached) == len(found):
+                yield min(reached, key=lambda asked: asked.position), ((index, index),)
+
+    def _first(self, place: Place, members: Members, port: int, protocol: int) -> Asked | None:
+        index = port_index(protocol, port)
+        hits = (a for a, ports in self._matches(members) if a.place == place and covers(ports, index))
+        return min(hits, key=lambda asked: asked.position, default=None)
 
     def _at_service(self, atom: ServicePortAtom) -> Iterator[tuple[Asked, Ports]]:
         index = port_index(atom.protocol, atom.number)
@@ -269,10 +290,10 @@ def _key(term: Term) -> Hashable:
 
 
 def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
-    """A rule without peers reaches every address; metadata only if it denies (P11)."""
+    """A rule without peers reaches every address; metadata only if it denies, or is NetworkPolicy's (P11)."""
     if atom != ANY_ADDRESS:
         return atom in members
-    return asked.place[2] or METADATA not in members
+    return asked.native or asked.place[2] or METADATA not in members
 
 
 def _passes(ports: tuple[PortMatch, ...], atom: ServicePortAtom) -> bool:

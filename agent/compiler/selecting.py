@@ -8,6 +8,7 @@ from functools import lru_cache
 from agent.model.airflow_labels import safe_label_value
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import Identity
+from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, Policy, TaskPeer
 from agent.model.selector import id_matches
 
@@ -53,8 +54,8 @@ def selects(policy: Policy, pod: Pod, labels: Mapping[str, str], namespace: Name
     return claims(subject.dag_ids, subject.task_ids, identity)
 
 
-def pods_include(peer: PodPeer, pod: Pod, labels: Mapping[str, str], namespace: Namespace) -> bool:
-    """Is the pod one of the peer's? Selectors read the labels of the first sight (I2)."""
+def pods_include(peer: PodPeer | LivePodPeer, pod: Pod, labels: Mapping[str, str], namespace: Namespace) -> bool:
+    """Is the pod one of the peer's? `labels`: of the first sight for dagwall's peers, live ones for native (I2)."""
     if peer.namespace is not None and peer.namespace != pod.namespace:
         return False
     if peer.namespace_selector and not peer.namespace_selector.matches(dict(namespace.labels)):

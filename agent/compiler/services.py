@@ -17,6 +17,14 @@ def of_airflow_chart(service: Service) -> bool:
     return labels.get("tier") == "airflow" and labels.get("component") in CHART_COMPONENTS
 
 
+def targets(service: Service, piece: EndpointSlice) -> Iterator[tuple[ServicePort, int]]:
+    """The service's ports, each with the number at which the slice's endpoints serve it."""
+    for port in service.ports:
+        for target in piece.ports:
+            if (target.name, target.protocol) == (port.name, port.protocol):
+                yield port, target.port
+
+
 class ServiceAtoms:
     """Atoms of services that somebody asks about; of all others, only that they belong to the cluster."""
 
@@ -35,10 +43,7 @@ class ServiceAtoms:
         """Of endpoints, at the target ports that the slice names."""
         atoms = set(self._marks(service))
         if self._counts(service):
-            for port in service.ports:
-                for target in piece.ports:
-                    if (target.name, target.protocol) == (port.name, port.protocol):
-                        atoms.add(self._port(service, port, target.port))
+            atoms.update(self._port(service, port, target) for port, target in targets(service, piece))
         return frozenset(atoms)
 
     def _counts(self, service: Service) -> bool:

@@ -6,17 +6,16 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from agent.compiler.atoms import AtomTable
+from agent.compiler.native import NativeSubjects
+from agent.compiler.ownports import OwnPorts, PortName, names_of, own_ports, resolved
 from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.rulesets import Content, Layer, LoweredRule, Side, baseline_ref
 from agent.compiler.selecting import selects
-from agent.compiler.terms import AtOwnPort, AtPorts, Lowering, Term
+from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Namespace, Pod
+from agent.model.identity import Attestation
 from agent.model.policy import DefaultPosture, Entity, Policy, Posture, Rule, RuleRef
 from agent.model.verdict import Direction
-from agent.model.want import port_index
-
-OwnPorts = tuple[tuple[int, str, int], ...]
-"""(protocol, name, number)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class LoweredPolicy:
     enforced: bool
     allow: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
     deny: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
-    own_ports: frozenset[tuple[int, str]]
+    own_ports: frozenset[PortName]
 
     def terms(self) -> Iterator[Term]:
         return (t for group in (*self.allow, *self.deny) for rule in group for t in rule.terms)
@@ -50,8 +49,7 @@ def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
         deny=(lowered(policy.deny, Direction.EGRESS), lowered(policy.deny, Direction.INGRESS)),
         own_ports=frozenset(),
     )
-    own = frozenset((t.protocol, t.name) for t in result.terms() if isinstance(t, AtOwnPort))
-    return LoweredPolicy(policy, enforced, result.allow, result.deny, own)
+    return LoweredPolicy(policy, enforced, result.allow, result.deny, names_of(result.terms()))
 
 
 class Subjects:
@@ -61,6 +59,7 @@ class Subjects:
         self._settings, self._namespaces, self._table = cluster.settings, cluster.namespaces, table
         self._lowering = Lowering(table, cluster.settings)
         self.policies = [lower(policy, self._lowering) for _, policy in sorted(cluster.policies.items())]
+        self.native = NativeSubjects(cluster, self._lowering)
         self._by_namespace: dict[str, list[int]] = {}
         self._label_keys: set[str] = set()
         for i, lowered in enumerate(self.policies):
@@ -74,20 +73,22 @@ class Subjects:
         """Everything that policies and any baseline ask about."""
         for lowered in self.policies:
             yield from lowered.terms()
+        yield from self.native.terms()
         for entity in Entity:
             yield from self._lowering.entity(entity, None, Direction.EGRESS)
 
-    def content(self, pod: Pod, namespace: Namespace) -> Content:
-        """Of a pod in a managed namespace."""
-        selected = self._selected(pod, namespace)
-        entitled = tuple(self.policies[i].policy.attestation <= pod.claim.attestation for i in selected)
+    def content(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> Content:
+        """Of a pod in a managed namespace, whose claim is worth `attestation`."""
+        selected, native = self._selected(pod, namespace), self.native.selected(pod)
+        entitled = tuple(self.policies[i].policy.attestation <= attestation for i in selected)
         names = {name for i in selected for name in self.policies[i].own_ports}
-        own = tuple(sorted((p.protocol, p.name, p.port) for p in pod.ports if (p.protocol, p.name) in names))
-        key = (selected, entitled, own, namespace.default_posture, namespace.baseline)
+        names.update(name for i in native for name in self.native.policies[i].own_ports)
+        own = own_ports(pod, names)
+        key = (selected, entitled, native, own, namespace.default_posture, namespace.baseline)
         known = self._contents.get(key)
         if known is None:
             enlisted = [(self.policies[i], may) for i, may in zip(selected, entitled, strict=True)]
-            known = self._contents[key] = self._content(enlisted, own, namespace)
+            known = self._contents[key] = self._content(enlisted, native, own, namespace)
         return known
 
     def _selected(self, pod: Pod, namespace: Namespace) -> tuple[int, ...]:
@@ -103,10 +104,13 @@ class Subjects:
             self._selections[key] = known
         return known
 
-    def _content(self, enlisted: list[tuple[LoweredPolicy, bool]], own: OwnPorts, namespace: Namespace) -> Content:
+    def _content(
+        self, enlisted: list[tuple[LoweredPolicy, bool]], native: tuple[int, ...], own: OwnPorts, namespace: Namespace
+    ) -> Content:
         egress, ingress = (self._side(enlisted, own, namespace, direction) for direction in Direction)
         raw_sockets = any(may and p.enforced and p.policy.raw_sockets for p, may in enlisted)
-        return Content((Layer(egress, ingress),), self._table, raw_sockets=raw_sockets)
+        layers = (Layer(egress, ingress), *self.native.layers(native, own))
+        return Content(layers, self._table, raw_sockets=raw_sockets)
 
     def _side(
         self, enlisted: list[tuple[LoweredPolicy, bool]], own: OwnPorts, namespace: Namespace, direction: Direction
@@ -116,8 +120,8 @@ class Subjects:
         speaking = [p for p, _ in enlisted if p.policy.speaks_about(direction) is not None]
         allow = [rule for p, may in enlisted if may for rule in p.allow[direction]]
         return Side(
-            deny=tuple(_resolved(rule, own) for p, _ in enlisted for rule in p.deny[direction]),
-            allow=(*(_resolved(rule, own) for rule in allow), *self._baseline(namespace, direction)),
+            deny=tuple(resolved(rule, own) for p, _ in enlisted for rule in p.deny[direction]),
+            allow=(*(resolved(rule, own) for rule in allow), *self._baseline(namespace, direction)),
             isolated=any(p.enforced for p in speaking) or (denies and not self._settings.audit_everything),
             isolated_with_audit=bool(speaking) or denies,
         )
@@ -130,21 +134,3 @@ class Subjects:
         for entity in entities:
             terms = tuple(self._lowering.entity(entity, None, direction))
             yield LoweredRule(baseline_ref(entity.value), enforced=True, terms=terms)
-
-
-def _resolved(rule: LoweredRule, own: OwnPorts) -> LoweredRule:
-    """The rule with the endpoint's own named ports as numbers; a name that the pod does not have matches nothing."""
-    if not any(isinstance(term, AtOwnPort) for term in rule.terms):
-        return rule
-    terms: list[Term] = []
-    for term in rule.terms:
-        if isinstance(term, AtOwnPort):
-            wanted = (term.protocol, term.name)
-            numbers = sorted(
-                {port_index(protocol, number) for protocol, name, number in own if (protocol, name) == wanted}
-            )
-            if numbers:
-                terms.append(AtPorts(term.atom, tuple((n, n) for n in numbers)))
-        else:
-            terms.append(term)
-    return LoweredRule(rule.ref, rule.enforced, tuple(terms))

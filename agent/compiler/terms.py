@@ -13,12 +13,14 @@ from agent.compiler.atoms import (
     MARKS,
     AtomId,
     AtomTable,
+    BlockAtom,
     CidrAtom,
     Mark,
     ServiceAtom,
 )
-from agent.compiler.ports import DNS_PORTS, Ports, intersection, interval
+from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Ports, intersection, interval
 from agent.model.cluster import Destination, Name, Settings
+from agent.model.network_policy import LivePodPeer, NetworkPolicyRule
 from agent.model.policy import CidrPeer, Entity, EntityPeer, Peer, PodPeer, PortMatch, Rule, ServicePeer, TaskPeer
 from agent.model.verdict import Direction
 
@@ -89,6 +91,16 @@ class Lowering:
     def rule(self, rule: Rule) -> tuple[Term, ...]:
         return tuple(dict.fromkeys(self._terms(rule)))
 
+    def native_rule(self, rule: NetworkPolicyRule) -> tuple[Term, ...]:
+        """Of a NetworkPolicy: without `peers` every address, without `ports` every port of every protocol."""
+        peers = rule.peers or ()
+        atoms: list[BlockAtom | LivePodPeer] = [peer for peer in peers if isinstance(peer, LivePodPeer)]
+        atoms += (BlockAtom(each.peers, each.base) for each in cidr_atoms(peers))
+        numbers = [ANY_ADDRESS] if rule.peers is None else [self.table.number(atom) for atom in atoms]
+        if rule.ports is None:
+            return tuple(AtPorts(number, EVERY_PORT) for number in numbers)
+        return tuple(term for number in numbers for term in port_terms(number, rule.ports, rule.direction))
+
     def entity(self, entity: Entity, ports: tuple[PortMatch, ...] | None, direction: Direction) -> Iterator[Term]:
         """The terms of an entity (P12)."""
         if entity is Entity.DNS:
@@ -145,7 +157,7 @@ class Lowering:
             yield AtPorts(atom, ports_of_both)
 
 
-def cidr_atoms(peers: Iterable[Peer]) -> Iterator[CidrAtom]:
+def cidr_atoms(peers: Iterable[Peer | LivePodPeer]) -> Iterator[CidrAtom]:
     """The CIDRs of a rule as atoms: wide ones each by itself, all others together."""
     narrow = []
     for peer in peers:

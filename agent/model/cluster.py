@@ -10,7 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from immutables import Map
 
+from agent.model.binding import TaskIdentityBinding
 from agent.model.identity import Claim, PodUid
+from agent.model.network_policy import NetworkPolicy
 from agent.model.policy import CidrPeer, DefaultPosture, Entity, Network, Policy, PolicyRef, PortMatch, ServicePeer
 
 Address = IPv4Address | IPv6Address
@@ -129,6 +131,7 @@ class Settings:
     dns_services: tuple[Name, ...] = (("kube-system", "kube-dns"),)
     airflow: tuple[Destination, ...] = ()
     host_addresses: tuple[Address, ...] = ()  # of this host, as its pods see it
+    network_policy: bool = False  # --network-policy: NetworkPolicies are a layer of their own (P1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,4 +147,6 @@ class Cluster:
     service_accounts: Map[Name, None] = field(default_factory=Map)
     nodes: Map[str, Node] = field(default_factory=Map)
     policies: Map[PolicyRef, Policy] = field(default_factory=Map)
+    network_policies: Map[PolicyRef, NetworkPolicy] = field(default_factory=Map)
+    bindings: Map[str, TaskIdentityBinding] = field(default_factory=Map)
     settings: Settings = field(default_factory=Settings)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NewType
 
-from agent.model.identity import Identity, PodUid
+from agent.model.identity import Attestation, Identity, PodUid
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 
 PeerClass = NewType("PeerClass", int)
@@ -87,12 +87,15 @@ class Ruleset:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What an endpoint is to be."""
+    """What an endpoint is to be. Only the first four reach the kernel."""
 
     identity: Identity
     state: EndpointState
     ruleset: RulesetId  # 0 where the state needs none
     host_network: bool = False
+    attestation: Attestation = Attestation.CLAIMED  # what the claim is worth (I4)
+    binding: str = ""  # TaskIdentityBinding that vouches for the claim, or that it contradicts (I5)
+    contradiction: str = ""  # a sentence, where it contradicts one; the state says whether that is enforced
 
 
 @dataclass(slots=True)

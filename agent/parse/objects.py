@@ -6,17 +6,31 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.errors import InvalidObject
+from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccountName
 from agent.model.identity import Claim
+from agent.model.network_policy import NetworkPolicy
 from agent.model.policy import DefaultPosture, Entity, Policy
 from agent.parse.addresses import parse_addresses, parse_network
+from agent.parse.bindings import BINDING_KIND, parse_binding
 from agent.parse.claims import parse_annotations, parse_labels, parse_name
 from agent.parse.fields import Field, joined
+from agent.parse.network_policies import NETWORK_POLICY, parse_network_policy
 from agent.parse.pods import parse_pod
 from agent.parse.policies import API_VERSION, KINDS, parse_policy
 from agent.parse.services import parse_endpoint_slice, parse_service
 
-Item = Pod | Namespace | Service | EndpointSlice | ServiceAccountName | Node | Policy
+Item = (
+    Pod
+    | Namespace
+    | Service
+    | EndpointSlice
+    | ServiceAccountName
+    | Node
+    | Policy
+    | NetworkPolicy
+    | TaskIdentityBinding
+)
 
 MANAGED_LABEL = "dagwall.io/managed"
 POSTURE_ANNOTATION = "dagwall.io/default-posture"
@@ -136,7 +150,7 @@ def _unknown(root: Field, version: str, kind: str) -> InvalidObject:
     return root.error(f"{version[:80]}/{kind[:80]} is no kind that dagwall reads; allowed: {allowed}")
 
 
-_CLUSTER_SCOPED = frozenset({"Namespace", "Node", "ClusterTaskNetworkPolicy", "TaskIdentityBinding"})
+_CLUSTER_SCOPED = frozenset({"Namespace", "Node", "ClusterTaskNetworkPolicy", BINDING_KIND})
 _PARSERS: dict[tuple[str, str], Callable[[Field], Item]] = {
     ("v1", "Service"): parse_service,
     ("discovery.k8s.io/v1", "EndpointSlice"): parse_endpoint_slice,
@@ -144,4 +158,6 @@ _PARSERS: dict[tuple[str, str], Callable[[Field], Item]] = {
     ("v1", "ServiceAccount"): parse_service_account,
     ("v1", "Node"): parse_node,
     **{(API_VERSION, kind): parse_policy for kind in KINDS},
+    (API_VERSION, BINDING_KIND): parse_binding,
+    NETWORK_POLICY: parse_network_policy,
 }

@@ -15,7 +15,7 @@ from agent.compiler.compiler import Compiler
 from agent.compiler.lookup import lookup
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, Delta, RulesetId, Want
-from tests.unit import clusters
+from tests.unit import clusters, native_clusters
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # a smaller seed is not a simpler cluster
 
@@ -111,14 +111,14 @@ def assert_no_number_means_two_things(delta: Delta, before: Want) -> None:
 
 def run(seed: int, steps: int, check: Callable[[Delta, Want, Want], None]) -> tuple[Compiler, Compiler]:
     r = Random(seed)
-    cluster = clusters.cluster(r)
+    cluster = native_clusters.cluster(r)
     compiler = Compiler()
     compiler.update(cluster)
     for _ in range(steps):
         before = copied(compiler.want)
         after = cluster
         for _ in range(r.choice((1, 1, 1, 3))):
-            after = clusters.changed(r, after)
+            after = native_clusters.changed(r, after)
         delta = compiler.update(after, between(cluster, after) if r.random() < 0.5 else None)
         cluster = after
         check(delta, before, compiler.want)

@@ -12,7 +12,7 @@ from agent.compiler.judge import judge
 from agent.compiler.lookup import lookup
 from agent.model.cluster import Cluster
 from agent.model.verdict import Direction, EndpointState
-from tests.unit import clusters
+from tests.unit import clusters, native_clusters
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # a smaller seed is not a simpler cluster
 
@@ -35,7 +35,7 @@ def assert_agrees(compiler: Compiler, cluster: Cluster) -> None:
 @given(st.integers(0, 10**9))
 @settings(max_examples=60, deadline=None, phases=PHASES)
 def test_lookup_is_the_semantics(seed: int) -> None:
-    cluster = clusters.cluster(Random(seed))
+    cluster = native_clusters.cluster(Random(seed))
     compiler = Compiler()
     compiler.update(cluster)
     assert_agrees(compiler, cluster)

@@ -1,0 +1,78 @@
+"""What a pod's claim is worth by the TaskIdentityBindings, and which of them it contradicts (I4, I5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.compiler.peerpods import MOST_ANSWERS
+from agent.compiler.selecting import claims
+from agent.model.binding import TaskIdentityBinding
+from agent.model.cluster import Cluster, Name
+from agent.model.identity import Attestation, Claim, Identity
+from agent.model.policy import Posture
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of a claim. `binding` names what it contradicts, else what vouches for it."""
+
+    attestation: Attestation
+    binding: str = ""
+    contradiction: str = ""
+    quarantined: bool = False
+
+
+class Bindings:
+    """Bindings by service account. Every answer follows from the identity alone, so equal claims share it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._spares = cluster.settings.audit_everything
+        self._of: dict[Name, list[TaskIdentityBinding]] = {}
+        self._exclusive: list[TaskIdentityBinding] = []
+        for _, binding in sorted(cluster.bindings.items()):
+            for account in binding.service_accounts:
+                self._of.setdefault((binding.namespace, account), []).append(binding)
+            if binding.exclusive:
+                self._exclusive.append(binding)
+        self._answers: dict[Identity, Standing] = {}
+
+    def standing(self, claim: Claim) -> Standing:
+        """A claim that a binding of its service account allows is bound; one without a dag id contradicts nothing."""
+        identity = claim.identity
+        if not identity.dag_id or not self._of:
+            return Standing(claim.attestation)
+        known = self._answers.get(identity)
+        if known is None:
+            if len(self._answers) >= MOST_ANSWERS:
+                self._answers.clear()
+            known = self._answers[identity] = self._evaluated(identity)
+        if claim.attestation <= known.attestation:
+            return known
+        return Standing(claim.attestation, known.binding, known.contradiction, known.quarantined)
+
+    def _evaluated(self, identity: Identity) -> Standing:
+        own = self._of.get((identity.namespace, identity.service_account), [])
+        allowing = [each for each in own if claims(each.dag_ids, each.task_ids, identity)]
+        others = [each for each in self._exclusive if each not in own]
+        against = [each for each in others if claims(each.dag_ids, each.task_ids, identity)]
+        against += [] if allowing else own
+        attestation = Attestation.BOUND if allowing else Attestation.CLAIMED
+        if not against:
+            return Standing(attestation, allowing[0].name if allowing else "")
+        worst = min(against, key=lambda each: (each.posture is not Posture.ENFORCE, each.name))
+        return Standing(
+            attestation,
+            worst.name,
+            contradiction(worst, identity),
+            quarantined=worst.posture is Posture.ENFORCE and not self._spares,
+        )
+
+
+def contradiction(binding: TaskIdentityBinding, identity: Identity) -> str:
+    """Why this claim contradicts this binding, as a sentence."""
+    claim = f"{identity.dag_id}/{identity.task_id}" if identity.task_id else identity.dag_id
+    account = f"{identity.namespace}/{identity.service_account}"
+    named = f"TaskIdentityBinding/{binding.name}"
+    if (identity.namespace, identity.service_account) in [(binding.namespace, a) for a in binding.service_accounts]:
+        return f"{account} claims {claim}, which {named} does not allow it"
+    return f"{account} claims {claim}, which {named} keeps for others"

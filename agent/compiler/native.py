@@ -1,0 +1,92 @@
+"""The layer of NetworkPolicy (P1): which objects select a pod by its live labels, and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
+from agent.compiler.peerpods import MOST_ANSWERS
+from agent.compiler.rulesets import Layer, LoweredRule, Side
+from agent.compiler.terms import Lowering, Term
+from agent.model.cluster import Cluster, Pod
+from agent.model.network_policy import NetworkPolicy
+from agent.model.policy import RuleRef
+from agent.model.verdict import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredNative:
+    """A NetworkPolicy whose rules are terms, by direction."""
+
+    policy: NetworkPolicy
+    rules: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
+    own_ports: frozenset[PortName]
+
+    def terms(self) -> Iterator[Term]:
+        return (term for group in self.rules for rule in group for term in rule.terms)
+
+
+class NativeSubjects:
+    """NetworkPolicies by namespace; none where the agent was not told to read them (`--network-policy`)."""
+
+    def __init__(self, cluster: Cluster, lowering: Lowering) -> None:
+        self._enforced = not cluster.settings.audit_everything
+        given = sorted(cluster.network_policies.items()) if cluster.settings.network_policy else []
+        self.policies = [self._lower(policy, lowering) for _, policy in given]
+        self._by_namespace: dict[str, list[int]] = {}
+        self._label_keys: set[str] = set()
+        for i, lowered in enumerate(self.policies):
+            self._by_namespace.setdefault(lowered.policy.ref.namespace, []).append(i)
+            self._label_keys.update(r.key for r in lowered.policy.pod_selector.requirements)
+        self._selections: dict[Hashable, tuple[int, ...]] = {}
+
+    @property
+    def asks_about_services(self) -> bool:
+        """Does any of them allow egress, so that a service's address means its endpoints (P13)?"""
+        return any(lowered.policy.egress for lowered in self.policies)
+
+    def terms(self) -> Iterator[Term]:
+        for lowered in self.policies:
+            yield from lowered.terms()
+
+    def selected(self, pod: Pod) -> tuple[int, ...]:
+        """Those that select the pod. A hostNetwork pod's traffic is the node's: none does."""
+        near = self._by_namespace.get(pod.namespace, ())
+        if pod.host_network or not near:
+            return ()
+        key = (pod.namespace, tuple(pair for pair in pod.labels if pair[0] in self._label_keys))
+        known = self._selections.get(key)
+        if known is None:
+            if len(self._selections) >= MOST_ANSWERS:
+                self._selections.clear()
+            labels = dict(pod.labels)
+            known = tuple(i for i in near if self.policies[i].policy.pod_selector.matches(labels))
+            self._selections[key] = known
+        return known
+
+    def layers(self, selected: tuple[int, ...], own: OwnPorts) -> tuple[Layer, ...]:
+        """One layer, or none where nothing selects the pod."""
+        if not selected:
+            return ()
+        egress, ingress = (self._side([self.policies[i] for i in selected], own, each) for each in Direction)
+        return (Layer(egress, ingress, native=True),)
+
+    def _side(self, enlisted: list[LoweredNative], own: OwnPorts, direction: Direction) -> Side:
+        speaks = any(each.policy.speaks_about(direction) is not None for each in enlisted)
+        return Side(
+            allow=tuple(resolved(rule, own) for each in enlisted for rule in each.rules[direction]),
+            isolated=speaks and self._enforced,
+            isolated_with_audit=speaks,
+        )
+
+    def _lower(self, policy: NetworkPolicy, lowering: Lowering) -> LoweredNative:
+        egress, ingress = (
+            tuple(
+                LoweredRule(RuleRef(policy.ref, rule.name), self._enforced, lowering.native_rule(rule))
+                for rule in policy.speaks_about(direction) or ()
+            )
+            for direction in Direction
+        )
+        terms = (term for rule in (*egress, *ingress) for term in rule.terms)
+        return LoweredNative(policy, (egress, ingress), names_of(terms))
