@@ -111,6 +111,8 @@ NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, LIN
 ANY_ADDRESS = AtomId(-1)
 """Stands in a term for a rule without peers; never in a class."""
 
+CROWD = 10_000
+
 NAMED_ENTITIES: Members = frozenset({NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA})
 NOT_WORLD = NAMED_ENTITIES | {LINK_LOCAL}
 
@@ -144,6 +146,12 @@ class AtomTable:
     native: set[AtomId] = field(default_factory=set)
     touch_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
     """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
+    _retained: int = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Have atoms more than doubled since somebody asked which ones are needed?"""
+        return len(self.atoms) > 2 * self._retained + CROWD
 
     def number(self, atom: Atom) -> AtomId:
         known = self.numbers.get(atom)
@@ -168,6 +176,7 @@ class AtomTable:
             self.base.discard(number)
             self.native.discard(number)
             self.touch_keys.pop(number, None)
+        self._retained = len(self.atoms)
 
     def _parts(self, number: AtomId) -> Iterator[AtomId]:
         atom = self.atoms.get(number)

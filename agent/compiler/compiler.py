@@ -86,7 +86,7 @@ class Compiler:
         self._registry.emit()
         survivors = list(self._registry.survivors())
         revoked = {ruleset for content, ruleset in survivors if revokes(content, transitions, self._table)}
-        return self._settled(revoked, collect=changes.everything_else)
+        return self._settled(revoked, collect=changes.everything_else or self._table.crowded)
 
     def _rebuild(self, cluster: Cluster) -> set[Transition]:
         """Lowers all policies and indexes all addresses anew; numbers stay with their contents."""
