@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from immutables import Map
+
 from agent.app.drain import Drain, Outputs
 from agent.app.node import Node, Timings
-from agent.app.state import StateFolder
+from agent.app.state import State, StateFolder
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
 from agent.flows.account import Accountant
@@ -21,7 +23,7 @@ from agent.kernel.loader import Loaded
 from agent.kernel.pins import Pins
 from agent.kernel.probe import Jiffies, features, measure_hz
 from agent.log import event
-from agent.model.cluster import Cluster, Settings
+from agent.model.cluster import Cluster, Namespace, Settings
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sources.files import FilesSource
@@ -54,6 +56,7 @@ class Agent:
                 ("source", self.node.follow_source),
             )
         ]
+        before = threading.excepthook
         threading.excepthook = lambda failed: self._failed(failed.thread, failed.exc_value)
         for thread in threads:
             thread.start()
@@ -64,6 +67,7 @@ class Agent:
             self.node.closer.inbox.put(None)
             for thread in threads:
                 thread.join(timeout=30)
+            threading.excepthook = before
             self.node.close()
             self._state.close()
         if self._failure:
@@ -99,7 +103,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     found, jiffies = features(), Jiffies()
     hz = measure_hz(jiffies)
     settings = replace(settings, node=config.node, host_addresses=host_addresses())
-    store = Store(Cluster(settings=settings), dict(state.claims))
+    store = Store(Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims))
     source = _source(config, settings, store)
     first = source.start()
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
@@ -121,11 +125,16 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
         watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
-        timings=outputs, publish=lambda _: publish(agent[0]),
+        known_here=state.complete, timings=outputs, publish=lambda _: publish(agent[0]),
     )  # fmt: skip
     agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
     node.start(first)
     return agent[0]
+
+
+def _remembered(state: State) -> Map[str, Namespace]:
+    """What a node that cannot reach the API knows of namespaces: which are managed (L3)."""
+    return Map({name: Namespace(name, managed=managed) for name, managed in state.namespaces.items()})
 
 
 def _source(config: Config, settings: Settings, store: Store) -> Source:

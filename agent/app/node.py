@@ -83,6 +83,7 @@ class Node:
         drain: Drain,
         state: StateFolder,
         hz: int,
+        known_here: bool,
         timings: Timings,
         publish: Callable[[Node], None],
     ) -> None:
@@ -91,7 +92,7 @@ class Node:
         self.closer = Closer(self.folders_of)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
-        self.settler = Settler(writer, config.log_folders, timings.pending)
+        self.settler = Settler(writer, config.log_folders, timings.pending, known_here)
         self._timings = timings
         self.attached_after_seconds = 0.0
         self.context = Context(writer.cluster, {}, {}, {})
@@ -302,7 +303,8 @@ class Node:
         now = State(
             numbers=self.writer.endpoints.numbers.snapshot(),
             claims={uid: claims[uid] for uid in self.writer.endpoints.by_uid if uid in claims},
-            complete=self.writer.cluster.complete,
+            namespaces={name: namespace.managed for name, namespace in self.writer.cluster.namespaces.items()},
+            complete=self.settler.known_here or self.writer.cluster.complete,
         )
         if now != self._saved:
             self._state.write(now)

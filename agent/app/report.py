@@ -162,6 +162,7 @@ class Reporter:
             started=time.time() - process_age_seconds(),
             enforcing_after_seconds=round(self._first or 0.0, 3),
             resident_bytes=resident_bytes(),
+            stale_seconds=node.source.stale_seconds(),
         )
 
 

@@ -36,7 +36,7 @@ def endpoint_row(node: Node, endpoint: Endpoint) -> EndpointRow:
         uid=endpoint.uid,
         namespace=pod.namespace if pod is not None else namespace,
         pod=pod.name if pod is not None else settled.name if settled is not None else "",
-        state=(assignment.state if assignment is not None else EndpointState.PENDING).name.lower(),
+        state=node.writer.endpoints.state_of(endpoint).name.lower(),
         identity=str(assignment.identity) if assignment is not None and known else "",
         number=endpoint.number or 0,
         ruleset=assignment.ruleset if assignment is not None else 0,
@@ -142,6 +142,9 @@ def notices(node: Node, rows: tuple[EndpointRow, ...]) -> list[str]:
     out = []
     if not cluster.complete:
         out.append("the sources have not listed everything yet: nothing is taken away")
+    stale = node.source.stale_seconds()
+    if stale > 0:
+        out.append(f"the API server has not answered for {stale:.0f} s: the last snapshot is enforced")
     unclassified = [uid for uid, settled in node.settled.items() if settled.unclassified]
     if unclassified:
         out.append(f"{len(unclassified)} pods pass unclassified, because no managed namespace is known here yet (L3)")

@@ -24,6 +24,7 @@ class Settler:
     writer: Writer
     log_folders: Path
     waited: Callable[[float], None]  # told how long a pod was pending, in seconds
+    known_here: bool = False  # the namespaces were listed here before a restart (L3)
     settled: dict[PodUid, Settled] = field(default_factory=dict)
     _since: dict[PodUid, float] = field(default_factory=dict)
 
@@ -35,7 +36,7 @@ class Settler:
             return
         folders, cluster = log_folders(self.log_folders), self.writer.cluster
         for uid in pending:
-            found = settle(uid, cluster, folders, complete=cluster.complete)
+            found = settle(uid, cluster, folders, complete=self.known_here or cluster.complete)
             self.settled[uid] = found
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)

@@ -21,6 +21,7 @@ class State:
 
     numbers: dict[Identity, IdentityNumber] = field(default_factory=dict)
     claims: dict[PodUid, Claim] = field(default_factory=dict)
+    namespaces: dict[str, bool] = field(default_factory=dict)  # is it managed
     complete: bool = False
 
 
@@ -59,6 +60,7 @@ class StateFolder:
         document = {
             "version": _VERSION,
             "complete": state.complete,
+            "namespaces": state.namespaces,
             "numbers": [[asdict(identity), number] for identity, number in state.numbers.items()],
             "claims": {uid: asdict(claim) for uid, claim in state.claims.items()},
         }
@@ -80,6 +82,7 @@ def _state(document: dict[str, Any]) -> State:
     return State(
         numbers={_identity(i): IdentityNumber(n) for i, n in document["numbers"]},
         claims={PodUid(uid): _claim(c) for uid, c in document["claims"].items()},
+        namespaces=dict(document["namespaces"]),
         complete=document["complete"],
     )
 

@@ -112,6 +112,7 @@ class Status:
     started: float  # seconds since the epoch
     enforcing_after_seconds: float  # from the start of the process to the last attachment
     resident_bytes: int = 0
+    stale_seconds: float = 0.0  # since the source could last tell what is new; 0 when it can
 
 
 @dataclass(frozen=True, slots=True)

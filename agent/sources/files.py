@@ -50,6 +50,10 @@ class FilesSource:
         """For select(): readable when `read` has something to do."""
         return int(self._inotify.fileno())
 
+    def stale_seconds(self) -> float:
+        """0: what is there can be read, or is a problem of its own."""
+        return 0.0
+
     def close(self) -> None:
         self._inotify.close()
 

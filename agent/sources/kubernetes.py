@@ -22,7 +22,7 @@ from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
 from agent.sources.kube_api import KubeApi
 from agent.sources.reflector import Reflector, Resource, Step
-from agent.sources.store import Store
+from agent.sources.store import Key, Store, key_of
 from agent.sources.update import Problem, Update
 
 WATCH_SECONDS = 290
@@ -118,8 +118,12 @@ class KubernetesSource:
 
     def _apply(self, answer: _Answer) -> Changes:
         """A pod that was bound to this node leaves the others' list; that is no deletion."""
-        answer.informer.settled = True
+        first, answer.informer.settled = not answer.informer.settled, True
         deletes = answer.step.deletes
+        if first and answer.informer.reflector.resource.kind == "Namespace":
+            listed = {key_of(item) for item in answer.step.upserts}  # those of the state folder may have gone
+            remembered = (Key("namespaces", name) for name in self.store.snapshot.namespaces)
+            deletes += tuple(key for key in remembered if key not in listed)
         if answer.informer is self._others:
             own = next(i for i in self.informers if i.reflector.resource.kind == "Pod")
             deletes = tuple(key for key in deletes if not own.reflector.holds(key))

@@ -55,5 +55,8 @@ class Source(Protocol):
     def rescan(self) -> Update | None:
         """Look again at what may have changed without an event."""
 
+    def stale_seconds(self) -> float:
+        """How long the source has not been able to tell what is new; 0 when it is."""
+
     def close(self) -> None:
         """No more reads."""

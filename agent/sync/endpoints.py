@@ -126,6 +126,17 @@ class EndpointTable:
         """New epochs for everyone: nobody knows what was allowed before."""
         self._ops.bumped.update(self.by_slot)
 
+    def is_kept(self, endpoint: Endpoint) -> bool:
+        """Does it have entries of an agent before, which nobody has confirmed or replaced?"""
+        return endpoint.assignment is None and any(folder in self._rendered for folder in endpoint.folders)
+
+    def state_of(self, endpoint: Endpoint) -> EndpointState:
+        """As the kernel has it: of kept ones, what the agent before said."""
+        if endpoint.assignment is not None:
+            return endpoint.assignment.state
+        kept = [self._rendered[folder] for folder in endpoint.folders if folder in self._rendered]
+        return EndpointState(ENDPOINT.unpack(kept[0])["state"]) if kept else EndpointState.PENDING
+
     def redo(self, have: Iterable[int]) -> None:
         """Every entry again, and every flow judged again: when it is not certain what has been written.
 

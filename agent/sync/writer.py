@@ -149,16 +149,14 @@ class Writer:
         self._maps["epochs"].put_all(self._packed_epochs(by_slot))
 
     def pending(self) -> list[PodUid]:
-        """Pods with a folder that nobody has explained yet."""
-        return [e.uid for e in self.endpoints.by_uid.values() if e.assignment is None]
+        """Pods with a folder that nobody has explained yet; those found in the maps stay as they are (L5)."""
+        return [
+            e.uid for e in self.endpoints.by_uid.values() if e.assignment is None and not self.endpoints.is_kept(e)
+        ]
 
     def counts(self) -> Counter[EndpointState]:
         """Endpoints by state."""
-        return Counter(
-            e.assignment.state if e.assignment else EndpointState.PENDING
-            for e in self.endpoints.by_uid.values()
-            if e.folders
-        )
+        return Counter(self.endpoints.state_of(e) for e in self.endpoints.by_uid.values() if e.folders)
 
     def _with_leaving(self, cluster: Cluster) -> tuple[Cluster, frozenset[PodUid]]:
         """Pods deleted in the API whose folder is still there keep identity and rules, but not their address (L4)."""

@@ -1,0 +1,140 @@
+"""The whole agent with the API server as its source: policies, pods and cgroups come and go, verdicts follow."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.app.agent import Agent, build
+from agent.config import Config
+from agent.kernel.datapath import detach
+from agent.model.cluster import Settings
+from lab.node import Pod, ScratchNode, cgroup_mount
+from tests.api.control_plane import ROOT, ControlPlane
+from tests.api.test_definitions import served  # noqa: F401
+from tests.api.test_source import in_namespace
+from tests.kernel.rig import eventually
+from tests.kernel.sockets import tcp
+from tests.kernel.test_agent import Collected
+
+V4 = "192.0.2.70"
+REFUSED = ("EACCES", "EPERM")
+
+
+def policy(where: str, port: int) -> dict[str, Any]:
+    rule = {"name": "only", "to": [{"cidr": f"{V4}/32"}], "ports": [{"port": port}]}
+    return {
+        "apiVersion": "dagwall.io/v1alpha1",
+        "kind": "TaskNetworkPolicy",
+        "metadata": {"name": "etl", "namespace": where},
+        "spec": {"subject": {"dagIds": ["simple_etl"]}, "egress": [rule]},
+    }
+
+
+class Cluster:
+    """A scratch node whose pods the API server knows, and an agent on it."""
+
+    def __init__(self, plane: ControlPlane, node: ScratchNode, folder: Path, name: str) -> None:
+        self.plane, self.node, self.folder, self.name = plane, node, folder, name
+        in_namespace(plane, name, **{"dagwall.io/managed": "true"})
+
+    @contextmanager
+    def agent(self) -> Iterator[Agent]:
+        config = Config(
+            node="n1", kubeconfig=self.plane.kubeconfig(), pins=self.node.bpffs / "dagwall",
+            cgroup_roots=frozenset({f"/{self.node.kubepods.relative_to(cgroup_mount())}"}),
+            state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
+        )  # fmt: skip
+        settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),))
+        agent = build(config, settings, Collected(), lambda _: None)
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        try:
+            assert eventually(lambda: agent.node.writer.cluster.complete, 30)
+            yield agent
+        finally:
+            agent.stop()
+            thread.join()
+
+    def admit(self, recorded: str, name: str) -> Pod:
+        """What the scheduler and the kubelet do with a pod that Airflow made: bind it, then make its cgroup."""
+        manifest = json.loads((ROOT / "tests" / "data" / "airflow" / f"pods-{recorded}.json").read_text())
+        manifest["metadata"] |= {"namespace": self.name, "name": name}
+        manifest["spec"] = {
+            "nodeName": "n1",
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "base", "image": "none"}],
+        }
+        (made,) = self.plane.apply(manifest)
+        return self.node.add_pod(made["metadata"]["uid"])
+
+    def follows(self, check: Callable[[], bool]) -> bool:
+        return eventually(check, 10)
+
+
+@pytest.fixture
+def cluster(
+    plane: ControlPlane,
+    served: ControlPlane,  # noqa: F811
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Cluster]:
+    with ScratchNode() as node:
+        try:
+            yield Cluster(plane, node, tmp_path, f"t{abs(hash(request.node.name)) % 10**8}")
+        finally:
+            detach(node.bpffs / "dagwall")
+
+
+def test_verdicts_follow_the_api(cluster: Cluster) -> None:
+    cluster.node.serve(V4, 8201)
+    cluster.node.serve(V4, 8202)
+    with cluster.agent():
+        cluster.plane.apply(policy(cluster.name, 8201))
+        pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8202) in REFUSED)
+        assert pod.run(tcp, V4, 8201) == "ok"
+        cluster.plane.apply(policy(cluster.name, 8202))
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8202) == "ok")
+        assert pod.run(tcp, V4, 8201) in REFUSED
+        cluster.plane.delete(policy(cluster.name, 8202))
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8201) == "ok"), "observed: nothing isolates it any more"
+
+
+def test_a_namespace_that_is_managed_or_not(cluster: Cluster) -> None:
+    cluster.node.serve(V4, 8203)
+    cluster.plane.apply(policy(cluster.name, 1))
+    with cluster.agent():
+        pod = cluster.admit("2.11.2-ke-normal", "etl-2")
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8203) in REFUSED)
+        in_namespace(cluster.plane, cluster.name)
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8203) == "ok")
+        in_namespace(cluster.plane, cluster.name, **{"dagwall.io/managed": "true"})
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8203) in REFUSED)
+
+
+def test_the_api_may_be_away_while_the_agent_starts_again(cluster: Cluster) -> None:
+    cluster.node.serve(V4, 8204)
+    cluster.plane.apply(policy(cluster.name, 8204))
+    with cluster.agent():
+        pod = cluster.admit("3.3.2-ke-mapped", "etl-3")
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8205) in REFUSED)
+        assert pod.run(tcp, V4, 8204) == "ok"
+    cluster.plane.kill("kube-apiserver")
+    restarting = threading.Timer(5, cluster.plane.start_apiserver)
+    restarting.start()
+    began = time.monotonic()
+    with cluster.agent() as agent:
+        assert time.monotonic() - began > 4, "the snapshot was complete only when the server was back"
+        assert pod.run(tcp, V4, 8204) == "ok"
+        assert pod.run(tcp, V4, 8205) in REFUSED
+        assert agent.datapath.adopted
+    restarting.join()
