@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from agent.compiler.facts import Facts, matches_number, plain
 from agent.compiler.judge_claims import Worth, worth_of
 from agent.compiler.judge_native import NativeCase
-from agent.compiler.rulesets import NODE_TO_OWN_PODS, OBSERVED, baseline_ref
+from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, baseline_ref
 from agent.compiler.selecting import selects
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.identity import Attestation

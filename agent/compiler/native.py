@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
+from agent.compiler.layers import Layer, LoweredRule, Side
 from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
 from agent.compiler.peerpods import MOST_ANSWERS
-from agent.compiler.rulesets import Layer, LoweredRule, Side
 from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Pod
 from agent.model.network_policy import NetworkPolicy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.compiler.rulesets import LoweredRule
+from agent.compiler.layers import LoweredRule
 from agent.compiler.terms import AtOwnPort, AtPorts, Term
 from agent.model.cluster import Pod
 from agent.model.want import port_index

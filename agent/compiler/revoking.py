@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
+from agent.compiler.layers import View
 from agent.compiler.ports import ANY_PORT, OTHER_PORT
-from agent.compiler.rulesets import CHART, Content, View
+from agent.compiler.rulesets import CHART, Content
 from agent.model.verdict import Verdict
 from agent.model.want import PORT_INDEXES
 

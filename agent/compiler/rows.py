@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.compiler.atoms import Members
+from agent.compiler.layers import Outcome, View
 from agent.compiler.ledger import Tracked
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, Interval, PortTable, is_ordinary
 from agent.compiler.refs import RuleRefs
-from agent.compiler.rulesets import Content, Outcome, View
+from agent.compiler.rulesets import Content
 from agent.model.verdict import Direction
 from agent.model.want import (
     PORT_ANY,

@@ -6,10 +6,11 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from agent.compiler.atoms import AtomTable
+from agent.compiler.layers import Layer, LoweredRule, Side, baseline_ref
 from agent.compiler.native import NativeSubjects
 from agent.compiler.ownports import OwnPorts, PortName, names_of, own_ports, resolved
 from agent.compiler.peerpods import MOST_ANSWERS
-from agent.compiler.rulesets import Content, Layer, LoweredRule, Side, baseline_ref
+from agent.compiler.rulesets import Content
 from agent.compiler.selecting import selects
 from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Namespace, Pod
