@@ -9,8 +9,8 @@ import pytest
 from agent.kernel.datapath import Datapath, detach
 from agent.kernel.pins import Pins
 from agent.kernel.probe import features
-from tests.kernel.rig import Rig
 from lab.node import ScratchNode
+from tests.kernel.rig import Rig
 
 
 @pytest.fixture(scope="module")
