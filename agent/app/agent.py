@@ -110,8 +110,9 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     loaded = datapath.load()
     event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
     limits = _limits(datapath)
+    numbers = IdentityNumbers(state.numbers)
     writer = Writer(
-        datapath.maps, IdentityNumbers(state.numbers), lambda want, cluster: check_capacity(want, limits, cluster)
+        datapath.maps, numbers, lambda want, cluster: check_capacity(want, limits, cluster), dict(state.claims)
     )
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.app.folders import Folders
-from agent.errors import DagwallError, KernelError
+from agent.errors import CapacityError, DagwallError, KernelError
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.model.identity import PodUid
@@ -26,10 +26,10 @@ class Health:
     problems: dict[str, str] = field(default_factory=dict)
 
     def guarded(self, step: Callable[[], Outcome]) -> Outcome:
-        """A map or hook that refuses makes the agent not ready, and is tried again; nothing enforced is lost."""
+        """A map or hook that refuses, or is full, makes the agent not ready; nothing enforced is lost."""
         try:
             return step()
-        except KernelError as exc:
+        except (KernelError, CapacityError) as exc:
             self.say("kernel", str(exc))
             return Outcome()
 

@@ -11,7 +11,7 @@ from agent.compiler.changes import Changes
 from agent.compiler.compiler import Compiler
 from agent.errors import CapacityError
 from agent.model.cluster import Cluster, Pod
-from agent.model.identity import PodUid
+from agent.model.identity import Claim, PodUid
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
@@ -36,8 +36,15 @@ class Outcome:
 class Writer:
     """Owned by one thread. `maps` are the kernel's; after an error of theirs call `resync`."""
 
-    def __init__(self, maps: Mapping[str, Map], numbers: IdentityNumbers, fits: CapacityCheck) -> None:
-        self._maps, self._fits = maps, fits
+    def __init__(
+        self,
+        maps: Mapping[str, Map],
+        numbers: IdentityNumbers,
+        fits: CapacityCheck,
+        claims: Mapping[PodUid, Claim] | None = None,
+    ) -> None:
+        """`claims`: of this node's pods, as an agent before has kept them."""
+        self._maps, self._fits, self._claims = maps, fits, claims or {}
         self._epochs = _read_epochs(maps["epochs"].items())
         self.compiler = Compiler()
         adopted = {int(U64.unpack(k)["value"]): v for k, v in maps["endpoints"].items()}
@@ -62,16 +69,16 @@ class Writer:
         if not cluster.complete:
             self.cluster = cluster
             return self._carry_out(Plan())
-        self.compiler.update(cluster)
-        self._fits(self.want, cluster)
-        self.cluster = cluster
-        plan = plan_whole(self.want, self._maps)
+        cluster, _ = self._with_leaving(cluster)
+        fresh = Compiler()
+        fresh.update(cluster)
+        self._fits(fresh.want, cluster)
+        self.compiler, self.cluster = fresh, cluster
         for uid, assignment in self.want.assignments.items():
             self.endpoints.assign(uid, assignment, self.want.rulesets)
         self.endpoints.prune_adopted()
-        if plan:  # something was changed while no agent looked: flows may rest on what is not allowed any more (P10)
-            self.endpoints.bump_all()
-        return self._carry_out(plan)
+        self.endpoints.bump_all()  # what was revoked while no agent looked, or as the last one died (P10)
+        return self._carry_out(plan_whole(self.want, self._maps))
 
     def update(self, cluster: Cluster, changes: Changes) -> Outcome:
         """The next snapshot. A revision that does not fit is refused whole, the one before stays in force.
@@ -79,7 +86,10 @@ class Writer:
         `changes` since the last snapshot, refused or not. The first complete one is compared with the maps.
         """
         if not self.cluster.complete:
-            return self.start(cluster, ())
+            try:
+                return self.start(cluster, ())
+            except CapacityError as exc:
+                return Outcome(refused=str(exc))
         cluster, kept = self._with_leaving(cluster)
         changes |= self._missed | Changes(pods=kept)
         delta = self.compiler.update(cluster, changes)
@@ -165,10 +175,20 @@ class Writer:
             uid = endpoint.uid
             if uid in cluster.pods:
                 self._leaving.pop(uid, None)
-            elif endpoint.folders and (pod := self.cluster.pods.get(uid)) is not None:
+            elif (
+                endpoint.folders and (pod := self.cluster.pods.get(uid) or self._remembered(uid, cluster)) is not None
+            ):
                 self._leaving[uid] = replace(pod, finished=True)
                 pods = pods.set(uid, self._leaving[uid])
         return replace(cluster, pods=pods), frozenset(self._leaving)
+
+    def _remembered(self, uid: PodUid, cluster: Cluster) -> Pod | None:
+        """A pod of which an agent before has kept the claim: the API has forgotten it, its folder is still there."""
+        claim = self._claims.get(uid)
+        if claim is None:
+            return None
+        node, namespace = cluster.settings.node, claim.identity.namespace
+        return Pod(uid=uid, namespace=namespace, name="", claim=claim, labels=claim.labels, node=node)
 
     def _assignment(self, uid: PodUid) -> Assignment | None:
         return self.want.assignments.get(uid) or self._settled.get(uid)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -119,6 +120,16 @@ class Running:
         samples = (sample for family in families for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
+    def settled(self, name: str, **labels: str) -> float:
+        """The value when it has not moved for longer than the agent takes to publish."""
+        value, since = self.value(name, **labels), time.monotonic()
+        while time.monotonic() - since < 4:
+            time.sleep(0.2)
+            now = self.value(name, **labels)
+            if now != value:
+                value, since = now, time.monotonic()
+        return value
+
     def command(self, *words: str, code: int | None = 0) -> str:
         command = [*DAGWALL, *words, "--socket", str(self.socket)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -217,7 +228,7 @@ def test_following_shows_what_happens_now(running: Running) -> None:
 
 
 def test_denials_go_on_counting_when_the_agent_is_started_again(running: Running) -> None:
-    before = running.value("dagwall_task_denied_total", reason="no_rule")
+    before = running.settled("dagwall_task_denied_total", reason="no_rule")
     assert running.stop() == 0
     assert not running.socket.exists()
     running.pod.run(tcp, V4, 8002)

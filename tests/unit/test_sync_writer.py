@@ -155,13 +155,16 @@ def test_a_leaving_pod_keeps_its_rules_until_its_folder_went_long_ago() -> None:
     assert in_step(writer, maps)
 
 
-def test_the_next_agent_adopts_without_a_write_and_without_a_bump() -> None:
+def test_the_next_agent_adopts_and_writes_nothing_but_new_epochs() -> None:
+    """The last one may have died before it wrote those of a revocation (P10)."""
     maps = DictMaps()
     before = started(maps, cluster(pod(A)))
-    contents = maps.contents()
+    contents, epoch = maps.contents(), maps.epoch(slot(maps, 10))
     after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
     after.start(cluster(pod(A)), [(A, 10), (A, 11)])
-    assert maps.contents() == contents
+    changed = {name for name, entries in maps.contents().items() if entries != contents[name]}
+    assert changed == {"epochs", "nearby"}
+    assert maps.epoch(slot(maps, 10)) == epoch + 1
 
 
 def test_what_was_revoked_while_no_agent_looked_is_judged_again() -> None:
@@ -281,3 +284,33 @@ def test_nothing_is_written_before_the_first_complete_list_and_everything_with_i
     writer.update(cluster(pod(A)), Changes(everything_else=True))
     assert passes(maps, 10, TO_443)
     assert not passes(maps, 10, TO_80)
+
+
+def test_a_pod_that_the_api_forgot_while_no_agent_ran_keeps_its_rules_with_its_folder() -> None:
+    """L4, across a restart."""
+    maps = DictMaps()
+    started(maps, cluster(pod(A)))
+    after = Writer(maps, IdentityNumbers(), lambda *_: None, {A: pod(A).claim})
+    after.start(cluster(), [(A, 10), (A, 11)])
+    assert passes(maps, 10, TO_443)
+    assert not passes(maps, 10, TO_80)
+    assert after.pending() == []
+    for folder in (10, 11):
+        after.remove_folder(folder, 0.0)
+    after.expire(LINGER_SECONDS + 1)
+    after.resync()
+    assert maps["rules"].entries == {}
+
+
+def test_a_first_list_that_does_not_fit_is_refused_and_the_maps_stay() -> None:
+    maps, limit = DictMaps(), Limit()
+    started(maps, cluster(pod(A)))
+    before = maps.contents()
+    after = Writer(maps, IdentityNumbers(), limit)
+    after.start(replace(cluster(), complete=False), [(A, 10), (A, 11)])
+    limit.closed = True
+    assert "full" in after.update(cluster(pod(A), port=80), Changes(everything_else=True)).refused
+    assert maps.contents() == before
+    limit.closed = False
+    assert not after.update(cluster(pod(A), port=80), Changes(everything_else=True)).refused
+    assert passes(maps, 10, TO_80)
