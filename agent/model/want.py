@@ -115,8 +115,8 @@ class Delta:
     """What one step of the compiler changed in Want. None stands for a deletion.
 
     `revoked`: rulesets in which something that was allowed may no longer be; every endpoint that has one of them
-    needs a new epoch (P10). Pure additions are not in it. An endpoint whose assignment changes its ruleset needs a
-    new epoch as well, and is not listed here.
+    needs a new epoch (P10). Pure additions are not in it. An endpoint whose assignment changes its ruleset or its
+    state needs a new epoch as well, and is not listed here.
     """
 
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)

@@ -88,10 +88,12 @@ def passing(want: Want, uid: Any) -> set[Any]:
 
 
 def assert_covers(delta: Delta, before: Want, after: Want) -> None:
-    """An endpoint that keeps its ruleset and loses something has its ruleset in `revoked` (P10)."""
+    """An endpoint that keeps its state and its ruleset and loses something has it in `revoked` (P10)."""
     for uid, assignment in after.assignments.items():
         old = before.assignments.get(uid)
         if old is None or old.host_network != assignment.host_network:  # which no pod ever changes
+            continue
+        if old.state != assignment.state:  # unmanaged and quarantined ones have no ruleset
             continue
         if old.ruleset == assignment.ruleset and assignment.ruleset not in delta.revoked:
             assert passing(before, uid) <= passing(after, uid)
