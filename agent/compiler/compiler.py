@@ -6,7 +6,8 @@ costs the work of its own addresses: their atoms, hence classes, and rows only w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
 from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, ServiceAtom
@@ -55,6 +56,9 @@ class Compiler:
         self._host_members: dict[Host, Members] = {}
         self._around: Lpm[Members] = Lpm({})
         self._contents: dict[PodUid, Content] = {}
+        self._terms: tuple[Term, ...] = ()
+        self._old_classes: list[Members] = []
+        self._old_contents: list[Content] = []
         self._asked: set[AtomId] = set()
         self._subjects: Subjects
         self._bindings: Bindings
@@ -70,11 +74,29 @@ class Compiler:
 
         Want is changed in place; the Delta says how.
         """
+        revoked = self._take_in(cluster, changes)[0].revoked
+        delta = self._delta(lambda tracked: tracked.delta())
+        delta.revoked = revoked
+        self._settle_all()
+        return delta
+
+    def steps(self, cluster: Cluster, changes: Changes | None = None) -> tuple[Delta, ...]:
+        """The same in steps, for a kernel that answers in between: what comes, what moves, what goes.
+
+        Rulesets of both snapshots have rows for the addresses and ports that both ask about; then addresses forget
+        what only the old one asked; then the old rulesets go. No lookup falls between old and new meanwhile.
+        """
+        deltas = self._take_in(cluster, changes)
+        self._settle_all()
+        return deltas
+
+    def _take_in(self, cluster: Cluster, changes: Changes | None) -> tuple[Delta, ...]:
         if self._cluster is None:
             changes = EVERYTHING
         elif changes is None:
             changes = between(self._cluster, cluster)
         self._cluster = cluster
+        old_terms = self._terms
         if changes.everything_else:
             transitions = self._rebuild(cluster)
             uids: set[PodUid] = self.want.assignments.keys() | set(cluster.pods)
@@ -85,16 +107,48 @@ class Compiler:
             self._assign(cluster, uid)
         self._registry.emit()
         survivors = list(self._registry.survivors())
-        revoked = {ruleset for content, ruleset in survivors if revokes(content, transitions, self._table)}
-        return self._settled(revoked, collect=changes.everything_else or self._table.crowded)
+        deltas = [self._part()]
+        if not set(old_terms) <= set(self._terms):
+            transitions |= self._index(cluster, self._terms)
+            self._registry.emit()
+            deltas.append(self._part())
+        self._retire()
+        self._registry.emit()
+        deltas.append(self._part())
+        deltas[0].revoked = {
+            ruleset
+            for content, ruleset in survivors
+            if self._registry.is_live(content) and revokes(content, transitions, self._table)
+        }
+        if changes.everything_else or self._table.crowded:
+            self._table.retain(self._registry.live_atoms() | self._asked)
+        return tuple(deltas)
+
+    def _part(self) -> Delta:
+        delta = self._delta(lambda tracked: tracked.part())
+        self._registry.settle()
+        return delta
+
+    def _retire(self) -> None:
+        """Lets go of what the snapshot before had."""
+        for members in self._old_classes:
+            self._registry.release_class(members)
+        for content in self._old_contents:
+            self._registry.release_ruleset(content)
+        self._old_classes.clear()
+        self._old_contents.clear()
 
     def _rebuild(self, cluster: Cluster) -> set[Transition]:
-        """Lowers all policies and indexes all addresses anew; numbers stay with their contents."""
+        """Lowers all policies anew; addresses are indexed by what the old ones and the new ones ask."""
         self._bindings = Bindings(cluster)
         self._subjects = Subjects(cluster, self._table)
-        terms = list(self._subjects.terms())
+        old, self._terms = self._terms, tuple(self._subjects.terms())
+        return self._index(cluster, (*self._terms, *old))
+
+    def _index(self, cluster: Cluster, terms: tuple[Term, ...]) -> set[Transition]:
+        """Indexes all addresses by what these terms ask; numbers stay with their contents."""
         backends = self._subjects.native.asks_about_services
-        self._addresses = _addresses(cluster, terms, self._table, backends=backends)
+        self._addresses = _addresses(cluster, list(terms), self._table, backends=backends)
         self._asked = _asked_atoms(terms)
         old = self._around
         transitions = self._move_prefixes(dict(compressed(closed_prefixes(self._addresses.prefixes))))
@@ -112,7 +166,7 @@ class Compiler:
             if after is not None:
                 self._registry.acquire_class(after)
             if before is not None:
-                self._registry.release_class(before)
+                self._old_classes.append(before)
             self._peers.put(prefix, None if after is None else self._registry.classes(after))
             host, length = prefix
             transitions.add((was.get(host, NOTHING, length), self._around.get(host, NOTHING, length)))
@@ -131,7 +185,7 @@ class Compiler:
                 self._host_members[host] = after
                 self._registry.acquire_class(after)
             if before is not None:
-                self._registry.release_class(before)
+                self._old_classes.append(before)
             self._hosts.put(host, None if after is None else self._registry.classes(after))
             old = was.get(host, NOTHING) if before is None else before
             transitions.add((old, self._around.get(host, NOTHING) if after is None else after))
@@ -149,7 +203,7 @@ class Compiler:
                 identity = pod.claim.identity
                 assignment = Assignment(identity, EndpointState.UNMANAGED, NO_RULESET, pod.host_network)
         if before is not None:
-            self._registry.release_ruleset(before)
+            self._old_contents.append(before)
         self._assignments.put(uid, assignment)
 
     def _managed(self, pod: Pod, namespace: Namespace) -> Assignment:
@@ -169,22 +223,19 @@ class Compiler:
             standing.contradiction,
         )
 
-    def _settled(self, revoked: set[RulesetId], *, collect: bool) -> Delta:
-        delta = Delta(
-            peers=self._peers.delta(),
-            hosts=self._hosts.delta(),
-            ports=self._ports.delta(),
-            rules=self._rules.delta(),
-            rulesets=self._rulesets.delta(),
-            assignments=self._assignments.delta(),
-            revoked=revoked,
+    def _delta(self, of: Callable[[Tracked[Any, Any]], dict[Any, Any]]) -> Delta:
+        return Delta(
+            peers=of(self._peers),
+            hosts=of(self._hosts),
+            ports=of(self._ports),
+            rules=of(self._rules),
+            rulesets=of(self._rulesets),
+            assignments=of(self._assignments),
         )
+
+    def _settle_all(self) -> None:
         for tracked in (self._peers, self._hosts, self._ports, self._rules, self._rulesets, self._assignments):
             tracked.settle()
-        self._registry.settle()
-        if collect:
-            self._table.retain(self._registry.live_atoms() | self._asked)
-        return delta
 
 
 def _asked_atoms(terms: Iterable[Term]) -> set[AtomId]:

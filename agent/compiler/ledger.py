@@ -10,17 +10,19 @@ V = TypeVar("V")
 
 
 class Tracked(Generic[K, V]):
-    """One mapping of Want. None stands for absence."""
+    """One mapping of Want. None stands for absence. A step may have several parts, each with a delta of its own."""
 
     def __init__(self, entries: dict[K, V]) -> None:
         self.entries = entries
         self.before: dict[K, V | None] = {}  # of what was written since `settle`
+        self._before_part: dict[K, V | None] = {}
 
     def put(self, key: K, value: V | None) -> None:
         old = self.entries.get(key)
         if old == value:
             return
         self.before.setdefault(key, old)
+        self._before_part.setdefault(key, old)
         if value is None:
             del self.entries[key]
         else:
@@ -28,8 +30,16 @@ class Tracked(Generic[K, V]):
 
     def delta(self) -> dict[K, V | None]:
         """What is different now from what was at the last `settle`."""
-        now = self.entries
-        return {key: now.get(key) for key, old in self.before.items() if now.get(key) != old}
+        return self._differing(self.before)
+
+    def part(self) -> dict[K, V | None]:
+        """What is different now from what was at the last `part` or `settle`."""
+        different, self._before_part = self._differing(self._before_part), {}
+        return different
 
     def settle(self) -> None:
-        self.before = {}
+        self.before, self._before_part = {}, {}
+
+    def _differing(self, before: dict[K, V | None]) -> dict[K, V | None]:
+        now = self.entries
+        return {key: now.get(key) for key, old in before.items() if now.get(key) != old}

@@ -76,6 +76,10 @@ class Registry:
     def release_ruleset(self, content: Content) -> None:
         self._rulesets.release(content)
 
+    def is_live(self, content: Content) -> bool:
+        """Does anybody refer to it?"""
+        return content in self._rulesets.numbers
+
     def survivors(self) -> Iterator[tuple[Content, RulesetId]]:
         """Rulesets that were there before this step and still are."""
         born = {content for content, _ in self._rulesets.born()}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from agent.abi.structs import PREFIX
 from agent.model.want import Delta, Want
 from agent.sync import entries
 from agent.sync.endpoints import EndpointOps
@@ -41,12 +42,22 @@ class Plan:
         return sum(len(items) for _, items in self.upserts) + sum(len(keys) for _, keys in self.deletes)
 
 
-_REFERRING_FIRST = ("hosts", "peers", "rules")
 _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
     ("rules", entries.pack_rule_key, entries.pack_rule),
-    ("peers", entries.pack_prefix, entries.pack_classes),
     ("hosts", entries.pack_host, entries.pack_classes),
+    ("peers", entries.pack_prefix, entries.pack_classes),
 )
+
+
+def _order(plan: Plan) -> None:
+    """Exact addresses and long prefixes come first and go last: no address falls to a wider prefix in between."""
+    for name, items in plan.upserts:
+        if name == "peers":
+            items.sort(key=lambda item: -int(PREFIX.unpack(item[0])["length"]))
+    for name, keys in plan.deletes:
+        if name == "peers":
+            keys.sort(key=lambda key: int(PREFIX.unpack(key)["length"]))
+    plan.deletes.reverse()
 
 
 def plan_delta(delta: Delta) -> Plan:
@@ -58,7 +69,7 @@ def plan_delta(delta: Delta) -> Plan:
         plan.deletes.append((name, [pack_key(k) for k, v in changes.items() if v is None]))
     ports = [(entries.pack_index(k), entries.pack_u64(v or 0)) for k, v in delta.ports.items()]
     plan.upserts.insert(1, ("ports", ports))
-    plan.deletes.sort(key=lambda step: _REFERRING_FIRST.index(step[0]))
+    _order(plan)
     return plan
 
 
@@ -84,7 +95,7 @@ def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
     ports = [(k, v) for k, v in mentioned.items() if have.get(k) != v]
     ports += [(k, entries.NO_PORT_CLASS) for k in have if k not in mentioned]
     plan.upserts.insert(1, ("ports", ports))
-    plan.deletes.sort(key=lambda step: _REFERRING_FIRST.index(step[0]))
+    _order(plan)
     return plan
 
 

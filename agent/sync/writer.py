@@ -92,7 +92,7 @@ class Writer:
                 return Outcome(refused=str(exc))
         cluster, kept = self._with_leaving(cluster)
         changes |= self._missed | Changes(pods=kept)
-        delta = self.compiler.update(cluster, changes)
+        deltas = self.compiler.steps(cluster, changes)
         try:
             self._fits(self.want, cluster)
         except CapacityError as exc:
@@ -101,10 +101,11 @@ class Writer:
             self._missed = changes
             return Outcome(refused=str(exc))
         self.cluster, self._missed = cluster, Changes()
-        for uid, assignment in delta.assignments.items():
+        for uid, assignment in deltas[0].assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
-        self.endpoints.bump(delta.revoked)
-        return self._carry_out(plan_delta(delta))
+        self.endpoints.bump(deltas[0].revoked)
+        outcomes = [self._carry_out(plan_delta(delta)) for delta in deltas]
+        return Outcome(writes=sum(o.writes for o in outcomes), bumped=sum(o.bumped for o in outcomes))
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt.
