@@ -1,4 +1,4 @@
-"""The API server over HTTP: lists in pages, watches as lines, by the kubernetes client's TLS and credentials.
+"""The API server over HTTP: pages of lists, lines of watches, single writes, by the kubernetes client's credentials.
 
 Typed models are not used: they cost more time and memory than all the rest. Errors of the server and the network are
 ApiError; what the server says in JSON is returned as it is.
@@ -57,6 +57,18 @@ class KubeApi:
         finally:
             answer.release_conn()
 
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any], *, kind: str = "application/json", **query: str
+    ) -> dict[str, Any]:
+        """Write one document; the server's answer. `kind`: the body's media type, which says what a PATCH means."""
+        answer = self._open(path, query, read_seconds=10, method=method, body=json.dumps(body), kind=kind)
+        try:
+            return dict(json.loads(answer.read()))
+        except (urllib3.exceptions.HTTPError, ValueError) as exc:
+            raise ApiError(f"{method} {path}: {exc}", 0) from exc
+        finally:
+            answer.release_conn()
+
     def pages(self, resource: Resource) -> Iterator[dict[str, Any]]:
         """A consistent list, page by page; the last page's metadata has the version to watch from."""
         query: dict[str, str | int] = {"limit": PAGE}
@@ -87,23 +99,26 @@ class KubeApi:
         finally:
             answer.close()
 
-    def _open(self, path: str, query: Mapping[str, str | int], read_seconds: float) -> urllib3.BaseHTTPResponse:
+    def _open(
+        self, path: str, query: Mapping[str, str | int], read_seconds: float,
+        *, method: str = "GET", body: str | None = None, kind: str = "",
+    ) -> urllib3.BaseHTTPResponse:  # fmt: skip
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json"} | ({"Content-Type": kind} if kind else {})
         for auth in self._api.configuration.auth_settings().values():
             if auth["in"] == "header" and auth["value"]:
                 headers[auth["key"]] = auth["value"]
         try:
             answer: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
-                "GET", url, headers=headers, preload_content=False, retries=False,
+                method, url, headers=headers, body=body, preload_content=False, retries=False,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise ApiError(f"GET {path}: {exc}", 0) from exc
-        if answer.status != 200:
+            raise ApiError(f"{method} {path}: {exc}", 0) from exc
+        if not 200 <= answer.status < 300:
             said = answer.read(2000).decode(errors="replace")
             answer.release_conn()
-            raise ApiError(f"GET {path}: {answer.status} {_message(said)}", answer.status)
+            raise ApiError(f"{method} {path}: {answer.status} {_message(said)}", answer.status)
         return answer
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from agent.compiler.changes import Changes
 from agent.errors import ApiError
 from agent.log import event
+from agent.model.judged import Judged
 from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
 from agent.sources.kube_api import KubeApi
@@ -44,8 +45,8 @@ def resources(api: KubeApi, node: str) -> tuple[Resource, ...]:
         Resource("Service", "v1", "services"),
         Resource("EndpointSlice", slices, "endpointslices"),
         Resource("Node", "v1", "nodes"),
-        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True),
-        Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True),
+        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True),
+        Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True),
     )
 
 
@@ -112,6 +113,10 @@ class KubernetesSource:
         """How long the oldest failing informer has been without the API; 0 when all are well."""
         since = [i.failing_since for i in self.informers if i.failing_since]
         return time.monotonic() - min(since) if since else 0.0
+
+    def judgements(self) -> list[Judged]:
+        """Every policy object of the server, valid or not. Any thread."""
+        return [judged for informer in list(self.informers) for judged in informer.reflector.judgements()]
 
     def close(self) -> None:
         self._stop.set()

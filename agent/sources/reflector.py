@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import InvalidObject
+from agent.model.judged import Judged
+from agent.model.policy import Policy, PolicyRef
 from agent.parse.objects import Item, ObjectName, object_name
 from agent.sources.store import Key, key_of
 
@@ -28,6 +30,7 @@ class Resource:
     plural: str
     field_selector: str = ""
     optional: bool = False  # served only where a CRD or a newer server has it
+    judged: bool = False  # has a status that agents write: generations and statuses are kept
 
     @property
     def path(self) -> str:
@@ -50,6 +53,7 @@ class _Known:
     uid: str
     version: int
     key: Key | None  # None: never valid
+    judged: Judged | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +73,11 @@ class Reflector:
     def holds(self, key: Key) -> bool:
         """Is the object of this key one of ours? From another thread: at that moment."""
         return any(known.key == key for known in list(self._known.values()))
+
+    def judgements(self) -> list[Judged]:
+        """Of resources that are `judged`. From another thread: at that moment; nothing while a list is being read."""
+        known = list(self._known.values()) if self.listed else []
+        return [each.judged for each in known if each.judged is not None]
 
     def listing(self, objects: Iterable[Mapping[str, Any]], version: str) -> Step:
         """A complete list: what it lacks has gone."""
@@ -119,11 +128,26 @@ class Reflector:
             item = self.parse(self._typed(obj))
         except InvalidObject as exc:
             self.problems[name] = exc
-            self._known[name] = _Known(_uid(obj), version, old.key if old else None)
+            judged = self._judged(name, obj, old, exc)
+            self._known[name] = _Known(_uid(obj), version, old.key if old else None, judged)
             return []
         self.problems.pop(name, None)
-        self._known[name] = _Known(_uid(obj), version, key_of(item))
+        self._known[name] = _Known(_uid(obj), version, key_of(item), self._judged(name, obj, old, item))
         return [item]
+
+    def _judged(
+        self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None, outcome: Item | InvalidObject
+    ) -> Judged | None:
+        if not self.resource.judged:
+            return None
+        ref, before = PolicyRef(name.namespace, name.kind, name.name), old.judged if old else None
+        generation = _number(_metadata(obj).get("generation"))
+        status = obj.get("status")
+        held = status if isinstance(status, dict) else {}
+        if isinstance(outcome, Policy):
+            return Judged(ref, generation, generation, outcome, status=held)
+        valid, policy = (before.valid, before.policy) if before else (0, None)
+        return Judged(ref, generation, valid, policy, str(outcome), held)
 
     def _typed(self, obj: Mapping[str, Any]) -> dict[str, Any]:
         """Members of a list come without kind and apiVersion."""

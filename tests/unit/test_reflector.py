@@ -132,3 +132,29 @@ def test_any_history_with_repeats_and_relists_ends_where_the_server_is(seed: int
         for _ in range(rng.choice((1, 1, 2))):
             served.take(served.reflector.event(*event))
     assert served.names() == {name: obj["status"]["podIP"] for name, obj in truth.items()}
+
+
+def policy(generation: int, version: int, spec: dict[str, Any], **more: Any) -> dict[str, Any]:
+    metadata = {
+        "name": "p", "namespace": "airflow", "uid": "u", "resourceVersion": str(version), "generation": generation
+    }  # fmt: skip
+    return {"metadata": metadata, "spec": spec, **more}
+
+
+def test_judgements_are_of_generations_and_keep_the_last_valid_one() -> None:
+    resource = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True)
+    policies = Reflector(resource, parse_object)
+    assert policies.judgements() == []
+    policies.listing([policy(1, 5, {"egress": []})], "5")
+    (first,) = policies.judgements()
+    assert (first.generation, first.valid, first.problem) == (1, 1, "")
+    policies.event("MODIFIED", policy(2, 6, {"egress": [{"to": [{"cidr": "10.0.0.1/8"}]}]}, status={"nodes": 1}))
+    (second,) = policies.judgements()
+    assert (second.generation, second.valid, second.policy) == (2, 1, first.policy)
+    assert "spec.egress[0].to[0].cidr" in second.problem
+    assert second.status == {"nodes": 1}
+    policies.event("ERROR", {})
+    assert policies.judgements() == [], "nothing is said while a list is due"
+    policies.listing([policy(3, 9, {})], "9")
+    (third,) = policies.judgements()
+    assert (third.generation, third.valid) == (3, 3)

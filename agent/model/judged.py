@@ -1,0 +1,23 @@
+"""A policy object as the API server has it, and the validator's word on it: what a status is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.model.policy import Policy, PolicyRef
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`generation` is the newest; `valid` the newest valid one that this agent has seen, 0 for none, and `policy`
+    what that says (P17). `status` is what the server holds.
+    """
+
+    ref: PolicyRef
+    generation: int
+    valid: int
+    policy: Policy | None
+    problem: str = ""  # the validator's sentence where `generation` is not valid
+    status: Mapping[str, Any] = field(default_factory=dict)
