@@ -1,4 +1,4 @@
-"""Everything that shows what the agent does: metrics, local API, flow log, in threads of their own."""
+"""Everything that shows what the agent does: metrics, local API, flow log, Kubernetes, in threads of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 
 from agent.app.agent import Agent
+from agent.app.kube import KubeReports
 from agent.app.report import Reporter
 from agent.config import Config
 from agent.model.flow import Denial, Flow
@@ -30,6 +31,7 @@ class Serving:
         self.reporter = Reporter(config, self._lost)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.reporter.view, series=config.metric_series)
+        self.kube = _kube(config)
         self.flow_log = FlowLog(RotatingFile(config.flow_log), config.node) if config.flow_log else None
         application = app(self.registry, dead=self.reporter.dead, unready=self.reporter.unready)
         self.http = HttpServer(config.metrics, application) if config.metrics else None
@@ -47,6 +49,8 @@ class Serving:
             self.http.start()
         if self.flow_log is not None:
             self.flow_log.start()
+        if self.kube is not None:
+            self.kube.start()
 
     def stop(self) -> None:
         """After the agent's end, so that its last flows are written."""
@@ -56,9 +60,13 @@ class Serving:
             self.http.stop()
         if self.flow_log is not None:
             self.flow_log.stop()
+        if self.kube is not None:
+            self.kube.stop()
 
     def publish(self, agent: Agent) -> None:
         self.reporter.publish(agent)
+        if self.kube is not None:
+            self.kube.publish(agent)
 
     def flows(self, flows: list[Flow]) -> None:
         self.metrics.flows(flows)
@@ -70,6 +78,8 @@ class Serving:
         self.recent.denials(denials)
         if self.flow_log is not None:
             self.flow_log.denials(denials)
+        if self.kube is not None:
+            self.kube.denials(denials)
 
     def policy_latency(self, seconds: float) -> None:
         self.metrics.observe_policy_latency(seconds)
@@ -79,4 +89,14 @@ class Serving:
 
     def _lost(self) -> Mapping[str, int]:
         written = dict(self.flow_log.losses) if self.flow_log is not None else {}
-        return {"followers": self.recent.lost, **written}
+        unreported = self.kube.losses() if self.kube is not None else {}
+        return {"followers": self.recent.lost, **written, **unreported}
+
+
+def _kube(config: Config) -> KubeReports | None:
+    """An agent on files has no server to tell. Raises ApiError where there are no credentials."""
+    if config.files is not None:
+        return None
+    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  30 MB that an agent on files does not need
+
+    return KubeReports(KubeApi.connect(str(config.kubeconfig or "")), config.node)

@@ -78,6 +78,7 @@ class ControlPlane:
             f"--tls-private-key-file={pki}/server.key", f"--cert-dir={self.folder}/certs",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki}/sa.pub",
             f"--service-account-signing-key-file={pki}/sa.key", "--profiling=false",
+            f"--audit-policy-file={self._audit_policy()}", f"--audit-log-path={self.folder}/audit.log",
         )  # fmt: skip
         deadline = time.monotonic() + wait_seconds
         while time.monotonic() < deadline:
@@ -90,6 +91,34 @@ class ControlPlane:
         raise RuntimeError(
             f"kube-apiserver is not ready:\n{(self.folder / 'kube-apiserver.log').read_text()[-2000:]}"
         )
+
+    def used(self, *, refused: bool = False) -> set[tuple[str, str, str]]:
+        """(group, resource, verb) of every request of dagwall's service account; those without the right apart.
+
+        A watch that waits for its first event has only been received yet: what is not refused counts as allowed.
+        """
+        requests: dict[str, tuple[str, str, str]] = {}
+        forbidden: set[str] = set()
+        for line in (self.folder / "audit.log").read_text().splitlines():
+            entry = json.loads(line)
+            reference = entry.get("objectRef")
+            if reference:
+                subresource = f"/{reference['subresource']}" if reference.get("subresource") else ""
+                resource = f"{reference['resource']}{subresource}"
+                requests[entry["auditID"]] = (reference.get("apiGroup", ""), resource, entry["verb"])
+            if entry.get("responseStatus", {}).get("code") in (401, 403):
+                forbidden.add(entry["auditID"])
+        return {request for number, request in requests.items() if (number in forbidden) == refused}
+
+    def token_kubeconfig(self, namespace: str, account: str) -> Path:
+        """A service account's own, by the TokenRequest API."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        document = json.loads(self.kubeconfig().read_text())
+        document["users"][0]["user"] = {"token": self.request("POST", path, body)["status"]["token"]}
+        file = self.folder / f"kubeconfig-{namespace}-{account}"
+        file.write_text(json.dumps(document))
+        return file
 
     def compact(self) -> None:
         """Forget history in etcd: watches that begin before now get 410 Gone."""
@@ -178,6 +207,14 @@ class ControlPlane:
         command = str(program) if program.exists() else shutil.which(name) or name
         with open(self.folder / f"{name}.log", "ab") as log:
             self._processes[name] = subprocess.Popen([command, *arguments], stdout=log, stderr=log)
+
+    def _audit_policy(self) -> Path:
+        """What the agent asks for, and nothing else."""
+        rules = [{"level": "Metadata", "users": ["system:serviceaccount:dagwall-system:dagwall-agent"]}]
+        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [*rules, {"level": "None"}]}
+        file = self.folder / "audit-policy.json"
+        file.write_text(json.dumps(policy))
+        return file
 
     def _certificates(self) -> None:
         """A CA, the server's certificate, an admin's, and the key that signs service account tokens."""

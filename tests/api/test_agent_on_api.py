@@ -39,6 +39,19 @@ def policy(where: str, port: int) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def running(agent: Agent) -> Iterator[Agent]:
+    """From the first complete list to the agent's end."""
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        assert eventually(lambda: agent.node.writer.cluster.complete, 30)
+        yield agent
+    finally:
+        agent.stop()
+        thread.join()
+
+
 class Cluster:
     """A scratch node whose pods the API server knows, and an agent on it."""
 
@@ -54,15 +67,8 @@ class Cluster:
             state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
         )  # fmt: skip
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),))
-        agent = build(config, settings, Collected(), lambda _: None)
-        thread = threading.Thread(target=agent.run)
-        thread.start()
-        try:
-            assert eventually(lambda: agent.node.writer.cluster.complete, 30)
+        with running(build(config, settings, Collected(), lambda _: None)) as agent:
             yield agent
-        finally:
-            agent.stop()
-            thread.join()
 
     def admit(self, recorded: str, name: str) -> Pod:
         """What the scheduler and the kubelet do with a pod that Airflow made: bind it, then make its cgroup."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,10 @@ def test_every_object_is_accepted_by_the_server(plane: ControlPlane, served: Con
 
 
 @pytest.fixture
-def own_kubeconfig(plane: ControlPlane, served: ControlPlane, tmp_path: Path) -> Path:  # noqa: F811
+def own_kubeconfig(plane: ControlPlane, served: ControlPlane) -> Path:  # noqa: F811
     """The agent's own: its service account's token, by the TokenRequest API."""
     plane.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
-    path = "/api/v1/namespaces/dagwall-system/serviceaccounts/dagwall-agent/token"
-    token = plane.request(
-        "POST", path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    )
-    document = json.loads(plane.kubeconfig().read_text())
-    document["users"][0]["user"] = {"token": token["status"]["token"]}
-    file = tmp_path / "own"
-    file.write_text(json.dumps(document))
-    return file
+    return plane.token_kubeconfig("dagwall-system", "dagwall-agent")
 
 
 def test_the_agents_own_rights_are_enough(own_kubeconfig: Path) -> None:

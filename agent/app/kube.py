@@ -1,0 +1,265 @@
+"""What the agent writes to the API server: Events on pods, its node's Lease, and, where it is elected, statuses.
+
+One thread of its own. Nothing waits for it: denials are taken under a lock that is never held over a request, a
+server that refuses or is away costs counts only. Without the rights for it (the role may leave them out) the agent
+does all else; a refusal is logged once and asked again after FORBIDDEN_SECONDS.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.app.agent import Agent
+from agent.app.leases import Api, Leases
+from agent.compiler.selecting import selects
+from agent.errors import ApiError
+from agent.log import event
+from agent.model.cluster import Cluster, Pod
+from agent.model.flow import Denial
+from agent.model.identity import PodUid
+from agent.model.judged import Judged
+from agent.model.policy import Policy, PolicyRef
+from agent.model.verdict import EndpointState
+from agent.outputs.explain import deny_reasons
+from agent.outputs.kube_events import EventSeries, EventWrite
+from agent.outputs.lease import micro_time
+from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport, StatusWrites, node_report
+from agent.parse.schema import GROUP, VERSION
+
+STEP_SECONDS = 1.0
+FORBIDDEN_SECONDS = 300.0
+MOST_WAIT_SECONDS = 30.0
+NODES_A_SECOND = 20
+"""Leases of nodes are listed no faster than this, so that a large cluster's list is not read every few seconds."""
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+NAMESPACE = "dagwall-system"
+_PLURALS = {"TaskNetworkPolicy": "tasknetworkpolicies", "ClusterTaskNetworkPolicy": "clustertasknetworkpolicies"}
+_GONE = (403, 404, 422)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the writing thread knows that a report needs; immutable."""
+
+    cluster: Cluster
+    pods: frozenset[PodUid]  # managed ones with a folder on this node
+    problems: tuple[str, ...]
+    judgements: Callable[[], list[Judged]]
+
+
+class KubeReports:
+    """`denials` and `publish` from the agent's threads; `step` is what the own thread does for ever."""
+
+    def __init__(self, api: Api, node: str, *, namespace: str = "") -> None:
+        self._api, self._node = api, node
+        self._events = EventSeries(node)
+        self._reasons: tuple[object, Mapping[str, str]] = (None, {})
+        self._said: Said | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kube-reports", daemon=True)
+        self._failures: Counter[str] = Counter()
+        self._topics = {name: _Topic(name) for name in ("events", "node", "election", "status")}
+        self._leases = Leases(api, node, namespace or own_namespace())
+        self._statuses = StatusWrites()
+        self._selected = _Selected()
+        self._reports: tuple[float, dict[str, NodeReport]] = (float("-inf"), {})
+
+    # -- from the agent's threads
+
+    def denials(self, denials: list[Denial]) -> None:
+        with self._lock:
+            self._events.add(denials, self._deny_reasons(), time.monotonic())
+
+    def publish(self, agent: Agent) -> None:
+        """Cheap: a walk over the endpoints."""
+        judgements = getattr(agent.node.source, "judgements", None)
+        if judgements is None:
+            return
+        pods = frozenset(
+            e.uid
+            for e in agent.node.writer.endpoints.by_uid.values()
+            if e.folders and e.assignment and e.assignment.state is not EndpointState.UNMANAGED
+        )
+        self._said = Said(agent.node.writer.cluster, pods, tuple(agent.node.problems.values()), judgements)
+
+    def losses(self) -> dict[str, int]:
+        """Denials that no Event counts, and requests that failed, by what they were for."""
+        with self._lock:
+            return dict(self._events.lost) | {f"kube_{name}_failed": n for name, n in self._failures.items()}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what is due once more, and lets another node have the election."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=15)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._stop.wait(STEP_SECONDS):
+            self.step(time.monotonic(), time.time())
+        self.step(time.monotonic(), time.time())
+        if self._leases.election.holds(time.monotonic()):
+            self._try("election", time.monotonic(), self._leases.resign)
+
+    def step(self, now: float, wall: float) -> None:
+        """Whatever is due. `now` is monotonic, `wall` seconds since the epoch."""
+        self._try("events", now, lambda: self._write_events(now))
+        said = self._said
+        if said is None or not said.cluster.complete:
+            return
+        judged = said.judgements()
+        report = node_report(judged, said.cluster.policies, self._selected.counts(said), said.problems)
+        self._try("node", now, lambda: self._leases.report(report, now, wall))
+        self._try("election", now, lambda: self._leases.elect(now, wall))
+        if self._leases.election.holds(now):
+            self._try("status", now, lambda: self._write_statuses(judged, now, wall))
+
+    def _write_events(self, now: float) -> None:
+        with self._lock:
+            writes = self._events.due(now)
+        for i, write in enumerate(writes):
+            try:
+                self._send_event(write)
+            except ApiError as exc:
+                if exc.status == 409:
+                    with self._lock:
+                        self._events.exists(write)
+                    continue
+                gone = exc.status in _GONE
+                with self._lock:
+                    self._events.failed(write, gone=gone)
+                if exc.status == 403 and "being terminated" in str(exc):
+                    continue
+                if not gone or exc.status == 403:
+                    self._failures["events"] += len(writes) - i - 1  # the others of this step are not tried
+                    raise
+                self._failures["events"] += 1
+            else:
+                with self._lock:
+                    self._events.done(write)
+
+    def _send_event(self, write: EventWrite) -> None:
+        path = f"/api/v1/namespaces/{write.namespace}/events"
+        if write.new:
+            self._api.send("POST", path, write.body)
+        else:
+            self._api.send("PATCH", f"{path}/{write.name}", write.body, kind="application/merge-patch+json")
+
+    def _write_statuses(self, judged: list[Judged], now: float, wall: float) -> None:
+        read_at, reports = self._reports
+        if now >= read_at + max(CONDITION_SECONDS, len(reports) / NODES_A_SECOND):
+            reports = self._leases.reports(wall)
+            self._reports = (now, reports)
+        for ref, status in self._statuses.due(judged, reports, now, micro_time(wall)[:19] + "Z"):
+            body = {
+                "apiVersion": f"{GROUP}/{VERSION}", "kind": ref.kind,
+                "metadata": {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {}),
+                "status": status,
+            }  # fmt: skip
+            try:
+                self._api.send(
+                    "PATCH", status_path(ref), body, kind="application/apply-patch+yaml",
+                    fieldManager="dagwall", force="true",
+                )  # fmt: skip
+            except ApiError as exc:
+                if exc.status != 404:  # deleted meanwhile
+                    raise
+
+    def _try(self, name: str, now: float, work: Callable[[], None]) -> None:
+        topic = self._topics[name]
+        if now < topic.again_at:
+            return
+        try:
+            work()
+        except ApiError as exc:
+            self._failures[name] += 1
+            topic.failed(exc, now)
+        else:
+            topic.worked()
+
+    def _deny_reasons(self) -> Mapping[str, str]:
+        """Made anew when the policies are others."""
+        said = self._said
+        if said is not None and self._reasons[0] is not said.cluster.policies:
+            self._reasons = (said.cluster.policies, deny_reasons(said.cluster))
+        return self._reasons[1]
+
+
+def status_path(ref: PolicyRef) -> str:
+    where = f"/namespaces/{ref.namespace}" if ref.namespace else ""
+    return f"/apis/{GROUP}/{VERSION}{where}/{_PLURALS[ref.kind]}/{ref.name}/status"
+
+
+def own_namespace() -> str:
+    """The pod's; without one, the namespace that daemonset.yaml makes."""
+    try:
+        return NAMESPACE_FILE.read_text(encoding="ascii").strip() or NAMESPACE
+    except OSError:
+        return NAMESPACE
+
+
+@dataclass(slots=True)
+class _Topic:
+    """When a kind of request may be tried again. Logged when it begins to fail, not each time."""
+
+    name: str
+    again_at: float = 0.0
+    wait: float = STEP_SECONDS
+    failing: bool = False
+
+    def failed(self, exc: ApiError, now: float) -> None:
+        forbidden = exc.status == 403
+        if not self.failing:
+            event("kube.write_failed", level=logging.WARNING, topic=self.name, why=str(exc), forbidden=forbidden)
+        self.failing = True
+        self.again_at = now + (FORBIDDEN_SECONDS if forbidden else self.wait)
+        self.wait = min(self.wait * 2, MOST_WAIT_SECONDS)
+
+    def worked(self) -> None:
+        self.failing, self.again_at, self.wait = False, 0.0, STEP_SECONDS
+
+
+@dataclass(slots=True)
+class _Selected:
+    """How many pods of this node each policy selects. Answers are kept for pods that say the same of themselves."""
+
+    _for: tuple[object, object] = (None, None)
+    _near: dict[str, list[Policy]] = field(default_factory=dict)
+    _known: dict[tuple[object, ...], tuple[PolicyRef, ...]] = field(default_factory=dict)
+
+    def counts(self, said: Said) -> Counter[PolicyRef]:
+        cluster = said.cluster
+        if self._for[0] is not cluster.policies or self._for[1] is not cluster.namespaces:
+            self._for, self._known, self._near = (cluster.policies, cluster.namespaces), {}, {}
+            for policy in cluster.policies.values():
+                self._near.setdefault(policy.ref.namespace, []).append(policy)
+        found: Counter[PolicyRef] = Counter()
+        for uid in said.pods:
+            pod = cluster.pods.get(uid)
+            if pod is not None:
+                found.update(self._of(pod, cluster))
+        return found
+
+    def _of(self, pod: Pod, cluster: Cluster) -> tuple[PolicyRef, ...]:
+        key = (pod.claim.identity, pod.namespace, pod.claim.labels)
+        if key not in self._known:
+            namespace = cluster.namespaces.get(pod.namespace)
+            if len(self._known) > 10_000:
+                self._known.clear()
+            near = [*self._near.get("", ()), *self._near.get(pod.namespace, ())]
+            labels = dict(pod.claim.labels)
+            self._known[key] = tuple(
+                p.ref for p in near if namespace is not None and selects(p, pod, labels, namespace)
+            )
+        return self._known[key]

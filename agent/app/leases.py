@@ -1,0 +1,97 @@
+"""The requests about Leases: this node's own with its report, and the one that says who writes statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from agent.errors import ApiError
+from agent.outputs.lease import (
+    ELECTION,
+    NODE_LABEL,
+    NODE_RENEW_SECONDS,
+    Election,
+    Lease,
+    living,
+    node_lease,
+    node_lease_name,
+)
+from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport
+
+
+class Api(Protocol):
+    """Raises ApiError."""
+
+    def get(self, path: str, **query: str | int) -> dict[str, Any]: ...
+
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any], *, kind: str = ..., **query: str
+    ) -> dict[str, Any]: ...
+
+
+class Leases:
+    """The requests about Leases of one agent."""
+
+    def __init__(self, api: Api, node: str, namespace: str) -> None:
+        self._api, self._node = api, node
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self.election = Election(node)
+        self._own: Lease | None = None
+        self._reported: NodeReport | None = None
+        self._reported_at = float("-inf")
+
+    def report(self, report: NodeReport, now: float, wall: float) -> None:
+        """Changes of generations soon, of numbers with the renewal."""
+        wait = CONDITION_SECONDS if report.differs_in_conditions(self._reported) else NODE_RENEW_SECONDS
+        if now < self._reported_at + wait:
+            return
+        name = node_lease_name(self._node)
+        if self._own is None:
+            self._own = self._get(name)
+        try:
+            self._own = self._put(node_lease(self._node, report, self._own, wall))
+        except ApiError:
+            self._own = None  # read it anew
+            raise
+        self._reported, self._reported_at = report, now
+
+    def elect(self, now: float, wall: float) -> None:
+        if not self.election.renewal_due(now):
+            return
+        claim = self.election.claim(self._get(ELECTION), now, wall)
+        if claim is None:
+            self.election.answered(ours=False, asked_at=now)
+            return
+        try:
+            self._put(claim)
+        except ApiError as exc:
+            if exc.status != 409:
+                raise
+            self.election.answered(ours=False, asked_at=now)
+        else:
+            self.election.answered(ours=True, asked_at=now)
+
+    def resign(self) -> None:
+        lease = self._get(ELECTION)
+        if lease is not None and lease["spec"].get("holderIdentity") == self._node:
+            self._put({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
+
+    def reports(self, wall: float) -> dict[str, NodeReport]:
+        """From the server's cache: a moment old is new enough."""
+        found = self._api.get(self._path, labelSelector=f"{NODE_LABEL}=node", resourceVersion="0")
+        return living(found.get("items") or (), wall)
+
+    def _get(self, name: str) -> Lease | None:
+        try:
+            return self._api.get(f"{self._path}/{name}")
+        except ApiError as exc:
+            if exc.status == 404:
+                return None
+            raise
+
+    def _put(self, lease: Lease) -> Lease:
+        """Create what has no resourceVersion; replace what has one, if it is still that one."""
+        metadata = lease["metadata"]
+        if metadata.get("resourceVersion"):
+            return self._api.send("PUT", f"{self._path}/{metadata['name']}", lease)
+        return self._api.send("POST", self._path, lease)

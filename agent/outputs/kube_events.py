@@ -1,0 +1,217 @@
+"""Denials as Kubernetes Events on the pod: what `kubectl describe pod` shows to who wrote the DAG. Pure.
+
+One Event for each (pod, peer and port, rule, reason), with a count, written again at most every EVERY_SECONDS. It
+counts the denials that the kernel reported: its own token bucket may have suppressed some, which `losses` and the
+exact totals (`dagwall_task_denied_total`) tell (R2). Memory is bounded: SERIES in all, SERIES_OF_A_POD of each pod,
+and a last one for all its further peers, so that a task that scans blinds nobody (S1).
+
+Source: core/v1 Event; the API server drops events after an hour (--event-ttl), and a pod's events with its namespace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from agent.model.flow import Denial
+from agent.model.verdict import Verdict
+from agent.outputs.words import sentence
+
+EVERY_SECONDS = 10.0
+"""Between two writes of one Event."""
+RATE, BURST = 2.0, 25.0
+"""Writes a second of one agent, and at once: a thousand nodes must not be a load."""
+SERIES, SERIES_OF_A_POD = 2000, 20
+IDLE_SECONDS = 600.0
+MESSAGE = 1024
+"""Characters of an Event's message; more is refused by events.k8s.io."""
+_NAME = 220
+"""Of the pod's name in the Event's; names of objects have 253 characters."""
+
+Reasons = Mapping[str, str]
+"""What authors of deny rules want read, by rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventWrite:
+    """One request: a new Event, or a merge patch of one that is there."""
+
+    namespace: str
+    name: str
+    body: dict[str, Any]
+    key: tuple[object, ...]
+    count: int
+    new: bool
+
+
+@dataclass(slots=True)
+class _Series:
+    """All equal denials of one pod. `name` is the Event's; "" before it is made."""
+
+    first: Denial
+    last: Denial
+    message: str
+    count: int = 0
+    name: str = ""
+    written: int = 0  # the count that the server has
+    written_at: float = float("-inf")
+    seen_at: float = 0.0
+
+
+@dataclass(slots=True)
+class EventSeries:
+    """Not thread-safe. Clocks: `now` is monotonic; times in Events are those of the denials."""
+
+    node: str
+    every: float = EVERY_SECONDS
+    limit: int = SERIES
+    lost: Counter[str] = field(default_factory=Counter)  # denials that no Event will count, by reason
+    _series: dict[tuple[object, ...], _Series] = field(default_factory=dict)
+    _of_pod: Counter[str] = field(default_factory=Counter)
+    _tokens: float = BURST
+    _refilled: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def add(self, denials: Iterable[Denial], reasons: Reasons, now: float) -> None:
+        """Denials and audits; what was allowed is no Event."""
+        for denial in denials:
+            if denial.verdict is Verdict.ALLOW:
+                continue
+            if not (denial.endpoint.pod and denial.endpoint.namespace):
+                self.lost["events_without_pod"] += 1
+                continue
+            series = self._found(denial, reasons, now)
+            if series is None:
+                self.lost["events_full"] += 1
+                continue
+            series.last, series.seen_at = denial, now
+            series.count += 1
+
+    def due(self, now: float) -> list[EventWrite]:
+        """What should be written now, oldest first, as far as the rate lets; the rest stays due."""
+        self._refill(now)
+        self._forget_idle(now)
+        waiting = [(s.written_at, key) for key, s in self._series.items() if s.count > s.written]
+        writes: list[EventWrite] = []
+        for written_at, key in sorted(waiting, key=lambda pair: pair[0]):
+            if written_at + self.every > now:
+                break
+            if self._tokens < 1:
+                break
+            self._tokens -= 1
+            series = self._series[key]
+            series.written_at = now
+            writes.append(self._write(key, series))
+        return writes
+
+    def done(self, write: EventWrite) -> None:
+        """The server has it."""
+        series = self._series.get(write.key)
+        if series is not None:
+            series.name, series.written = write.name, write.count
+
+    def exists(self, write: EventWrite) -> None:
+        """The server has an Event of this name: an answer to an earlier try was lost. The next write is a patch."""
+        series = self._series.get(write.key)
+        if series is not None:
+            series.name, series.written_at = write.name, float("-inf")
+
+    def failed(self, write: EventWrite, *, gone: bool) -> None:
+        """The server has it not. `gone`: the Event, the pod's namespace or the right to write are not there."""
+        series = self._series.get(write.key)
+        if series is None:
+            return
+        if gone and write.new:
+            self.lost["events_refused"] += series.count - series.written
+            self._drop(write.key)
+        elif gone:
+            series.name = ""  # it was too old for the server: the next one is a new Event
+
+    def _found(self, denial: Denial, reasons: Reasons, now: float) -> _Series | None:
+        uid, further = denial.endpoint.uid, False
+        key = _key(denial)
+        if key not in self._series and self._of_pod[uid] >= SERIES_OF_A_POD:
+            key, further = (uid, denial.verdict), True
+        series = self._series.get(key)
+        if series is None:
+            if len(self._series) >= self.limit and not self._make_room():
+                return None
+            message = _FURTHER if further else sentence(denial, reasons.get(denial.rule, ""))
+            series = self._series[key] = _Series(denial, denial, message[:MESSAGE], seen_at=now)
+            self._of_pod[uid] += 1
+        return series
+
+    def _write(self, key: tuple[object, ...], series: _Series) -> EventWrite:
+        endpoint = series.first.endpoint
+        last = _time(series.last.time)
+        if series.name:
+            body: dict[str, Any] = {"count": series.count, "lastTimestamp": last}
+            return EventWrite(endpoint.namespace, series.name, body, key, series.count, new=False)
+        name = _name(endpoint.pod, key, series.first.time)
+        audit = series.first.verdict is Verdict.AUDIT
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": endpoint.namespace},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": "Pod", "namespace": endpoint.namespace, "name": endpoint.pod,
+                "uid": endpoint.uid,
+            },
+            "type": "Normal" if audit else "Warning",
+            "reason": "NetworkWouldBeDenied" if audit else "NetworkDenied",
+            "message": series.message,
+            "count": series.count,
+            "firstTimestamp": _time(series.first.time),
+            "lastTimestamp": last,
+            "source": {"component": "dagwall", "host": self.node},
+        }  # fmt: skip
+        return EventWrite(endpoint.namespace, name, body, key, series.count, new=True)
+
+    def _refill(self, now: float) -> None:
+        if self._refilled is not None:
+            self._tokens = min(BURST, self._tokens + (now - self._refilled) * RATE)
+        self._refilled = now
+
+    def _forget_idle(self, now: float) -> None:
+        """A denial after so long a silence is a new Event."""
+        idle = [k for k, s in self._series.items() if s.count == s.written and s.seen_at + IDLE_SECONDS < now]
+        for key in idle:
+            self._drop(key)
+
+    def _make_room(self) -> bool:
+        """The one that was silent longest goes, if all of it is written."""
+        written = [(s.seen_at, key) for key, s in self._series.items() if s.count == s.written]
+        if written:
+            self._drop(min(written, key=lambda pair: pair[0])[1])
+        return bool(written)
+
+    def _drop(self, key: tuple[object, ...]) -> None:
+        uid = self._series.pop(key).first.endpoint.uid
+        self._of_pod[uid] -= 1
+        if not self._of_pod[uid]:
+            del self._of_pod[uid]
+
+
+_FURTHER = f"more than {SERIES_OF_A_POD} different peers, ports or rules: further denials are counted here"
+
+
+def _key(denial: Denial) -> tuple[object, ...]:
+    return (
+        denial.endpoint.uid, denial.tuple, denial.verdict, denial.reason, denial.rule,
+    )  # fmt: skip
+
+
+def _name(pod: str, key: tuple[object, ...], seconds: float) -> str:
+    """`POD.HEX`, as client-go names Events; the same for each try, another after a restart or a silence."""
+    digest = hashlib.blake2b(f"{key}{seconds!r}".encode(), digest_size=8).hexdigest()
+    return f"{pod[:_NAME].rstrip('.-')}.{digest}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,178 @@
+"""What the status of a policy should say. Pure: judgements and the nodes' reports in, statuses and writes out.
+
+No agent knows the cluster, so none pretends to. Each says in a Lease of its own which generations it has programmed
+and how many of its pods each policy selects (NodeReport); one of them, by another Lease, adds the reports up and
+writes the statuses (server-side apply, field manager `dagwall`). All agents run the same validator on the same
+objects, so `Accepted` is that one's own word. `Programmed` is True when every node whose Lease lives has the newest
+valid generation in force; its observedGeneration is that generation, so that an invalid newer one does not hide what
+holds.
+
+Writes: a status whose conditions changed is written at most every CONDITION_SECONDS, one in which only counts changed
+every COUNT_SECONDS, an unchanged one never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.model.judged import Judged
+from agent.model.policy import Policy, PolicyRef
+
+CONDITION_SECONDS = 5.0
+COUNT_SECONDS = 60.0
+WRITES = 50
+"""At one time; the rest follows."""
+MESSAGE = 2000
+MAX_REPORT = 200_000
+"""Bytes of a report; all annotations of an object have 256 KiB."""
+
+Status = dict[str, Any]
+Counted = Mapping[PolicyRef, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One node's word: per policy the generation in force and the pods it selects; `problem`: why not ready."""
+
+    policies: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str = ""
+
+    def encode(self) -> str:
+        """JSON for the annotation. What does not fit is left out, and the report says so."""
+        said = {
+            "policies": {name: list(pair) for name, pair in sorted(self.policies.items())},
+            "problem": self.problem,
+        }
+        text = json.dumps(said, separators=(",", ":"))
+        if len(text) <= MAX_REPORT:
+            return text
+        return json.dumps({"policies": {}, "problem": f"{len(self.policies)} policies are too many for a report"})
+
+    @classmethod
+    def decode(cls, text: str) -> NodeReport | None:
+        """None where it is not one; other versions of the agent may say more."""
+        try:
+            said = json.loads(text)
+            pairs = {str(name): (int(pair[0]), int(pair[1])) for name, pair in said["policies"].items()}
+            return cls(pairs, str(said.get("problem") or ""))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def differs_in_conditions(self, other: NodeReport | None) -> bool:
+        """More than numbers of pods."""
+        if other is None or self.problem != other.problem:
+            return True
+        return {n: p[0] for n, p in self.policies.items()} != {n: p[0] for n, p in other.policies.items()}
+
+
+def node_report(
+    judged: Iterable[Judged], programmed: Mapping[PolicyRef, Policy], endpoints: Counted, problems: Iterable[str]
+) -> NodeReport:
+    """`programmed`: what the kernel's maps say. A generation is in force where they say the same as it does."""
+    policies = {
+        str(each.ref): (
+            each.valid if each.policy is not None and programmed.get(each.ref) == each.policy else 0,
+            endpoints.get(each.ref, 0),
+        )
+        for each in judged
+    }
+    return NodeReport(policies, "; ".join(problems)[:500])
+
+
+def status_of(judged: Judged, reports: Mapping[str, NodeReport], now: str) -> Status:
+    """`now`: RFC 3339, for conditions that change; the others keep their time."""
+    name = str(judged.ref)
+    have = [
+        node
+        for node, said in reports.items()
+        if not said.problem and said.policies.get(name, (0, 0))[0] == judged.valid
+    ]
+    conditions = [
+        _condition("Accepted", *_accepted(judged), judged.generation),
+        _condition("Programmed", *_programmed(judged, reports, have), judged.valid or judged.generation),
+    ]
+    return {
+        "observedGeneration": judged.generation,
+        "conditions": [_timed(condition, judged.status, now) for condition in conditions],
+        "nodes": len(have) if judged.valid else 0,
+        "endpoints": sum(said.policies.get(name, (0, 0))[1] for said in reports.values()),
+    }
+
+
+@dataclass(slots=True)
+class StatusWrites:
+    """When what may be written. Clock: `now` is monotonic."""
+
+    _tried: dict[PolicyRef, float] = field(default_factory=dict)
+
+    def due(
+        self, judged: Iterable[Judged], reports: Mapping[str, NodeReport], now: float, wall: str
+    ) -> list[tuple[PolicyRef, Status]]:
+        """Statuses that differ from the server's and are not too soon; counted as tried."""
+        every = list(judged)
+        self._tried = {j.ref: self._tried[j.ref] for j in every if j.ref in self._tried}
+        found: list[tuple[PolicyRef, Status]] = []
+        for each in every:
+            wanted = status_of(each, reports, wall)
+            wait = _seconds_between(each.status, wanted)
+            if wait is None or self._tried.get(each.ref, float("-inf")) + wait > now:
+                continue
+            self._tried[each.ref] = now
+            found.append((each.ref, wanted))
+            if len(found) == WRITES:
+                break
+        return found
+
+
+def _accepted(judged: Judged) -> tuple[bool, str, str]:
+    if not judged.problem:
+        return True, "Valid", "the policy is valid"
+    stays = f"generation {judged.valid} stays in force" if judged.valid else "no generation of it is in force"
+    return False, "Invalid", f"{judged.problem[:MESSAGE]}; {stays}"
+
+
+def _programmed(judged: Judged, reports: Mapping[str, NodeReport], have: list[str]) -> tuple[bool, str, str]:
+    if not judged.valid:
+        return False, "NeverValid", "no valid generation is known"
+    if not reports:
+        return False, "NoNodes", "no node has reported"
+    lacking = sorted(reports.keys() - set(have))
+    if not lacking:
+        return True, "Programmed", f"generation {judged.valid} is in force on every node with an agent"
+    named = "; ".join(_lack(node, reports[node]) for node in lacking[:3])
+    more = f"; and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    return False, "Pending", f"generation {judged.valid} is not in force on {named}{more}"
+
+
+def _lack(node: str, said: NodeReport) -> str:
+    return f"{node}: {said.problem}" if said.problem else node
+
+
+def _condition(name: str, holds: bool, reason: str, message: str, generation: int) -> Status:  # noqa: FBT001
+    return {
+        "type": name, "status": "True" if holds else "False", "reason": reason, "message": message,
+        "observedGeneration": generation,
+    }  # fmt: skip
+
+
+def _timed(condition: Status, before: Mapping[str, Any], now: str) -> Status:
+    old = dict(_conditions(before)).get(condition["type"], {})
+    kept = old.get("lastTransitionTime") if old.get("status") == condition["status"] else None
+    return {**condition, "lastTransitionTime": kept or now}
+
+
+def _conditions(status: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for each in status.get("conditions") or ():
+        if isinstance(each, dict):
+            yield str(each.get("type")), each
+
+
+def _seconds_between(have: Mapping[str, Any], want: Status) -> float | None:
+    """How long to wait after the last write; None where there is nothing to write."""
+    same = ("observedGeneration",)
+    if dict(_conditions(have)) != dict(_conditions(want)) or any(have.get(k) != want[k] for k in same):
+        return CONDITION_SECONDS
+    return None if all(have.get(k) == want[k] for k in ("nodes", "endpoints")) else COUNT_SECONDS

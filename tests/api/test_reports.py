@@ -1,0 +1,226 @@
+"""What the agent writes to a real API server: Events on pods, statuses of policies, Leases; and by which rights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.app.agent import Agent, build
+from agent.app.serve import Serving
+from agent.config import Config
+from agent.errors import ApiError
+from agent.kernel.datapath import detach
+from agent.model.cluster import Settings
+from agent.sources.kube_api import KubeApi
+from lab.node import Pod, ScratchNode, cgroup_mount
+from tests.api.control_plane import ROOT, ControlPlane
+from tests.api.test_agent_on_api import REFUSED, V4, Cluster, policy, running
+from tests.api.test_definitions import served  # noqa: F401
+from tests.api.test_manifests import documents
+from tests.kernel.rig import eventually
+from tests.kernel.sockets import tcp
+
+
+class Reporting(Cluster):
+    """The agent as `dagwall run` wires it, by the rights of daemonset.yaml and no others."""
+
+    @contextmanager
+    def agent(self) -> Iterator[Agent]:
+        self.plane.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
+        config = Config(
+            node="n1", kubeconfig=self.plane.token_kubeconfig("dagwall-system", "dagwall-agent"),
+            pins=self.node.bpffs / "dagwall", socket=self.folder / "s.sock", metrics="",
+            cgroup_roots=frozenset({f"/{self.node.kubepods.relative_to(cgroup_mount())}"}),
+            state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
+        )  # fmt: skip
+        self.serving = serving = Serving(config)
+        serving.start()
+        try:
+            with running(build(config, Settings(), serving, serving.publish)) as agent:
+                yield agent
+        finally:
+            serving.stop()
+
+    def is_managed(self, pod: Pod) -> bool:
+        """A first SYN that waits for the pod to be known is one more denial than the application sees."""
+        view = self.serving.reporter.view()
+        return any(row.uid == pod.uid and row.state == "managed" for row in (view.endpoints if view else ()))
+
+    def events(self) -> list[dict[str, Any]]:
+        found = self.plane.request("GET", f"/api/v1/namespaces/{self.name}/events")["items"]
+        return [each for each in found if each["source"]["component"] == "dagwall"]
+
+    def status(self, name: str = "etl") -> dict[str, Any]:
+        path = f"/apis/dagwall.io/v1alpha1/namespaces/{self.name}/tasknetworkpolicies/{name}"
+        return dict(self.plane.request("GET", path).get("status") or {})
+
+    def condition(self, of: str, name: str = "etl") -> dict[str, Any]:
+        found = [c for c in self.status(name).get("conditions") or [] if c["type"] == of]
+        return found[0] if found else {}
+
+    def lease(self, name: str) -> dict[str, Any]:
+        path = f"/apis/coordination.k8s.io/v1/namespaces/dagwall-system/leases/{name}"
+        return dict(self.plane.request("GET", path))
+
+
+@pytest.fixture
+def cluster(
+    plane: ControlPlane,
+    served: ControlPlane,  # noqa: F811
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Reporting]:
+    with ScratchNode() as node:
+        try:
+            yield Reporting(plane, node, tmp_path, f"r{abs(hash(request.node.name)) % 10**8}")
+        finally:
+            detach(node.bpffs / "dagwall")
+
+
+def test_equal_denials_are_one_event_on_the_pod(cluster: Reporting) -> None:
+    cluster.node.add_addresses(V4)
+    cluster.plane.apply(policy(cluster.name, 8301))
+    with cluster.agent():
+        pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+        other = cluster.admit("3.3.2-ke-normal", "etl-2")
+        assert cluster.follows(lambda: cluster.is_managed(pod) and cluster.is_managed(other))
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8302) in REFUSED)
+        assert eventually(lambda: len(cluster.events()) == 1, 10)
+        for _ in range(4):
+            assert pod.run(tcp, V4, 8302) in REFUSED
+        assert eventually(lambda: cluster.events()[0]["count"] == 5, 20), [e["count"] for e in cluster.events()]
+        assert other.run(tcp, V4, 8302) in REFUSED
+        assert eventually(lambda: len(cluster.events()) == 2, 10)
+    by_pod = {each["involvedObject"]["name"]: each for each in cluster.events()}
+    seen = by_pod["etl-1"]
+    assert (seen["count"], by_pod["etl-2"]["count"]) == (5, 1)
+    assert seen["involvedObject"]["uid"] == pod.uid
+    assert (seen["type"], seen["reason"]) == ("Warning", "NetworkDenied")
+    assert seen["message"].startswith(
+        f"denied: TCP to {V4}:8302 ({V4}/32), no rule allows it; nearest: etl/only lacks"
+    )
+
+
+def test_audit_says_would_be(cluster: Reporting) -> None:
+    cluster.node.serve(V4, 8303)
+    audited = policy(cluster.name, 8301)
+    audited["spec"]["posture"] = "audit"
+    cluster.plane.apply(audited)
+    with cluster.agent():
+        pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+        assert pod.run(tcp, V4, 8303) == "ok"
+        assert eventually(lambda: len(cluster.events()) == 1, 10)
+    (seen,) = cluster.events()
+    assert (seen["type"], seen["reason"]) == ("Normal", "NetworkWouldBeDenied")
+
+
+def test_a_status_says_what_is_in_force_and_what_is_wrong(cluster: Reporting) -> None:
+    good = policy(cluster.name, 8304)
+    cluster.plane.apply(good)
+    cluster.node.serve(V4, 8304)
+    with cluster.agent():
+        assert eventually(lambda: cluster.condition("Programmed").get("status") == "True", 30), cluster.status()
+        assert cluster.condition("Accepted")["status"] == "True"
+        assert (cluster.status()["observedGeneration"], cluster.status()["nodes"]) == (1, 1)
+        assert cluster.lease("dagwall-status")["spec"]["holderIdentity"] == "n1"
+        pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8305) in REFUSED)
+
+        broken = policy(cluster.name, 8304)  # no structural schema can refuse these
+        broken["spec"]["egress"][0]["to"] = [{"cidr": f"{V4}/24"}]
+        cluster.plane.apply(broken)
+        assert eventually(lambda: cluster.condition("Accepted").get("status") == "False", 15), cluster.status()
+        accepted, programmed = cluster.condition("Accepted"), cluster.condition("Programmed")
+        assert "spec.egress[0].to[0].cidr" in accepted["message"]
+        assert accepted["message"].endswith("generation 1 stays in force")
+        assert (accepted["observedGeneration"], programmed["observedGeneration"]) == (2, 1)
+        assert (accepted["reason"], programmed["status"]) == ("Invalid", "True")
+        assert pod.run(tcp, V4, 8304) == "ok", "P17: the last valid generation stays in force"
+        assert pod.run(tcp, V4, 8305) in REFUSED
+
+        cluster.plane.apply(policy(cluster.name, 8305))
+        assert eventually(lambda: cluster.status().get("observedGeneration") == 3, 15), cluster.status()
+        assert eventually(lambda: cluster.condition("Programmed")["observedGeneration"] == 3, 15), cluster.status()
+        assert cluster.condition("Accepted")["status"] == "True"
+    assert cluster.lease("dagwall-status")["spec"].get("holderIdentity", "") == "", "another node need not wait"
+
+
+def test_never_valid(cluster: Reporting) -> None:
+    broken = policy(cluster.name, 8306)
+    broken["spec"]["egress"][0]["ports"] = [{"port": 90, "endPort": 80}]
+    cluster.plane.apply(broken)
+    with cluster.agent():
+        assert eventually(lambda: cluster.condition("Accepted").get("status") == "False", 30)
+        assert "spec.egress[0].ports[0].endPort" in cluster.condition("Accepted")["message"]
+        assert cluster.condition("Accepted")["message"].endswith("no generation of it is in force")
+        assert cluster.condition("Programmed")["reason"] == "NeverValid"
+        assert (cluster.status()["nodes"], cluster.status()["endpoints"]) == (0, 0)
+
+
+def test_statuses_are_written_when_they_change_and_not_else(cluster: Reporting) -> None:
+    cluster.plane.apply(policy(cluster.name, 8307))
+    with cluster.agent():
+        assert eventually(lambda: cluster.condition("Programmed").get("status") == "True", 30)
+        path = f"/apis/dagwall.io/v1alpha1/namespaces/{cluster.name}/tasknetworkpolicies/etl"
+        version = cluster.plane.request("GET", path)["metadata"]["resourceVersion"]
+        time.sleep(12)
+        assert cluster.plane.request("GET", path)["metadata"]["resourceVersion"] == version
+    with cluster.agent():
+        time.sleep(8)
+        found = cluster.plane.request("GET", path)
+        assert found["metadata"]["resourceVersion"] == version, "a restart changes nothing that people see"
+
+
+def granted() -> set[tuple[str, str, str]]:
+    """(group, resource, verb) that daemonset.yaml gives the agent."""
+    roles = [obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] in ("Role", "ClusterRole")]
+    return {
+        (group, resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_every_right_is_used_and_none_is_missing(cluster: Reporting) -> None:
+    """By the API server's audit log: all that the agent did in this session, against its roles."""
+    cluster.node.add_addresses(V4)
+    mine = policy(cluster.name, 8308)
+    other = {**mine, "kind": "ClusterTaskNetworkPolicy", "metadata": {"name": cluster.name}}
+    cluster.plane.apply(mine, other)
+    refused = cluster.plane.used(refused=True)  # by tests that try more than the agent does
+    try:
+        with cluster.agent():
+            pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+            assert cluster.follows(lambda: pod.run(tcp, V4, 8309) in REFUSED)
+            assert eventually(lambda: len(cluster.events()) == 1, 10)
+            assert pod.run(tcp, V4, 8309) in REFUSED
+            assert eventually(lambda: cluster.plane.used() == granted(), 45), cluster.plane.used() ^ granted()
+        assert cluster.plane.used(refused=True) == refused
+    finally:
+        cluster.plane.delete(other)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PATCH", "/apis/dagwall.io/v1alpha1/namespaces/default/tasknetworkpolicies/x"),
+        ("PATCH", "/api/v1/namespaces/default/pods/x"),
+        ("PATCH", "/api/v1/nodes/n1"),
+        ("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"),
+    ],
+)  # fmt: skip
+def test_it_may_write_nothing_else(cluster: Reporting, method: str, path: str) -> None:
+    cluster.plane.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
+    api = KubeApi.connect(str(cluster.plane.token_kubeconfig("dagwall-system", "dagwall-agent")))
+    kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    with pytest.raises(ApiError, match="403"):
+        api.send(method, path, {"metadata": {"labels": {"a": "b"}}}, kind=kind)

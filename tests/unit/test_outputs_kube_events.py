@@ -1,0 +1,135 @@
+"""Denials as Events: aggregation, rates, bounds, and failures that lose nothing but time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.model.flow import Denial
+from agent.model.verdict import Verdict
+from agent.outputs.kube_events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
+from tests.unit.seen import denial, endpoint
+
+
+def series(limit: int = 100) -> EventSeries:
+    return EventSeries("n1", limit=limit)
+
+
+def of_pod(number: int) -> Denial:
+    facts = replace(endpoint(pod=f"p{number}"), uid=f"uid-{number}")
+    return replace(denial(), endpoint=facts)
+
+
+def to_port(port: int) -> Denial:
+    return replace(denial(), tuple=replace(denial().tuple, service_port=port))
+
+
+def written(events: EventSeries, now: float) -> list[EventWrite]:
+    """What was due, and the server took."""
+    writes = events.due(now)
+    for write in writes:
+        events.done(write)
+    return writes
+
+
+def test_equal_denials_are_one_event_and_then_patches_of_it() -> None:
+    events = series()
+    events.add([denial(time=10.0)], {}, 0.0)
+    (first,) = written(events, 0.0)
+    assert first.new
+    assert (first.body["count"], first.body["reason"], first.body["type"]) == (1, "NetworkDenied", "Warning")
+    assert first.body["involvedObject"]["uid"] == "uid-1"
+    assert first.body["message"].startswith("denied: TCP to 192.0.2.9:5432 (world), no rule allows it")
+    events.add([denial(time=11.0), denial(time=12.0)], {}, 1.0)
+    assert written(events, 1.0) == [], "one write each EVERY_SECONDS"
+    (second,) = written(events, 10.0)
+    assert not second.new
+    assert second.name == first.name
+    assert second.body == {"count": 3, "lastTimestamp": "1970-01-01T00:00:12Z"}
+    assert written(events, 100.0) == [], "nothing new, nothing written"
+
+
+def test_the_author_s_reason_and_audit() -> None:
+    events = series()
+    rule = "TaskNetworkPolicy/airflow/p/r"
+    events.add([denial(rule=rule, verdict=Verdict.AUDIT)], {rule: "ask the platform team"}, 0.0)
+    events.add([denial(verdict=Verdict.ALLOW)], {}, 0.0)
+    (write,) = written(events, 0.0)
+    assert (write.body["reason"], write.body["type"]) == ("NetworkWouldBeDenied", "Normal")
+    assert "ask the platform team" in write.body["message"]
+
+
+def test_the_rate_bounds_writes_and_loses_none() -> None:
+    events = series(1000)
+    events.add([of_pod(n) for n in range(100)], {}, 0.0)
+    assert len(written(events, 0.0)) == BURST
+    total = int(BURST)
+    for second in range(1, 60):
+        total += len(written(events, float(second)))
+    assert total == 100
+    assert not events.lost
+
+
+def test_a_task_that_scans_gets_one_more_event_not_thousands() -> None:
+    events = series()
+    events.add([to_port(port) for port in range(1, 1001)], {}, 0.0)
+    assert len(events) == SERIES_OF_A_POD + 1
+    writes = [write for second in range(30) for write in written(events, float(second))]
+    counts = [w.body["count"] for w in writes]
+    assert sum(counts) == 1000, "none is lost"
+    assert max(counts) == 1000 - SERIES_OF_A_POD
+
+
+def test_memory_is_bounded_and_what_was_written_makes_room() -> None:
+    events = series(limit=3)
+    events.add([of_pod(n) for n in range(5)], {}, 0.0)
+    assert len(events) == 3
+    assert events.lost == {"events_full": 2}
+    written(events, 0.0)
+    events.add([of_pod(9)], {}, 1.0)
+    assert len(events) == 3
+    assert events.lost == {"events_full": 2}
+
+
+def test_after_a_silence_it_is_a_new_event() -> None:
+    events = series()
+    events.add([denial()], {}, 0.0)
+    written(events, 0.0)
+    written(events, IDLE_SECONDS + 1)
+    assert len(events) == 0
+    events.add([denial(time=900.0)], {}, IDLE_SECONDS + 2)
+    (write,) = written(events, IDLE_SECONDS + 2)
+    assert (write.new, write.body["count"]) == (True, 1)
+
+
+def test_what_failed_is_tried_again_with_all_that_came_since() -> None:
+    events = series()
+    events.add([denial()], {}, 0.0)
+    (write,) = events.due(0.0)
+    events.failed(write, gone=False)
+    events.add([denial()], {}, 1.0)
+    (again,) = events.due(10.0)
+    assert (again.new, again.name, again.body["count"]) == (True, write.name, 2)
+    events.exists(again)  # the first try had arrived after all
+    (patch,) = written(events, 10.0)
+    assert (patch.new, patch.name, patch.body["count"]) == (False, write.name, 2)
+
+
+def test_an_event_that_has_expired_is_made_again_and_a_refused_one_is_counted() -> None:
+    events = series()
+    events.add([denial()], {}, 0.0)
+    written(events, 0.0)
+    events.add([denial()], {}, 10.0)
+    (patch,) = events.due(10.0)
+    events.failed(patch, gone=True)
+    (anew,) = events.due(20.0)
+    assert (anew.new, anew.body["count"]) == (True, 2)
+    events.failed(anew, gone=True)
+    assert events.lost == {"events_refused": 1}
+    assert len(events) == 0
+
+
+def test_a_pod_without_a_name_has_no_event() -> None:
+    events = series()
+    events.add([replace(denial(), endpoint=endpoint(pod=""))], {}, 0.0)
+    assert events.due(0.0) == []
+    assert events.lost == {"events_without_pod": 1}
