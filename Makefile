@@ -35,12 +35,12 @@ check: $(VENV)/.ready ## format, lint, types, import contracts, unit and layout 
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache | tail -n 8
-	$(PYTEST) -q tests/unit tests/layout
+	$(PYTEST) -q -n auto tests/unit tests/layout
 
 test: check kernel ## everything that this machine can prove (root)
 
 unit: $(VENV)/.ready ## pure core, no root, seconds
-	$(PYTEST) -q tests/unit
+	$(PYTEST) -q -n auto tests/unit
 
 layout: $(VENV)/.ready ## the C compiler judges the struct mirror
 	$(PYTEST) -q tests/layout
