@@ -89,6 +89,7 @@ def settings(written: dict[str, Any]) -> Settings:
     read = {
         "default_posture": DefaultPosture,
         "audit_everything": bool,
+        "network_policy": bool,
         "node": str,
         "baseline": lambda v: tuple(Entity(word) for word in v),
         "pod_ranges": lambda v: tuple(map(ip_network, v)),

@@ -63,6 +63,10 @@ POLICY_OPTIONS = (
         "--baseline", help="Entities that every task may reach, with commas; none for none.  [default: airflow,dns]"
     ),
     click.option("--managed-namespace", "managedNamespaces", multiple=True, help="Managed without a label."),
+    click.option(
+        "--network-policy", "networkPolicy", is_flag=True,
+        help="Enforce Kubernetes' own NetworkPolicies on managed pods too: both kinds must allow.",
+    ),
 )  # fmt: skip
 """What decides about verdicts; `policy explain --files` has them too."""
 
@@ -173,5 +177,8 @@ def run(log_level: str, **given: Any) -> None:
 
 def take_policy_flags(given: dict[str, Any]) -> dict[str, Any]:
     """The part of the flags that read_settings wants, taken out of `given`; `config` stays."""
-    names = ("cluster", "podCidrs", "serviceCidrs", "defaultPosture", "posture", "baseline", "managedNamespaces")
+    names = (
+        "cluster", "podCidrs", "serviceCidrs", "defaultPosture", "posture", "baseline", "managedNamespaces",
+        "networkPolicy",
+    )  # fmt: skip
     return {name: given.pop(name) for name in names}

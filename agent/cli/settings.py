@@ -1,7 +1,8 @@
 """From flags and the configuration file to Config and Settings. A flag wins over the file.
 
 The file is YAML, an object with any of: cluster, defaultPosture, posture, baseline, managedNamespaces, podCidrs,
-serviceCidrs, metadata, dns, dnsServices (namespace/name), airflow (a list of {cidr} or {service}, each with ports).
+serviceCidrs, metadata, dns, dnsServices (namespace/name), networkPolicy (true or
+false), airflow (a list of {cidr} or {service}, each with ports).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ METADATA: tuple[Address, ...] = tuple(
 MIN_EVENTS_BYTES = 4096
 _KEYS = (
     "cluster", "defaultPosture", "posture", "baseline", "managedNamespaces", "podCidrs", "serviceCidrs", "metadata",
-    "dns", "dnsServices", "airflow",
+    "dns", "dnsServices", "networkPolicy", "airflow",
 )  # fmt: skip
 _KEYS_OF_LISTS = ("managedNamespaces", "podCidrs", "serviceCidrs")
 
@@ -67,6 +68,7 @@ def read_settings(path: Path | None, flags: Mapping[str, Any]) -> PolicySettings
         metadata=METADATA if root.at("metadata").absent else parse_addresses(root.at("metadata").items()),
         dns=parse_addresses(root.at("dns").optional_items()),
         dns_services=_services(root.at("dnsServices")),
+        network_policy=root.at("networkPolicy").boolean(default=False),
         airflow=tuple(_destination(item) for item in root.at("airflow").optional_items()),
     )
     return PolicySettings(settings, frozenset(i.nonempty() for i in root.at("managedNamespaces").optional_items()))

@@ -11,6 +11,7 @@ from typing import Any
 from agent.model.identity import Kind
 from agent.model.policy import Entity, Posture
 from agent.model.selector import Operator
+from agent.parse.bindings import BINDING_KIND
 from agent.parse.peers import MAX_PORT, PROTOCOLS
 from agent.parse.policies import ATTESTATIONS, CLUSTER_KIND, MAX_RULES, NAMESPACED_KIND
 
@@ -210,16 +211,46 @@ def _status() -> Schema:
     )  # fmt: skip
 
 
-def _definition(kind: str, short: str, *, cluster: bool) -> Schema:
-    plural = "clustertasknetworkpolicies" if cluster else "tasknetworkpolicies"
-    columns = [
-        ("Posture", "string", ".spec.posture", "audit or enforce"),
-        ("DAGs", "string", ".spec.subject.dagIds", "DAGs that it selects"),
-        ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status', "Is it valid?"),
-        ("Endpoints", "integer", ".status.endpoints", "Pods that it selects"),
-        ("Age", "date", ".metadata.creationTimestamp", ""),
-    ]
+def _binding() -> Schema:
+    return _object(
+        "Which DAGs and tasks the pods of these service accounts may claim to be.",
+        ("namespace", "serviceAccounts", "dagIds"),
+        namespace=_name("The service accounts' namespace."),
+        serviceAccounts=_list("Whose claims this is about.", _name("A service account.")),
+        dagIds=_ids("DAGs that they may claim."),
+        taskIds=_ids("Tasks that they may claim; absent: every task of the DAGs."),
+        exclusive={"type": "boolean", "description": "No other service account may claim these."},
+        posture=_enum("enforce: quarantines a pod whose claim contradicts; audit (where absent): reports it.", [posture.value for posture in Posture]),
+    )  # fmt: skip
+
+
+def _policy(kind: str, short: str, *, cluster: bool) -> Schema:
     scope = "every namespace" if cluster else "its namespace"
+    return _definition(
+        (kind, "clustertasknetworkpolicies" if cluster else "tasknetworkpolicies", short),
+        [
+            ("Posture", "string", ".spec.posture", "audit or enforce"),
+            ("DAGs", "string", ".spec.subject.dagIds", "DAGs that it selects"),
+            ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status', "Is it valid?"),
+            ("Endpoints", "integer", ".status.endpoints", "Pods that it selects"),
+        ],
+        f"{kind} says what Airflow tasks of {scope} may talk to, by who they are.",
+        cluster=cluster,
+        spec=_spec(cluster=cluster),
+        status=_status(),
+    )
+
+
+def _definition(
+    names: tuple[str, str, str],
+    columns: list[tuple[str, str, str, str]],
+    text: str,
+    *,
+    cluster: bool,
+    **parts: Schema,
+) -> Schema:
+    """`names`: kind, plural, short. `parts`: spec, and status where it has one."""
+    kind, plural, short = names
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -233,16 +264,15 @@ def _definition(kind: str, short: str, *, cluster: bool) -> Schema:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    **({"subresources": {"status": {}}} if "status" in parts else {}),
                     "additionalPrinterColumns": [
                         {"name": name, "type": of, "jsonPath": path, **({"description": text} if text else {})}
-                        for name, of, path, text in columns
+                        for name, of, path, text in (*columns, ("Age", "date", ".metadata.creationTimestamp", ""))
                     ],
                     "schema": {
                         "openAPIV3Schema": _object(
-                            f"{kind} says what Airflow tasks of {scope} may talk to, by who they are.", ("spec",),
-                            apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"},
-                            spec=_spec(cluster=cluster), status=_status(),
+                            text, ("spec",),
+                            apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"}, **parts,
                         )
                     },
                 }
@@ -254,6 +284,18 @@ def _definition(kind: str, short: str, *, cluster: bool) -> Schema:
 def definitions() -> tuple[Schema, ...]:
     """All of them, as deploy/crds holds them."""
     return (
-        _definition(NAMESPACED_KIND, "tnp", cluster=False),
-        _definition(CLUSTER_KIND, "ctnp", cluster=True),
+        _policy(NAMESPACED_KIND, "tnp", cluster=False),
+        _policy(CLUSTER_KIND, "ctnp", cluster=True),
+        _definition(
+            (BINDING_KIND, "taskidentitybindings", "tib"),
+            [
+                ("Namespace", "string", ".spec.namespace", "The service accounts' namespace"),
+                ("Accounts", "string", ".spec.serviceAccounts", "Whose claims it is about"),
+                ("DAGs", "string", ".spec.dagIds", "DAGs that they may claim"),
+                ("Posture", "string", ".spec.posture", "audit or enforce"),
+            ],
+            f"{BINDING_KIND} says which service accounts may run which DAGs and tasks.",
+            cluster=True,
+            spec=_binding(),
+        ),
     )

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from agent.compiler.changes import Changes
 from agent.errors import ApiError
 from agent.log import event
 from agent.model.judged import Judged
+from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
 from agent.sources.kube_api import KubeApi
@@ -32,8 +34,8 @@ ABSENT_SECONDS = 30.0
 """Until a kind that the server does not serve is asked for again: a CRD may be installed later."""
 
 
-def resources(api: KubeApi, node: str) -> tuple[Resource, ...]:
-    """What this agent reads, by what the server serves. Raises ApiError."""
+def resources(api: KubeApi, node: str, *, network_policies: bool) -> tuple[Resource, ...]:
+    """What this agent reads, by what the server serves and the settings ask for. Raises ApiError."""
     served = {
         v["version"] for g in api.get("/apis")["groups"] if g["name"] == "discovery.k8s.io" for v in g["versions"]
     }
@@ -47,6 +49,8 @@ def resources(api: KubeApi, node: str) -> tuple[Resource, ...]:
         Resource("Node", "v1", "nodes"),
         Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True),
         Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True),
+        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True),
+        *([Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")] if network_policies else []),
     )
 
 
@@ -143,12 +147,20 @@ class KubernetesSource:
 
     def _needs_other_pods(self) -> bool:
         """Pods of other nodes are read only where a policy selects pods or tasks (S2)."""
-        return any(
-            isinstance(peer, PodPeer | TaskPeer)
-            for policy in self.store.snapshot.policies.values()
-            for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
-            for peer in rule.peers or ()
+        snapshot = self.store.snapshot
+        rules = chain(
+            (
+                rule.peers
+                for p in snapshot.policies.values()
+                for rule in (*(p.egress or ()), *(p.ingress or ()), *p.deny)
+            ),
+            (
+                rule.peers
+                for n in snapshot.network_policies.values()
+                for rule in (*(n.egress or ()), *(n.ingress or ()))
+            ),
         )
+        return any(isinstance(peer, PodPeer | TaskPeer | LivePodPeer) for peers in rules for peer in peers or ())
 
     def _complete(self) -> bool:
         if self.store.snapshot.complete:
@@ -160,7 +172,7 @@ class KubernetesSource:
         wait = _Backoff()
         while not self._stop.is_set():
             try:
-                found = resources(self.api, self.node)
+                found = resources(self.api, self.node, network_policies=self.store.snapshot.settings.network_policy)
             except ApiError as exc:
                 event("api.unreachable", level=logging.WARNING, host=self.api.host, why=str(exc))
                 self._stop.wait(wait.next())

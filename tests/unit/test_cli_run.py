@@ -76,6 +76,14 @@ def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
     assert (settings.baseline, settings.audit_everything, settings.cluster) == ((), False, "prod")
 
 
+def test_network_policies_count_by_flag_or_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("networkPolicy: true\n")
+    assert not read_settings(None, {"networkPolicy": False}).settings.network_policy
+    assert read_settings(None, {"networkPolicy": True}).settings.network_policy
+    assert read_settings(file, {"networkPolicy": False}).settings.network_policy
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -84,6 +92,7 @@ def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
         ("airflow: [{entity: world}]", "airflow.0.: unknown field 'entity'"),
         ("airflow: [{cidr: 10.0.0.1/8}]", "airflow.0..cidr: '10.0.0.1/8' has host bits set"),
         ("dns: [here]", "dns.0.: 'here' is no IP address"),
+        ("networkPolicy: maybe", "networkPolicy: must be true or false, not 'maybe'"),
         ("dnsServices: [coredns]", "dnsServices.0.: must be NAMESPACE/NAME"),
         ("baseline: dns,foo", "baseline: must be none, or entities"),
         ("[]", "must be an object"),
