@@ -254,8 +254,16 @@ class Node:
         os.eventfd_read(self._wake)
         while not self._evictions.empty():
             self.writer.evicted(self._evictions.get())
+        if not self._updates.empty():
+            self._take(*self._waiting())
+
+    def _waiting(self) -> tuple[float, Update]:
+        """All updates that wait, as one: a pass for each would fall behind when pods come faster than passes."""
+        read_at, update = self._updates.get()
         while not self._updates.empty():
-            self._take(*self._updates.get())
+            _, later = self._updates.get()
+            update = Update(later.snapshot, update.changes | later.changes, later.problems)
+        return read_at, update
 
     def _on_time(self, now: float) -> None:
         if now >= self._timers.heartbeat:
