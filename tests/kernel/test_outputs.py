@@ -213,7 +213,8 @@ def test_the_flow_log_has_both(running: Running) -> None:
 
 
 def test_following_shows_what_happens_now(running: Running) -> None:
-    command = [*DAGWALL, "flows", "-f", "--last", "0", "--verdict", "deny", "--socket", str(running.socket)]
+    command = ["env", "--default-signal=INT"]  # tests that a shell put in the background inherit it ignored
+    command += [*DAGWALL, "flows", "-f", "--last", "0", "--verdict", "deny", "--socket", str(running.socket)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         try:
             assert follower.stdout is not None
