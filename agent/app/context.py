@@ -39,6 +39,7 @@ def facts_of(endpoint: Endpoint, writer: Writer, node: str) -> EndpointFacts | N
         uid=endpoint.uid,
         claim=pod.claim if pod else None,
         node=node,
+        attestation=endpoint.assignment.attestation,
     )
 
 

@@ -6,6 +6,7 @@ read from kernel maps: totals, denials, losses, fill of the maps; at most once i
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -31,6 +32,7 @@ from agent.config import Config
 from agent.errors import MapError
 from agent.flows.join import Context
 from agent.kernel.maps import KernelMap
+from agent.log import event
 from agent.model.cluster import Cluster
 from agent.model.identity import Identity, IdentityNumber
 from agent.model.report import EndpointRow, Status, View
@@ -76,6 +78,7 @@ class Reporter:
         else:
             rows = tuple(endpoint_row(node, each) for each in node.writer.endpoints.by_uid.values() if each.folders)
             numbers = node.writer.endpoints.numbers.snapshot()
+            _tell_contradictions(rows, before.view.endpoints if before is not None else ())
             users = Counter(e.assignment.identity for e in node.writer.endpoints.by_uid.values() if e.assignment)
         status = self._status(agent, rows, len(numbers))
         view = View(status=status, endpoints=rows, facts=tuple(node.context.by_slot.values()))
@@ -155,15 +158,30 @@ class Reporter:
             maps=known_fill(node, agent.datapath.maps, identities),
             endpoints=tuple((state.name.lower(), counts[state.name.lower()]) for state in EndpointState),
             policies=len(cluster.policies),
+            network_policies=len(cluster.network_policies) if cluster.settings.network_policy else 0,
+            bindings=len(cluster.bindings),
             losses=(),
             object_errors=tuple(str(problem) for problem in node.source.problems),
             unenforceable=tuple(unenforceable(rows)),
+            contradicting=sum(bool(row.contradictions) for row in rows),
             outside=tuple(f"pod {f.uid}: {f.path}" for f in node.folders.outside.values()),
             started=time.time() - process_age_seconds(),
             enforcing_after_seconds=round(self._first or 0.0, 3),
             resident_bytes=resident_bytes(),
             stale_seconds=node.source.stale_seconds(),
         )
+
+
+def _tell_contradictions(rows: tuple[EndpointRow, ...], before: tuple[EndpointRow, ...]) -> None:
+    """Each once: a claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
+    told = {(row.uid, text) for row in before for text in row.contradictions}
+    for row in rows:
+        for text in row.contradictions:
+            if (row.uid, text) not in told:
+                event(
+                    "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,
+                    identity=row.identity, state=row.state, binding=row.binding, why=text,
+                )  # fmt: skip
 
 
 def process_age_seconds() -> float:

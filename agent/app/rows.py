@@ -32,6 +32,7 @@ def endpoint_row(node: Node, endpoint: Endpoint) -> EndpointRow:
     claim, settled = pod.claim if pod is not None else _NO_CLAIM, node.settled.get(endpoint.uid)
     known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
     namespace = settled.namespace if settled is not None else ""
+    against = (assignment.contradiction,) if assignment is not None and assignment.contradiction else ()
     return EndpointRow(
         uid=endpoint.uid,
         namespace=pod.namespace if pod is not None else namespace,
@@ -44,7 +45,9 @@ def endpoint_row(node: Node, endpoint: Endpoint) -> EndpointRow:
         cgroup_ids=tuple(sorted(endpoint.folders)),
         settled_by=settled.by.value if settled is not None and pod is None else "",
         escapes=pod.escapes if pod is not None else (),
-        contradictions=claim.contradictions,
+        contradictions=claim.contradictions + against,
+        attestation=assignment.attestation.name.lower() if assignment is not None and known else "",
+        binding=assignment.binding if assignment is not None else "",
         dag_id=claim.identity.dag_id,
         task_id=claim.identity.task_id,
         run_id=claim.run_id,

@@ -10,10 +10,9 @@ from agent.cli.settings import PolicySettings
 from agent.errors import DagwallError, InvalidObject
 from agent.model.cluster import Cluster
 from agent.parse.objects import ObjectName, object_name
-from agent.sources.files import TABLES
 from agent.sources.manifest_set import ManifestSet
 from agent.sources.manifests import decode
-from agent.sources.store import Store
+from agent.sources.store import TABLES, Store
 from agent.sources.update import Problem
 
 _SUFFIXES = (".yaml", ".yml", ".json")

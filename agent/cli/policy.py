@@ -51,6 +51,11 @@ def _settings(given: dict[str, Any]) -> PolicySettings:
 def check(context: click.Context, /, files: tuple[Path, ...], output: str, **given: Any) -> None:
     """Are these manifests valid? Exit code 1 on errors; warnings are about what is valid and may surprise."""
     found = load(files, _settings(given))
+    cluster = found.cluster
+    counts = {
+        "policies": len(cluster.policies), "network_policies": len(cluster.network_policies),
+        "bindings": len(cluster.bindings),
+    }  # fmt: skip
     errors = [_error(problem) for problem in found.problems]
     warnings = [
         {"place": _place(found, w.policy.kind, w.policy.namespace, w.policy.name), "object": str(w.policy),
@@ -58,12 +63,15 @@ def check(context: click.Context, /, files: tuple[Path, ...], output: str, **giv
         for w in advise(found.cluster)
     ]  # fmt: skip
     if output == "json":
-        print_json({"policies": len(found.cluster.policies), "errors": errors, "warnings": warnings})
+        print_json({**counts, "errors": errors, "warnings": warnings})
     else:
         for word, rows in (("error", errors), ("warning", warnings)):
             for row in rows:
                 print_line(f"{row['place']}:", word, _sentence(row))
-        click.echo(f"{len(found.cluster.policies)} policies, {len(errors)} errors, {len(warnings)} warnings")
+        told = ", ".join(
+            f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count or name == "policies"
+        )
+        click.echo(f"{told}, {len(errors)} errors, {len(warnings)} warnings")
     context.exit(1 if errors else 0)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from agent.model.cluster import Address
-from agent.model.identity import Claim, Identity
+from agent.model.identity import Attestation, Claim, Identity
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 
 
@@ -44,6 +44,7 @@ class EndpointFacts:
     uid: str
     claim: Claim | None = None
     node: str = ""
+    attestation: Attestation = Attestation.CLAIMED  # what the claim is worth here (I4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,9 @@ class EndpointRow:
     cgroup_ids: tuple[int, ...]
     settled_by: str = ""  # who said that it is unmanaged, where it was not the snapshot
     escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8)
-    contradictions: tuple[str, ...] = ()  # where the pod's claims contradict each other (I2)
+    contradictions: tuple[str, ...] = ()  # where the pod's claims contradict each other (I2) or a binding (I5)
+    attestation: str = ""  # what the claim is worth (I4)
+    binding: str = ""  # the TaskIdentityBinding that vouches for the claim, or that it contradicts
     dag_id: str = ""
     task_id: str = ""
     run_id: str = ""
@@ -105,9 +107,12 @@ class Status:
     maps: tuple[MapFill, ...]
     endpoints: tuple[tuple[str, int], ...]  # by state
     policies: int
+    network_policies: int
+    bindings: int
     losses: tuple[tuple[str, int], ...]
     object_errors: tuple[str, ...]  # invalid objects, one sentence each
     unenforceable: tuple[str, ...]  # pods that the kernel cannot hold, with the reason (L8)
+    contradicting: int  # pods whose claims contradict each other or a binding
     outside: tuple[str, ...]  # containers outside the pods' roots: no program sees them
     started: float  # seconds since the epoch
     enforcing_after_seconds: float  # from the start of the process to the last attachment

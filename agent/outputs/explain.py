@@ -48,6 +48,8 @@ class Explanation:
     denying: tuple[str, ...]
     allowing: tuple[str, ...]
     nearest: str
+    layer: str  # the kind of policies that denies; "" where none does
+    note: str
     text: str
 
 
@@ -155,6 +157,8 @@ def _explanation(cluster: Cluster, question: Question, pod: Pod, address: Addres
         denying=tuple(map(str, got.denying)),
         allowing=tuple(map(str, got.allowing)),
         nearest=readable(str(got.nearest)) if got.nearest else "",
+        layer=got.layer,
+        note=got.note,
         text="; ".join(_sentences(cluster, question, pod, address, got)),
     )
 
@@ -176,6 +180,8 @@ def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address,
             yield f"its reason: {said}"
         if got.nearest:
             yield f"nearest: {readable(str(got.nearest))}"
+    if got.note:
+        yield got.note
 
 
 def deny_reasons(cluster: Cluster) -> dict[str, str]:

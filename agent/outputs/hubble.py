@@ -174,7 +174,7 @@ def _l4(seen: Flow | Denial) -> dict[str, Any]:
 def _policy(rule: str) -> dict[str, Any]:
     """`Kind/namespace/name/rule`, or without the namespace, as RuleRef writes it."""
     kind, *rest = rule.split("/")
-    namespaced = kind == "TaskNetworkPolicy" and len(rest) >= 3
+    namespaced = kind in ("TaskNetworkPolicy", "NetworkPolicy") and len(rest) >= 3
     namespace, name = (rest[0], rest[1]) if namespaced else ("", rest[0] if rest else kind)
     return {"name": name, "namespace": namespace, "kind": kind}
 
@@ -200,7 +200,7 @@ def _ours(seen: Flow | Denial) -> dict[str, Any]:
         "dag_id": identity.dag_id,
         "task_id": identity.task_id,
         "ambiguous": identity.ambiguous,
-        "attestation": claim.attestation.name.lower(),
+        "attestation": facts.attestation.name.lower(),
         "run_id": claim.run_id,
         "try_number": claim.try_number,
         "map_index": claim.map_index,

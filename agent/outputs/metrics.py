@@ -158,7 +158,13 @@ def _agent_families(status: Status) -> Iterator[Metric]:
     yield hooks
     yield _gauge("dagwall_policy_revision", "Revision of the newest snapshot of the cluster.", status.revision)
     yield _gauge("dagwall_policy_programmed_revision", "Revision that the kernel's maps say.", status.programmed)
-    yield _gauge("dagwall_policies", "Policies in force.", status.policies)
+    yield _gauge("dagwall_policies", "Dagwall's policies in force.", status.policies)
+    yield _gauge("dagwall_network_policies", "Kubernetes' own NetworkPolicies in force.", status.network_policies)
+    yield _gauge("dagwall_identity_bindings", "TaskIdentityBindings in force.", status.bindings)
+    yield _gauge(
+        "dagwall_contradicting_pods", "Pods whose claims contradict each other or a TaskIdentityBinding.",
+        status.contradicting,
+    )  # fmt: skip
     yield _gauge("dagwall_invalid_objects", "Objects that are invalid now.", len(status.object_errors))
     reasons = Counter(_escape(sentence) for sentence in status.unenforceable)
     yield _gauges(

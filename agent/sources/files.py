@@ -17,14 +17,13 @@ from inotify_simple import INotify, flags
 from agent.errors import InvalidObject
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.manifests import MAX_FILE_BYTES
-from agent.sources.store import Store
+from agent.sources.store import TABLES, Store
 from agent.sources.update import Problem, Update
 
 QUIET_SECONDS = 0.05
 MAX_ROUNDS = 5
 """A directory that never gets quiet is read after this many rounds all the same."""
 
-TABLES = frozenset({"pods", "namespaces", "services", "slices", "service_accounts", "nodes", "policies"})
 _SUFFIXES = (".yaml", ".yml", ".json")
 _MASK = (
     flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ATTRIB

@@ -47,6 +47,9 @@ _TABLES: dict[type, tuple[str, Callable[[Any], Any]]] = {
     TaskIdentityBinding: ("bindings", lambda binding: binding.name),
 }
 
+TABLES = frozenset(table for table, _ in _TABLES.values())
+"""What manifests can fill: all of it."""
+
 
 def key_of(item: Item) -> Key:
     """Where this object is in a snapshot."""

@@ -212,6 +212,26 @@ def test_the_flow_log_has_both(running: Running) -> None:
     assert connections == 2
 
 
+def test_a_claim_that_a_binding_forbids_is_quarantined_and_told(running: Running) -> None:
+    """I5, L4; a test of policy, and then all is as before."""
+    binding = running.folder / "manifests" / "binding.yaml"
+    spec = "namespace: airflow, serviceAccounts: [etl], dagIds: [reports], posture: enforce"
+    head = "apiVersion: dagwall.io/v1alpha1\nkind: TaskIdentityBinding\nmetadata: {name: etl}\n"
+    binding.write_text(f"{head}spec: {{{spec}}}\n")
+    try:
+        assert eventually(lambda: running.pod.run(tcp, V4, 8001) != "ok", 10)
+        (row,) = (row for row in running.json("endpoints") if row["pod"] == "finance-load-x1")  # type: ignore[attr-defined]
+        assert (row["state"], row["binding"]) == ("quarantined", "etl")
+        assert "TaskIdentityBinding/etl" in row["contradictions"][-1]
+        assert "TaskIdentityBinding" in running.command("endpoints")
+        assert running.value("dagwall_contradicting_pods") >= 1
+        assert "endpoint.contradicts" in running.said()
+        assert eventually(lambda: running.value("dagwall_task_denied_total", reason="quarantined") > 0)
+    finally:
+        binding.unlink()
+    assert eventually(lambda: running.pod.run(tcp, V4, 8001) == "ok", 10)
+
+
 def test_following_shows_what_happens_now(running: Running) -> None:
     command = ["env", "--default-signal=INT"]  # tests that a shell put in the background inherit it ignored
     command += [*DAGWALL, "flows", "-f", "--last", "0", "--verdict", "deny", "--socket", str(running.socket)]

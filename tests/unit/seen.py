@@ -46,6 +46,7 @@ STATUS = Status(
     posture="enforce", on_agent_loss="allow", kernel="6.1.0", bcc="0.26.0", features=(("set_retval", True),),
     hooks=(HookState("egress", "/kubepods", attached=True, program_id=5, instructions=1000),),
     maps=(MapFill("rules", 100, 1000),), endpoints=(("managed", 2), ("pending", 0)), policies=3,
+    network_policies=0, bindings=1, contradicting=1,
     losses=(("ring_full", 0), ("flows_quota", 4)), object_errors=("a.yaml:3: TaskNetworkPolicy/x/y: broken",),
     unenforceable=("airflow/p: NET_RAW: AF_PACKET is not covered by this build",), outside=(), started=1.0,
     enforcing_after_seconds=0.8, resident_bytes=50_000_000,

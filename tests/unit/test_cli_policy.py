@@ -60,6 +60,40 @@ def test_valid_files_are_silent(tmp_path: Path) -> None:
     assert dagwall("policy", "check", tmp_path).output == "1 policies, 0 errors, 0 warnings\n"
 
 
+BINDING = """\
+apiVersion: dagwall.io/v1alpha1
+kind: TaskIdentityBinding
+metadata: {name: reports}
+spec: {namespace: airflow, serviceAccounts: [etl], dagIds: [reports], posture: enforce}
+"""
+NATIVE = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: airflow}
+spec: {podSelector: {}, policyTypes: [Egress]}
+"""
+
+
+def test_what_was_checked_is_counted(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, FLOOR, BINDING, NATIVE)
+    output = dagwall("policy", "check", tmp_path).output
+    assert output == "1 policies, 1 network policies, 1 bindings, 0 errors, 0 warnings\n"
+    got = json.loads(dagwall("policy", "check", tmp_path, "-o", "json").output)
+    assert (got["policies"], got["network_policies"], got["bindings"]) == (1, 1, 1)
+
+
+def test_explain_tells_of_bindings_and_layers(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, POD, BINDING)
+    who = ("--pod", "airflow/p1", "--to", "192.0.2.9:443")
+    said = explain(tmp_path, *who, code=3)
+    assert "it is quarantined; " in said
+    assert "TaskIdentityBinding/reports" in said
+    write(tmp_path, NAMESPACE, POD, NATIVE)
+    (got,) = json.loads(explain(tmp_path, *who, "--network-policy", "-o", "json", code=3))
+    assert (got["verdict"], got["layer"]) == ("deny", "NetworkPolicy")
+    explain(tmp_path, *who)
+
+
 def test_errors_name_file_line_field_and_what_is_allowed(tmp_path: Path) -> None:
     file = write(tmp_path, NAMESPACE, FLOOR.replace("egress", "egres"))
     output = dagwall("policy", "check", file, code=1).output

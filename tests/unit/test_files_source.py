@@ -12,7 +12,7 @@ import pytest
 from agent.errors import InvalidObject
 from agent.sources.files import FilesSource
 from agent.sources.manifest_set import ManifestSet, Unreadable
-from agent.sources.store import Store
+from agent.sources.store import TABLES, Store
 from agent.sources.update import Update
 
 UIDS = [f"cc7a1de5-1bf8-4567-ae3a-69799500000{i}" for i in range(10)]
@@ -154,6 +154,38 @@ def test_a_removed_file_removes_its_objects(folder: Folder) -> None:
     update = folder.next()
     assert update.changes.pods == {UIDS[0]}
     assert list(update.snapshot.pods) == [UIDS[1]]
+
+
+EACH_KIND = {
+    "Pod": pod(),
+    "Namespace": "apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n",
+    "Node": "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n",
+    "ServiceAccount": "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a, namespace: n}\n",
+    "Service": "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: n}\nspec: {clusterIP: None}\n",
+    "EndpointSlice": "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, namespace: n}\n"
+    "addressType: IPv4\nendpoints: []\n",
+    "TaskNetworkPolicy": policy(),
+    "NetworkPolicy": "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a, namespace: n}\n"
+    "spec: {podSelector: {}}\n",
+    "TaskIdentityBinding": "apiVersion: dagwall.io/v1alpha1\nkind: TaskIdentityBinding\nmetadata: {name: a}\n"
+    "spec: {namespace: n, serviceAccounts: [a], dagIds: [d]}\n",
+}
+
+
+@pytest.mark.parametrize("kind", EACH_KIND)
+def test_every_kind_goes_with_its_file(folder: Folder, kind: str) -> None:
+    before = folder.source.start().snapshot
+    folder.write("a.yaml", EACH_KIND[kind])
+    there = folder.next()
+    assert there.problems == ()
+    assert any(getattr(there.snapshot, table) != getattr(before, table) for table in TABLES)
+    (folder.path / "a.yaml").unlink()
+    after = folder.next().snapshot
+    assert all(getattr(after, table) == getattr(before, table) for table in TABLES)
+
+
+def test_every_table_has_a_kind_above() -> None:
+    assert len(TABLES) == len(EACH_KIND)
 
 
 def test_new_folders_are_watched_and_removed_ones_forgotten(folder: Folder) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.flow import PeerKind, PeerName
+from agent.model.identity import Attestation
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.flowlog import FlowLog, RotatingFile
 from agent.outputs.hubble import DROP_REASONS, MAX_LINE_BYTES, line_of
@@ -29,6 +30,12 @@ def test_a_line_is_the_exporter_s() -> None:
     assert document.keys() == {"flow", "node_name", "time"}
     assert document["time"] == "1970-01-01T00:00:02.500000Z"
     assert document["node_name"] == "prod/n1"
+
+
+def test_the_worth_of_a_claim_is_the_endpoint_s() -> None:
+    seen = denial()
+    bound = replace(seen, endpoint=replace(seen.endpoint, attestation=Attestation.BOUND))
+    assert (parsed(seen)["dagwall"]["attestation"], parsed(bound)["dagwall"]["attestation"]) == ("claimed", "bound")  # type: ignore[index]
 
 
 def test_a_denial_in_hubble_s_words() -> None:
