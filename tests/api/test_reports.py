@@ -30,7 +30,7 @@ class Reporting(Cluster):
     """The agent as `dagwall run` wires it, by the rights of daemonset.yaml and no others."""
 
     @contextmanager
-    def agent(self) -> Iterator[Agent]:
+    def agent(self, settings: Settings | None = None) -> Iterator[Agent]:
         self.plane.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
         config = Config(
             node="n1", kubeconfig=self.plane.token_kubeconfig("dagwall-system", "dagwall-agent"),
@@ -41,7 +41,7 @@ class Reporting(Cluster):
         self.serving = serving = Serving(config)
         serving.start()
         try:
-            with running(build(config, Settings(), serving, serving.publish)) as agent:
+            with running(build(config, settings or Settings(), serving, serving.publish)) as agent:
                 yield agent
         finally:
             serving.stop()
@@ -168,10 +168,10 @@ def test_statuses_are_written_when_they_change_and_not_else(cluster: Reporting) 
         assert eventually(lambda: cluster.condition("Programmed").get("status") == "True", 30)
         path = f"/apis/dagwall.io/v1alpha1/namespaces/{cluster.name}/tasknetworkpolicies/etl"
         version = cluster.plane.request("GET", path)["metadata"]["resourceVersion"]
-        time.sleep(12)
+        time.sleep(7)
         assert cluster.plane.request("GET", path)["metadata"]["resourceVersion"] == version
     with cluster.agent():
-        time.sleep(8)
+        time.sleep(6)
         found = cluster.plane.request("GET", path)
         assert found["metadata"]["resourceVersion"] == version, "a restart changes nothing that people see"
 
@@ -197,7 +197,7 @@ def test_every_right_is_used_and_none_is_missing(cluster: Reporting) -> None:
     cluster.plane.apply(mine, other)
     refused = cluster.plane.used(refused=True)  # by tests that try more than the agent does
     try:
-        with cluster.agent():
+        with cluster.agent(Settings(network_policy=True)):
             pod = cluster.admit("3.3.2-ke-normal", "etl-1")
             assert cluster.follows(lambda: pod.run(tcp, V4, 8309) in REFUSED)
             assert eventually(lambda: len(cluster.events()) == 1, 10)
