@@ -28,6 +28,7 @@ from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sources.files import FilesSource
 from agent.sources.host import host_addresses
+from agent.sources.last_valid import LastValid
 from agent.sources.manifest_set import ManifestSet
 from agent.sources.store import Store
 from agent.sources.update import Source
@@ -146,7 +147,8 @@ def _source(config: Config, settings: Settings, store: Store) -> Source:
     from agent.sources.kubernetes import KubernetesSource  # noqa: PLC0415
 
     api = KubeApi.connect(str(config.kubeconfig or ""))
-    return KubernetesSource(api, store, config.node, settings.cluster, config.managed_namespaces)
+    kept = LastValid(config.state / "last-valid.json")
+    return KubernetesSource(api, store, config.node, settings.cluster, config.managed_namespaces, kept=kept)
 
 
 def _limits(datapath: Datapath) -> Limits:

@@ -11,8 +11,8 @@ from agent.model.policy import Policy, PolicyRef
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`generation` is the newest; `valid` the newest valid one that this agent has seen, 0 for none, and `policy`
-    what that says (P17). `status` is what the server holds.
+    """`generation` is the newest; `valid` the newest valid one that is known, 0 for none, and `policy`
+    what that says (P17); `source` is the object it was read from. `status` is what the server holds.
     """
 
     ref: PolicyRef
@@ -21,3 +21,4 @@ class Judged:
     policy: Policy | None
     problem: str = ""  # the validator's sentence where `generation` is not valid
     status: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
 from agent.sources.kube_api import KubeApi
+from agent.sources.last_valid import LastValid, essence
 from agent.sources.reflector import Reflector, Resource, Step
 from agent.sources.store import Key, Store, key_of
 from agent.sources.update import Problem, Update
@@ -79,19 +80,24 @@ class KubernetesSource:
     cluster: str = "default"
     managed_namespaces: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
+    kept: LastValid | None = None
     informers: list[Informer] = field(default_factory=list)
     expected: int = 0  # informers whose first lists make the snapshot complete; 0 before the server has answered
     _others: Informer | None = None
+    _remembered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _to_keep: bool = False
     _answers: queue.SimpleQueue[_Answer] = field(default_factory=queue.SimpleQueue)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> Update:
         """What is known without the API; the informers start behind it."""
+        self._remembered = self.kept.read() if self.kept is not None else {}
         threading.Thread(target=self._begin, name="informers", daemon=True).start()
         return Update(self.store.snapshot, Changes(everything_else=True), self.problems)
 
     def read(self, timeout_seconds: float = 0.0) -> Update | None:
         """All answers that are there, as one step; waits for a first one."""
+        self._keep()
         try:
             answers = [self._answers.get(timeout=timeout_seconds or 0.001)]
         except queue.Empty:
@@ -125,9 +131,18 @@ class KubernetesSource:
     def close(self) -> None:
         self._stop.set()
 
+    def _keep(self) -> None:
+        """What is in force now, for the next agent; after it was handed over, and never half a list of it."""
+        judged = [i.reflector for i in self.informers if i.reflector.resource.judged]
+        if self.kept is None or not self._to_keep or not all(reflector.listed for reflector in judged):
+            return
+        self._to_keep = False
+        self.kept.write(essence(each.source) for each in self.judgements() if each.valid)
+
     def _apply(self, answer: _Answer) -> Changes:
         """A pod that was bound to this node leaves the others' list; that is no deletion."""
         first, answer.informer.settled = not answer.informer.settled, True
+        self._to_keep |= answer.informer.reflector.resource.judged
         deletes = answer.step.deletes
         if first and answer.informer.reflector.resource.kind == "Namespace":
             listed = {key_of(item) for item in answer.step.upserts}  # those of the state folder may have gone
@@ -139,7 +154,7 @@ class KubernetesSource:
         return self.store.apply(answer.step.upserts, deletes, complete=self._complete())
 
     def _start_informer(self, resource: Resource) -> Informer:
-        informer = Informer(Reflector(resource, self._parse))
+        informer = Informer(Reflector(resource, self._parse, remembered=self._remembered if resource.judged else {}))
         self.informers.append(informer)
         name = f"watch-{resource.plural}"
         threading.Thread(target=self._follow, args=(informer,), name=name, daemon=True).start()

@@ -58,12 +58,16 @@ class _Known:
 
 @dataclass(slots=True)
 class Reflector:
-    """State of one resource. `version` is where the next watch begins, "" before the first list."""
+    """State of one resource. `version` is where the next watch begins, "" before the first list.
+
+    `remembered`: objects, by uid, that an earlier agent had in force; each counts until its first valid generation.
+    """
 
     resource: Resource
     parse: Parse
     version: str = ""
     problems: dict[ObjectName, InvalidObject] = field(default_factory=dict)
+    remembered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _known: dict[ObjectName, _Known] = field(default_factory=dict)
 
     @property
@@ -124,30 +128,51 @@ class Reflector:
     def _read(self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None) -> list[Item]:
         """The object, if it is valid; else what was valid before stays."""
         version = _number(_metadata(obj).get("resourceVersion"))
+        typed = self._typed(obj)
         try:
-            item = self.parse(self._typed(obj))
+            item = self.parse(typed)
         except InvalidObject as exc:
             self.problems[name] = exc
-            judged = self._judged(name, obj, old, exc)
+            if old is None and (restored := self._restored(obj)) is not None:
+                judged = self._judged(name, obj, self.remembered[_uid(obj)], restored, str(exc))
+                self._known[name] = _Known(_uid(obj), version, key_of(restored), judged)
+                return [restored]
+            before = old.judged if old else None
+            judged = self._judged(
+                name, obj, before.source if before else {}, before.policy if before else None, str(exc)
+            )
             self._known[name] = _Known(_uid(obj), version, old.key if old else None, judged)
             return []
         self.problems.pop(name, None)
-        self._known[name] = _Known(_uid(obj), version, key_of(item), self._judged(name, obj, old, item))
+        self._known[name] = _Known(_uid(obj), version, key_of(item), self._judged(name, obj, typed, item, ""))
         return [item]
 
+    def _restored(self, obj: Mapping[str, Any]) -> Item | None:
+        """What an earlier agent had in force of this object, unless this one's validator refuses it."""
+        remembered = self.remembered.get(_uid(obj))
+        if remembered is None:
+            return None
+        try:
+            return self.parse(remembered)
+        except InvalidObject:
+            return None
+
     def _judged(
-        self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None, outcome: Item | InvalidObject
+        self, name: ObjectName, obj: Mapping[str, Any], source: Mapping[str, Any], item: Item | None, problem: str
     ) -> Judged | None:
+        """`source` and `item`: the last valid generation as an object and as a value."""
         if not self.resource.judged:
             return None
-        ref, before = PolicyRef(name.namespace, name.kind, name.name), old.judged if old else None
-        generation = _number(_metadata(obj).get("generation"))
         status = obj.get("status")
-        held = status if isinstance(status, dict) else {}
-        if isinstance(outcome, Policy):
-            return Judged(ref, generation, generation, outcome, status=held)
-        valid, policy = (before.valid, before.policy) if before else (0, None)
-        return Judged(ref, generation, valid, policy, str(outcome), held)
+        return Judged(
+            PolicyRef(name.namespace, name.kind, name.name),
+            generation=_number(_metadata(obj).get("generation")),
+            valid=_number(_metadata(source).get("generation")),
+            policy=item if isinstance(item, Policy) else None,
+            problem=problem,
+            status=status if isinstance(status, dict) else {},
+            source=source,
+        )
 
     def _typed(self, obj: Mapping[str, Any]) -> dict[str, Any]:
         """Members of a list come without kind and apiVersion."""

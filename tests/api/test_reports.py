@@ -150,6 +150,26 @@ def test_a_status_says_what_is_in_force_and_what_is_wrong(cluster: Reporting) ->
     assert cluster.lease("dagwall-status")["spec"].get("holderIdentity", "") == "", "another node need not wait"
 
 
+def test_an_agent_that_starts_again_keeps_what_was_valid(cluster: Reporting) -> None:
+    """P17: a mistyped policy and a restart must not open what was closed."""
+    cluster.node.serve(V4, 8310)
+    cluster.node.serve(V4, 8311)
+    cluster.plane.apply(policy(cluster.name, 8310))
+    with cluster.agent():
+        pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8311) in REFUSED)
+    broken = policy(cluster.name, 8311)
+    broken["spec"]["egress"][0]["to"] = [{"cidr": f"{V4}/24"}]
+    cluster.plane.apply(broken)
+    with cluster.agent():
+        assert eventually(lambda: cluster.condition("Accepted").get("status") == "False", 30)
+        assert cluster.condition("Accepted")["message"].endswith("generation 1 stays in force")
+        assert pod.run(tcp, V4, 8311) in REFUSED
+        assert pod.run(tcp, V4, 8310) == "ok"
+        other = cluster.admit("3.3.2-ke-normal", "etl-2")
+        assert cluster.follows(lambda: other.run(tcp, V4, 8311) in REFUSED), "new pods too"
+
+
 def test_never_valid(cluster: Reporting) -> None:
     broken = policy(cluster.name, 8306)
     broken["spec"]["egress"][0]["ports"] = [{"port": 90, "endPort": 80}]

@@ -1,0 +1,65 @@
+"""The last valid generation of each policy on disk, so that P17 holds for an agent that starts again.
+
+The server has the newest generation only. Where that is invalid, a new agent could not know what its predecessor had
+in force, and would let go of it: a mistyped policy and a restart would open what was closed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import StateError
+from agent.log import event
+
+_VERSION = 1
+_METADATA = ("name", "namespace", "uid", "generation")
+
+
+def essence(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of an object: what it says, and which one it is."""
+    metadata = obj["metadata"]
+    kept = {key: metadata[key] for key in _METADATA if key in metadata}
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": kept, "spec": obj.get("spec")}
+
+
+@dataclass(slots=True)
+class LastValid:
+    """One JSON file, replaced atomically. One thread."""
+
+    path: Path
+    _written: str = ""
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Objects by uid. What cannot be read is said and lost: the agent goes on with what the server has."""
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            if document["version"] != _VERSION:
+                raise ValueError(f"version {document['version']!r}")
+            return {str(obj["metadata"]["uid"]): dict(obj) for obj in document["objects"]}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+            event("last_valid.unreadable", level=logging.ERROR, path=str(self.path), why=repr(exc))
+            return {}
+
+    def write(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Where it differs from what was written last. Raises StateError."""
+        text = json.dumps({"version": _VERSION, "objects": list(objects)}, ensure_ascii=False)
+        if text == self._written:
+            return
+        fresh = self.path.with_suffix(".new")
+        try:
+            with open(fresh, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, self.path)
+        except OSError as exc:
+            raise StateError(f"{self.path}: {exc.strerror}") from exc
+        self._written = text
