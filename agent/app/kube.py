@@ -41,6 +41,8 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NAMESPACE = "dagwall-system"
 _PLURALS = {"TaskNetworkPolicy": "tasknetworkpolicies", "ClusterTaskNetworkPolicy": "clustertasknetworkpolicies"}
 _GONE = (403, 404, 422)
+_ENFORCING = frozenset({"kernel", "hooks", "roots", "revision"})
+"""Problems of a node that concern every policy; a container outside the pods' roots concerns its own pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ class KubeReports:
             for e in agent.node.writer.endpoints.by_uid.values()
             if e.folders and e.assignment and e.assignment.state is not EndpointState.UNMANAGED
         )
-        self._said = Said(agent.node.writer.cluster, pods, tuple(agent.node.problems.values()), judgements)
+        problems = tuple(text for topic, text in agent.node.problems.items() if topic in _ENFORCING)
+        self._said = Said(agent.node.writer.cluster, pods, problems, judgements)
 
     def losses(self) -> dict[str, int]:
         """Denials that no Event counts, and requests that failed, by what they were for."""
