@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
@@ -40,12 +41,12 @@ def policy(where: str, port: int) -> dict[str, Any]:
 
 
 @contextmanager
-def running(agent: Agent) -> Iterator[Agent]:
-    """From the first complete list to the agent's end."""
+def running(agent: Agent, *, complete: bool = True) -> Iterator[Agent]:
+    """From the first complete list to the agent's end; from its start where nothing can be listed yet."""
     thread = threading.Thread(target=agent.run)
     thread.start()
     try:
-        assert eventually(lambda: agent.node.writer.cluster.complete, 30)
+        assert not complete or eventually(lambda: agent.node.writer.cluster.complete, 30)
         yield agent
     finally:
         agent.stop()
@@ -60,14 +61,14 @@ class Cluster:
         in_namespace(plane, name, **{"dagwall.io/managed": "true"})
 
     @contextmanager
-    def agent(self) -> Iterator[Agent]:
+    def agent(self, *, complete: bool = True) -> Iterator[Agent]:
         config = Config(
             node="n1", kubeconfig=self.plane.kubeconfig(), pins=self.node.bpffs / "dagwall",
             cgroup_roots=frozenset({f"/{self.node.kubepods.relative_to(cgroup_mount())}"}),
             state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
         )  # fmt: skip
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),))
-        with running(build(config, settings, Collected(), lambda _: None)) as agent:
+        with running(build(config, settings, Collected(), lambda _: None), complete=complete) as agent:
             yield agent
 
     def admit(self, recorded: str, name: str) -> Pod:
@@ -144,3 +145,36 @@ def test_the_api_may_be_away_while_the_agent_starts_again(cluster: Cluster) -> N
         assert pod.run(tcp, V4, 8205) in REFUSED
         assert agent.datapath.adopted
     restarting.join()
+
+
+def test_a_node_boots_whose_control_plane_is_pods_of_its_own(cluster: Cluster) -> None:
+    """L2, L3: the API server, DNS and proxy come up before the API can say who they are; tasks wait for it."""
+    in_namespace(cluster.plane, "kube-system")
+    cluster.plane.apply(policy(cluster.name, 8206))
+    with cluster.agent():
+        task = cluster.admit("3.3.2-ke-normal", "etl-4")
+    detach(cluster.node.bpffs / "dagwall")
+    cluster.plane.kill("kube-apiserver")
+    with ScratchNode() as booted:
+        cluster.node = booted
+        booted.serve(V4, 8206)
+        booted.serve(V4, 8207)
+        static, *others = (uuid.uuid4() for _ in range(3))
+        uids = {"kube-apiserver-n1": static.hex, "coredns-1": str(others[0]), "kube-proxy-1": str(others[1])}
+        for name, uid in uids.items():
+            (cluster.folder / "logs" / f"kube-system_{name}_{uid}").mkdir(parents=True)
+        (cluster.folder / "logs" / f"{cluster.name}_etl-4_{task.uid}").mkdir()
+        try:
+            with cluster.agent(complete=False) as agent:
+                control_plane = [booted.add_pod(uid) for uid in uids.values()]
+                again = booted.add_pod(task.uid)
+                for pod in control_plane:
+                    assert cluster.follows(lambda pod=pod: pod.run(tcp, V4, 8207) == "ok"), pod.uid
+                assert again.run(tcp, V4, 8206) == "TIMEOUT"
+                cluster.plane.start_apiserver()
+                assert eventually(lambda: agent.node.writer.cluster.complete, 30)
+                assert cluster.follows(lambda: again.run(tcp, V4, 8206) == "ok")
+                assert again.run(tcp, V4, 8207) in REFUSED
+                assert all(pod.run(tcp, V4, 8207) == "ok" for pod in control_plane)
+        finally:
+            detach(booted.bpffs / "dagwall")
