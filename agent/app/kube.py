@@ -89,7 +89,7 @@ class KubeReports:
             for e in agent.node.writer.endpoints.by_uid.values()
             if e.folders and e.assignment and e.assignment.state is not EndpointState.UNMANAGED
         )
-        problems = tuple(text for topic, text in agent.node.problems.items() if topic in _ENFORCING)
+        problems = tuple(text for topic, text in agent.node.health.problems.items() if topic in _ENFORCING)
         self._said = Said(agent.node.writer.cluster, pods, problems, judgements)
 
     def losses(self) -> dict[str, int]:

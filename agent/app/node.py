@@ -8,9 +8,8 @@ import queue
 import selectors
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.abi.structs import U32, U64
@@ -33,6 +32,7 @@ from agent.model.verdict import EndpointState, EventKind
 from agent.sources.cgroup_ids import path_of
 from agent.sources.cgroup_watch import Added, CgroupEvent, CgroupWatcher
 from agent.sources.cgroups import ContainerFolder, RootFolder
+from agent.sources.host import own_cgroup
 from agent.sources.update import Source, Update
 from agent.sync.writer import Outcome, Writer
 
@@ -42,15 +42,6 @@ HEALTH_SECONDS = 2.0
 RESCAN_SECONDS = 10.0
 SCAN_SECONDS = 30.0
 """Between two full scans of the cgroup tree: for what no directory event has told."""
-
-
-def own_cgroup(mount: Path) -> int:
-    """Inode of the agent's own cgroup, which it must never lock; 0 at the root of the hierarchy, or outside of it."""
-    for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
-        if line.startswith("0::"):
-            path = mount / line[3:].lstrip("/")
-            return path.stat().st_ino if path.is_dir() and path != mount else 0
-    return 0
 
 
 @dataclass(slots=True)
@@ -89,7 +80,7 @@ class Node:
     ) -> None:
         self.config, self.datapath, self.writer, self.source = config, datapath, writer, source
         self.watcher, self.drain, self.hz = watcher, drain, hz
-        self.closer = Closer(self.folders_of)
+        self.closer = Closer(watcher.paths_of)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
         self.settler = Settler(writer, config.log_folders, timings.pending, known_here)
@@ -103,17 +94,7 @@ class Node:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._timers = Timers()
-        self._saved: State | None = None
-
-    @property
-    def problems(self) -> Mapping[str, str]:
-        """Why the agent is not ready, by topic."""
-        return self.health.problems
-
-    @property
-    def settled(self) -> Mapping[PodUid, Settled]:
-        """Who said that a pod is unmanaged, where no snapshot did."""
-        return self.settler.settled
+        self._untold: Changes | None = None
 
     # -- start
 
@@ -134,6 +115,7 @@ class Node:
             self.settler.let_pass_what_was_there()
         self.health.attach()
         self._after(outcome, EVERYTHING)
+        self._tell()
         self.attached_after_seconds = time.monotonic() - began
         event("agent.enforcing", endpoints=len(self.writer.endpoints.by_uid), writes=outcome.writes)
 
@@ -151,6 +133,7 @@ class Node:
                     if answer in ready:
                         answer()
                 self._on_time(time.monotonic())
+                self._tell()
         self._save()
 
     def close(self) -> None:
@@ -221,6 +204,7 @@ class Node:
         return not isinstance(folder, ContainerFolder)
 
     def _on_records(self) -> None:
+        self._tell()
         for data in self.datapath.events.read():
             record = decode_event(data)
             if record.kind is EventKind.PENDING:
@@ -229,15 +213,6 @@ class Node:
             if stalls(record):
                 self.closer.inbox.put(record)
             self.drain.inbox.put(record)
-
-    def folders_of(self, cgroup_id: int) -> list[Path]:
-        """Where processes of a cgroup's endpoint may be: its own folder, then the others of the pod. Any thread."""
-        uid = self.folders.pods.get(cgroup_id)
-        paths = [f.path for f in list(self.watcher.known.values()) if f.cgroup_id == cgroup_id]
-        paths += [
-            f.path for f in list(self.watcher.known.values()) if isinstance(f, ContainerFolder) and f.uid == uid
-        ]
-        return [self.watcher.mount / path.lstrip("/") for path in paths]
 
     def _answer(self, record: RawEvent) -> None:
         """The kernel has met a cgroup that it does not know: perhaps the folder's event is still on its way."""
@@ -261,8 +236,7 @@ class Node:
         """All updates that wait, as one: a pass for each would fall behind when pods come faster than passes."""
         read_at, update = self._updates.get()
         while not self._updates.empty():
-            _, later = self._updates.get()
-            update = Update(later.snapshot, update.changes | later.changes, later.problems)
+            update = update.then(self._updates.get()[1])
         return read_at, update
 
     def _on_time(self, now: float) -> None:
@@ -285,11 +259,18 @@ class Node:
     # -- what follows
 
     def _after(self, outcome: Outcome, changes: Changes) -> None:
-        """Tell everybody else what is so now."""
+        """Others are told once for all that one turn of the loop has changed."""
         if outcome.refused:
             self.health.say("revision", f"revision refused: {outcome.refused}")
         elif changes != Changes():
             self.health.say("revision", "")
+        self._untold = changes if self._untold is None else self._untold | changes
+
+    def _tell(self) -> None:
+        """Before records that may speak of what is new, and before the next wait."""
+        if self._untold is None:
+            return
+        changes, self._untold = self._untold, None
         self.context = make_context(self.writer, self.config.node)
         self.drain.inbox.put(Snapshot(self.context, changes))
         self._publish(self)
@@ -308,12 +289,11 @@ class Node:
     def _save(self) -> None:
         """Numbers, and the claims of this node's pods, to disk where they changed."""
         claims = self.source.store.claims
-        now = State(
-            numbers=self.writer.endpoints.numbers.snapshot(),
-            claims={uid: claims[uid] for uid in self.writer.endpoints.by_uid if uid in claims},
-            namespaces={name: namespace.managed for name, namespace in self.writer.cluster.namespaces.items()},
-            complete=self.settler.known_here or self.writer.cluster.complete,
+        self._state.keep(
+            State(
+                numbers=self.writer.endpoints.numbers.snapshot(),
+                claims={uid: claims[uid] for uid in self.writer.endpoints.by_uid if uid in claims},
+                namespaces={name: namespace.managed for name, namespace in self.writer.cluster.namespaces.items()},
+                complete=self.settler.known_here or self.writer.cluster.complete,
+            )
         )
-        if now != self._saved:
-            self._state.write(now)
-            self._saved = replace(now)

@@ -137,7 +137,7 @@ class Reporter:
         node, config = agent.node, self._config
         cluster = node.writer.cluster
         hooks = hook_states(agent)
-        problems = list(node.problems.values())
+        problems = list(node.health.problems.values())
         problems += [f"{h.hook} is not attached to {h.root}" for h in hooks if not h.attached]
         counts = Counter(row.state for row in rows)
         return Status(

@@ -29,7 +29,7 @@ _ESCAPES = {
 
 def endpoint_row(node: Node, endpoint: Endpoint) -> EndpointRow:
     pod, assignment = node.writer.cluster.pods.get(endpoint.uid), endpoint.assignment
-    claim, settled = pod.claim if pod is not None else _NO_CLAIM, node.settled.get(endpoint.uid)
+    claim, settled = pod.claim if pod is not None else _NO_CLAIM, node.settler.settled.get(endpoint.uid)
     known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
     namespace = settled.namespace if settled is not None else ""
     against = (assignment.contradiction,) if assignment is not None and assignment.contradiction else ()
@@ -148,7 +148,7 @@ def notices(node: Node, rows: tuple[EndpointRow, ...]) -> list[str]:
     stale = node.source.stale_seconds()
     if stale > 0:
         out.append(f"the API server has not answered for {stale:.0f} s: the last snapshot is enforced")
-    unclassified = [uid for uid, settled in node.settled.items() if settled.unclassified]
+    unclassified = [uid for uid, settled in node.settler.settled.items() if settled.unclassified]
     if unclassified:
         out.append(f"{len(unclassified)} pods pass unclassified, because no managed namespace is known here yet (L3)")
     if cluster.settings.audit_everything:

@@ -13,6 +13,8 @@ from agent.errors import StateError
 from agent.model.identity import Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
 
 _VERSION = 1
+MOST_LINES = 1000
+"""Of the journal, before the whole is written again."""
 
 
 @dataclass(slots=True)
@@ -37,10 +39,47 @@ class StateFolder:
             raise StateError(f"{folder}: another agent owns this state folder") from exc
         except OSError as exc:
             raise StateError(f"{folder}: {exc.strerror}") from exc
-        self._file = folder / "state.json"
+        self._file, self._journal = folder / "state.json", folder / "state.journal"
+        self._kept: State | None = None
+        self._lines = 0
 
     def read(self) -> State:
-        """What was written last; empty where there is nothing. A file that cannot be read is an error."""
+        """What was kept last; empty where there is nothing. A file that cannot be read is an error."""
+        state = self._whole()
+        for line in self._journal_lines():
+            try:
+                state = _after(state, json.loads(line))
+            except (LookupError, TypeError, ValueError, AttributeError) as exc:
+                raise StateError(f"{self._journal}: damaged: {exc!r}") from exc
+        return state
+
+    def keep(self, state: State) -> None:
+        """What differs from the last call becomes one more line of the journal, or many lines one file."""
+        if state == self._kept:
+            return
+        if self._kept is None or self._lines >= MOST_LINES:
+            self.write(state)
+            return
+        line = json.dumps(_difference(self._kept, state)) + "\n"
+        try:
+            with open(self._journal, "a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as exc:
+            raise StateError(f"{self._journal}: {exc.strerror}") from exc
+        self._kept, self._lines = state, self._lines + 1
+
+    def _journal_lines(self) -> list[bytes]:
+        """A last line without an end was being written when the agent or the node died: it never was."""
+        try:
+            return self._journal.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise StateError(f"{self._journal}: {exc.strerror}") from exc
+
+    def _whole(self) -> State:
         try:
             document = json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -56,7 +95,7 @@ class StateFolder:
             raise StateError(f"{self._file}: damaged: {exc!r}") from exc
 
     def write(self, state: State) -> None:
-        """Replaces the file atomically."""
+        """Replaces the file atomically; then the journal goes. Between the two, the journal says nothing new."""
         document = {
             "version": _VERSION,
             "complete": state.complete,
@@ -71,8 +110,10 @@ class StateFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(fresh, self._file)
+            self._journal.unlink(missing_ok=True)
         except OSError as exc:
             raise StateError(f"{self._file}: {exc.strerror}") from exc
+        self._kept, self._lines = state, 0
 
     def close(self) -> None:
         os.close(self._lock)
@@ -85,6 +126,34 @@ def _state(document: dict[str, Any]) -> State:
         namespaces=dict(document["namespaces"]),
         complete=document["complete"],
     )
+
+
+def _difference(before: State, now: State) -> dict[str, Any]:
+    same = before.numbers is now.numbers
+    fresh = {} if same else {i: n for i, n in now.numbers.items() if before.numbers.get(i) != n}
+    claims = {uid: claim for uid, claim in now.claims.items() if before.claims.get(uid) != claim}
+    return {
+        "numbers": [[asdict(identity), number] for identity, number in fresh.items()],
+        "numbersGone": [asdict(i) for i in before.numbers if not same and i not in now.numbers],
+        "claims": {uid: asdict(claim) for uid, claim in claims.items()},
+        "claimsGone": [uid for uid in before.claims if uid not in now.claims],
+        "namespaces": now.namespaces if now.namespaces != before.namespaces else None,
+        "complete": now.complete,
+    }
+
+
+def _after(state: State, line: dict[str, Any]) -> State:
+    """Going over a line a second time changes nothing."""
+    for fields in line["numbersGone"]:
+        state.numbers.pop(_identity(fields), None)
+    for uid in line["claimsGone"]:
+        state.claims.pop(PodUid(uid), None)
+    for fields, number in line["numbers"]:
+        state.numbers[_identity(fields)] = IdentityNumber(number)
+    state.claims.update((PodUid(uid), _claim(fields)) for uid, fields in line["claims"].items())
+    state.namespaces = state.namespaces if line["namespaces"] is None else dict(line["namespaces"])
+    state.complete = line["complete"]
+    return state
 
 
 def _identity(fields: dict[str, Any]) -> Identity:

@@ -71,12 +71,7 @@ def _selector(text: str) -> Schema:
             "description": "Labels with these values.",
             "additionalProperties": {"type": "string"},
         },
-        matchExpressions={
-            "type": "array",
-            "description": "Further conditions.",
-            "items": expression,
-            "maxItems": 100,
-        },
+        matchExpressions=_list("Further conditions.", expression, least=0, most=100),
     )
 
 

@@ -11,7 +11,7 @@ from inotify_simple import INotify, flags
 
 from agent.errors import KernelError
 from agent.sources.cgroup_names import Place, Role, step
-from agent.sources.cgroups import GONE, Folder, folder_at, subfolders, walk
+from agent.sources.cgroups import GONE, ContainerFolder, Folder, RootFolder, folder_at, subfolders, walk
 
 _MASK = flags.CREATE | flags.DELETE | flags.ONLYDIR
 _WATCH_DEPTH = 1  # beside the roots: the mount's top and its children, where roots and stray containers appear
@@ -69,6 +69,14 @@ class CgroupWatcher:
             elif parent is not None and event.mask & flags.ISDIR:
                 out += self._look(step(parent, event.name, self.roots))
         return out
+
+    def paths_of(self, cgroup_id: int) -> list[Path]:
+        """Where processes of a folder's pod may be: the folder itself, then the pod's containers. Any thread."""
+        known = list(self.known.values())
+        own = [folder for folder in known if folder.cgroup_id == cgroup_id]
+        uids = {folder.uid for folder in own if not isinstance(folder, RootFolder)}
+        others = [folder for folder in known if isinstance(folder, ContainerFolder) and folder.uid in uids]
+        return [self.mount / folder.path.lstrip("/") for folder in (*own, *others)]
 
     def resync(self) -> list[CgroupEvent]:
         """Compare the whole tree with what is known. The first call starts; later ones repair."""

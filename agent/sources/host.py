@@ -1,4 +1,4 @@
-"""What this machine itself knows: its addresses, and the kubelet's log folders."""
+"""What this machine itself knows: its addresses, the agent's own cgroup, and the kubelet's log folders."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ from agent.model.identity import PodUid
 from agent.model.settle import parse_log_folder
 
 LOG_FOLDERS = Path("/var/log/pods")
+
+
+def own_cgroup(mount: Path) -> int:
+    """Inode of the agent's own cgroup, which it must never lock; 0 at the root of the hierarchy, or outside of it."""
+    for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+        if line.startswith("0::"):
+            path = mount / line[3:].lstrip("/")
+            return path.stat().st_ino if path.is_dir() and path != mount else 0
+    return 0
 
 
 def host_addresses() -> tuple[Address, ...]:

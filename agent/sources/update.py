@@ -39,6 +39,10 @@ class Update:
     changes: Changes
     problems: tuple[Problem, ...]
 
+    def then(self, later: Update) -> Update:
+        """Both as one step."""
+        return Update(later.snapshot, self.changes | later.changes, later.problems)
+
 
 class Source(Protocol):
     """Files, or the API: the rest of the agent does not know which."""

@@ -19,6 +19,7 @@ class IdentityNumbers:
     def __init__(self, known: Mapping[Identity, IdentityNumber] | None = None) -> None:
         self._numbers: dict[Identity, IdentityNumber] = dict(known or {})
         self._users: Counter[Identity] = Counter()
+        self._snapshot: dict[Identity, IdentityNumber] | None = None
         self._next = max(self._numbers.values(), default=FIRST_IDENTITY) + 1
 
     def acquire(self, identity: Identity) -> IdentityNumber:
@@ -27,6 +28,7 @@ class IdentityNumbers:
         number = self._numbers.get(identity)
         if number is None or number == OVERFLOW_IDENTITY:
             number = self._numbers[identity] = self._fresh()
+            self._snapshot = None
         return number
 
     def release(self, identity: Identity) -> None:
@@ -36,8 +38,10 @@ class IdentityNumbers:
             del self._users[identity]
 
     def snapshot(self) -> dict[Identity, IdentityNumber]:
-        """All numbers given out, to be kept in the state folder."""
-        return dict(self._numbers)
+        """All numbers given out, to be kept in the state folder; the same dict while there are no others."""
+        if self._snapshot is None:
+            self._snapshot = dict(self._numbers)
+        return self._snapshot
 
     def users(self, identity: Identity) -> int:
         return self._users[identity]

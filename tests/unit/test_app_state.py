@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from agent.app import state as state_module
 from agent.app.state import State, StateFolder
 from agent.errors import StateError
 from agent.model.identity import FIRST_IDENTITY, Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
@@ -90,6 +93,54 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StateError, match=r"state\.json"):
         StateFolder(tmp_path).read()
+
+
+def steps() -> list[State]:
+    """As an agent keeps them: pods come and go, a number gets another identity, a namespace another label."""
+    r, out, number = Random(7), [State()], FIRST_IDENTITY
+    for _ in range(60):
+        numbers, claims, namespaces = dict(out[-1].numbers), dict(out[-1].claims), dict(out[-1].namespaces)
+        identity = replace(IDENTITY, task_id=f"t{r.randrange(20)}")
+        if r.random() < 0.3 and numbers:
+            number = numbers.pop(r.choice(list(numbers)))
+        numbers[identity] = IdentityNumber(number := number + 1)
+        claims[PodUid(f"u{r.randrange(9)}")] = replace(CLAIM, identity=identity)
+        claims.pop(PodUid(f"u{r.randrange(9)}"), None)
+        namespaces[f"n{r.randrange(3)}"] = r.random() < 0.5
+        out.append(State(numbers, claims, namespaces, complete=True))
+    return out
+
+
+def test_each_step_is_read_as_it_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "MOST_LINES", 25)
+    folder = StateFolder(tmp_path)
+    for state in steps():
+        folder.keep(state)
+        folder.keep(replace(state))
+        assert folder.read() == state
+    assert len((tmp_path / "state.journal").read_bytes().splitlines()) < 25
+
+
+def test_a_journal_that_outlived_its_file_says_nothing_new(tmp_path: Path) -> None:
+    folder, states = StateFolder(tmp_path), steps()
+    for state in states:
+        folder.keep(state)
+    journal = (tmp_path / "state.journal").read_bytes()
+    folder.write(states[-1])
+    (tmp_path / "state.journal").write_bytes(journal)
+    assert folder.read() == states[-1]
+
+
+def test_a_line_that_was_cut_short_was_never_kept(tmp_path: Path) -> None:
+    folder, states = StateFolder(tmp_path), steps()
+    folder.keep(states[0])
+    folder.keep(states[1])
+    with open(tmp_path / "state.journal", "ab") as file:
+        file.write(b'{"numbers": [[{"clu')
+    assert folder.read() == states[1]
+    (tmp_path / "state.journal").write_bytes(b"{}\n")
+    with pytest.raises(StateError, match=r"state\.journal: damaged"):
+        folder.read()
 
 
 def test_an_unfinished_write_is_never_read(tmp_path: Path) -> None:
