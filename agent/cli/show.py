@@ -1,4 +1,7 @@
-"""How answers look: JSON for machines; tables for people, with colour on a terminal only (NO_COLOR counts)."""
+"""How answers look: JSON for machines; tables for people, with colour on a terminal only (NO_COLOR counts).
+
+rich is imported where it is used: `dagwall run` needs none of it, and it is 2.5 MB.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from agent.errors import DagwallError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +54,8 @@ def print_json(value: Any) -> None:
 
 
 def console() -> Console:
+    from rich.console import Console  # noqa: PLC0415
+
     terminal = sys.stdout.isatty()
     return Console(
         file=sys.stdout, highlight=False, markup=False, emoji=False, force_terminal=terminal,
@@ -59,6 +65,8 @@ def console() -> Console:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing") -> None:
     """Numbers stand right. Words that STYLES knows have its colour."""
+    from rich.table import Table  # noqa: PLC0415
+
     listed = [list(row) for row in rows]
     if not listed:
         click.echo(empty)
@@ -66,7 +74,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(columns):
         numeric = all(isinstance(row[number], int | float) for row in listed)
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(_cell(name), justify="right" if numeric else "left", overflow="fold")
     for row in listed:
         table.add_row(*(_cell(value) for value in row))
     console().print(table)
@@ -74,14 +82,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 def print_line(*parts: object) -> None:
     """One line; words that STYLES knows have its colour."""
-    console().print(Text(" ").join(_cell(part) for part in parts), soft_wrap=True)
+    console().print(_cell(" ").join(_cell(part) for part in parts), soft_wrap=True)
 
 
 def print_heading(text: str) -> None:
-    console().print(Text(clean(text), style="bold"), soft_wrap=True)
+    console().print(_cell(text), style="bold", soft_wrap=True)
 
 
 def _cell(value: object) -> Text:
+    from rich.text import Text  # noqa: PLC0415
+
     text = clean(str(value))
     return Text(text, style=STYLES.get(text.lower(), ""))
 
