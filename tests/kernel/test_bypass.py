@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,10 +221,10 @@ def test_other_protocols_need_a_rule_that_names_them(rig: Rig) -> None:
 
 def test_another_endpoints_flow_is_no_leave(rig: Rig) -> None:
     """Both send from the same namespace and address, to the same peer and port."""
-    pod, other = rig.node.add_pod(), rig.node.add_pod()
+    pod = rig.node.add_pod()
+    other = replace(rig.node.add_pod(), netns=pod.netns)
     slot, ruleset = rig.manage(pod)
     rig.manage(other)
-    other.netns = pod.netns
     rig.node.serve(V4, 7146, socket.SOCK_DGRAM)
     rig.rule(ruleset, V4, UDP, 7146)
     assert pod.run(s.udp, V4, 7146, 1.0, 7147) == "ok"
