@@ -143,7 +143,7 @@ def _source(config: Config, settings: Settings, store: Store) -> Source:
     """Manifests of a folder, or the API server. Raises DagwallError where neither can be begun."""
     if config.files is not None:
         return FilesSource(config.files, store, ManifestSet(settings.cluster, config.managed_namespaces))
-    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  30 MB that an agent on files does not need
+    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  17 MB that an agent on files does not need
     from agent.sources.kubernetes import KubernetesSource  # noqa: PLC0415
 
     api = KubeApi.connect(str(config.kubeconfig or ""))

@@ -97,6 +97,6 @@ def _kube(config: Config) -> KubeReports | None:
     """An agent on files has no server to tell. Raises ApiError where there are no credentials."""
     if config.files is not None:
         return None
-    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  30 MB that an agent on files does not need
+    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  17 MB that an agent on files does not need
 
     return KubeReports(KubeApi.connect(str(config.kubeconfig or "")), config.node)

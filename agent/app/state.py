@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.errors import StateError
 from agent.model.identity import Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
+from agent.sources.atomic import replace_file
 
 _VERSION = 1
 MOST_LINES = 1000
@@ -103,16 +104,11 @@ class StateFolder:
             "numbers": [[asdict(identity), number] for identity, number in state.numbers.items()],
             "claims": {uid: asdict(claim) for uid, claim in state.claims.items()},
         }
-        fresh = self._file.with_suffix(".new")
+        replace_file(self._file, json.dumps(document))
         try:
-            with open(fresh, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(fresh, self._file)
             self._journal.unlink(missing_ok=True)
         except OSError as exc:
-            raise StateError(f"{self._file}: {exc.strerror}") from exc
+            raise StateError(f"{self._journal}: {exc.strerror}") from exc
         self._kept, self._lines = state, 0
 
     def close(self) -> None:

@@ -10,11 +10,12 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
+from socketserver import StreamRequestHandler, UnixStreamServer
 from typing import Any
 
 from agent.errors import DagwallError
 from agent.log import event
+from agent.outputs.bounded import BoundedThreads
 from agent.outputs.questions import VERSION, BadRequest, Questions, Request
 
 MAX_REQUEST_BYTES = 65536
@@ -57,13 +58,10 @@ def _answers(path: Path) -> bool:
     return True
 
 
-class _Server(ThreadingUnixStreamServer):
-    daemon_threads = True
-    request_queue_size = 64
-
+class _Server(BoundedThreads, UnixStreamServer):
     def __init__(self, path: Path, questions: Questions) -> None:
         self.questions = questions
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self.room = threading.BoundedSemaphore(CONNECTIONS)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
@@ -72,18 +70,6 @@ class _Server(ThreadingUnixStreamServer):
         os.chmod(fresh, 0o600)  # before anyone can connect: it does not listen yet
         os.replace(fresh, path)
         self.server_activate()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
 
     def handle_error(self, *_: Any) -> None:
         """Called inside of `except`: a defect in an answer must not end the agent, nor pass unseen."""

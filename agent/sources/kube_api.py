@@ -49,25 +49,14 @@ class KubeApi:
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """One JSON document."""
-        answer = self._open(path, query, read_seconds=30)
-        try:
-            return dict(json.loads(answer.read()))
-        except (urllib3.exceptions.HTTPError, ValueError) as exc:
-            raise ApiError(f"GET {path}: {exc}", 0) from exc
-        finally:
-            answer.release_conn()
+        return _document(self._open(path, query, read_seconds=30), f"GET {path}")
 
     def send(
         self, method: str, path: str, body: Mapping[str, Any], *, kind: str = "application/json", **query: str
     ) -> dict[str, Any]:
         """Write one document; the server's answer. `kind`: the body's media type, which says what a PATCH means."""
         answer = self._open(path, query, read_seconds=10, method=method, body=json.dumps(body), kind=kind)
-        try:
-            return dict(json.loads(answer.read()))
-        except (urllib3.exceptions.HTTPError, ValueError) as exc:
-            raise ApiError(f"{method} {path}: {exc}", 0) from exc
-        finally:
-            answer.release_conn()
+        return _document(answer, f"{method} {path}")
 
     def pages(self, resource: Resource) -> Iterator[dict[str, Any]]:
         """A consistent list, page by page; the last page's metadata has the version to watch from."""
@@ -120,6 +109,15 @@ class KubeApi:
             answer.release_conn()
             raise ApiError(f"{method} {path}: {answer.status} {_message(said)}", answer.status)
         return answer
+
+
+def _document(answer: urllib3.BaseHTTPResponse, asked: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(answer.read()))
+    except (urllib3.exceptions.HTTPError, ValueError) as exc:
+        raise ApiError(f"{asked}: {exc}", 0) from exc
+    finally:
+        answer.release_conn()
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.errors import StateError
 from agent.log import event
+from agent.sources.atomic import replace_file
 
 _VERSION = 1
 _METADATA = ("name", "namespace", "uid", "generation")
@@ -53,13 +52,5 @@ class LastValid:
         text = json.dumps({"version": _VERSION, "objects": list(objects)}, ensure_ascii=False)
         if text == self._written:
             return
-        fresh = self.path.with_suffix(".new")
-        try:
-            with open(fresh, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(fresh, self.path)
-        except OSError as exc:
-            raise StateError(f"{self.path}: {exc.strerror}") from exc
+        replace_file(self.path, text)
         self._written = text
