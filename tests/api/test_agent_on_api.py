@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -87,6 +87,19 @@ class Cluster:
         return eventually(check, 10)
 
 
+C = TypeVar("C", bound=Cluster)
+
+
+@contextmanager
+def on_a_node(of: type[C], plane: ControlPlane, folder: Path, name: str) -> Iterator[C]:
+    """Of this class, with a scratch node that it leaves without programs."""
+    with ScratchNode() as node:
+        try:
+            yield of(plane, node, folder, name)
+        finally:
+            detach(node.bpffs / "dagwall")
+
+
 @pytest.fixture
 def cluster(
     plane: ControlPlane,
@@ -94,11 +107,8 @@ def cluster(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Cluster]:
-    with ScratchNode() as node:
-        try:
-            yield Cluster(plane, node, tmp_path, f"t{abs(hash(request.node.name)) % 10**8}")
-        finally:
-            detach(node.bpffs / "dagwall")
+    with on_a_node(Cluster, plane, tmp_path, f"t{abs(hash(request.node.name)) % 10**8}") as cluster:
+        yield cluster
 
 
 def test_verdicts_follow_the_api(cluster: Cluster) -> None:

@@ -14,12 +14,11 @@ from agent.app.agent import Agent, build
 from agent.app.serve import Serving
 from agent.config import Config
 from agent.errors import ApiError
-from agent.kernel.datapath import detach
 from agent.model.cluster import Settings
 from agent.sources.kube_api import KubeApi
-from lab.node import Pod, ScratchNode, cgroup_mount
+from lab.node import Pod, cgroup_mount
 from tests.api.control_plane import ROOT, ControlPlane
-from tests.api.test_agent_on_api import REFUSED, V4, Cluster, policy, running
+from tests.api.test_agent_on_api import REFUSED, V4, Cluster, on_a_node, policy, running
 from tests.api.test_definitions import served  # noqa: F401
 from tests.api.test_manifests import documents
 from tests.kernel.rig import eventually
@@ -75,11 +74,8 @@ def cluster(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Reporting]:
-    with ScratchNode() as node:
-        try:
-            yield Reporting(plane, node, tmp_path, f"r{abs(hash(request.node.name)) % 10**8}")
-        finally:
-            detach(node.bpffs / "dagwall")
+    with on_a_node(Reporting, plane, tmp_path, f"r{abs(hash(request.node.name)) % 10**8}") as cluster:
+        yield cluster
 
 
 def test_equal_denials_are_one_event_on_the_pod(cluster: Reporting) -> None:

@@ -12,15 +12,31 @@ from typing import Any
 
 from agent.abi import structs
 from agent.kernel import syscall
-from agent.kernel.datapath import Datapath
+from agent.kernel.datapath import Datapath, detach
 from agent.kernel.maps import sum_per_cpu
-from agent.kernel.probe import Jiffies, measure_hz
+from agent.kernel.pins import Pins
+from agent.kernel.probe import Jiffies, features, measure_hz
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, port_index
 from lab.node import Pod, ScratchNode, cgroup_mount
 
 TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
+
+
+@contextlib.contextmanager
+def attached(**entries: int) -> Iterator[Rig]:
+    """A scratch node with the programs attached to its pods' root; maps of these sizes."""
+    with ScratchNode() as node:
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(), entries)
+        try:
+            datapath.load()
+            rig = Rig(node, datapath)
+            datapath.attach([node.kubepods])
+            yield rig
+        finally:
+            detach(node.bpffs / "dagwall")
+            datapath.close()
 
 
 class Rig:

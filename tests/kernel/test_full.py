@@ -13,32 +13,14 @@ from contextlib import contextmanager
 import pytest
 
 from agent.abi.structs import FLOW
-from agent.kernel.datapath import Datapath, detach
-from agent.kernel.pins import Pins
-from agent.kernel.probe import features
 from agent.model.verdict import DropReason, EventKind, Loss, Verdict
-from lab.node import ScratchNode, in_netns
-from tests.kernel.rig import TCP, UDP, Rig, eventually
+from lab.node import in_netns
+from tests.kernel.rig import TCP, UDP, Rig, attached, eventually
 from tests.kernel.sockets import tcp, udp
 
 V4 = "192.0.2.91"
 REFUSED = ("EACCES", "EPERM")
 LONG = 20_000
-
-
-@contextmanager
-def small(**entries: int) -> Iterator[Rig]:
-    """A rig whose maps have these sizes."""
-    with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(), entries)
-        try:
-            datapath.load()
-            made = Rig(node, datapath)
-            datapath.attach([node.kubepods])
-            yield made
-        finally:
-            detach(node.bpffs / "dagwall")
-            datapath.close()
 
 
 def lost(rig: Rig, before: dict[Loss, int]) -> dict[Loss, int]:
@@ -47,7 +29,7 @@ def lost(rig: Rig, before: dict[Loss, int]) -> dict[Loss, int]:
 
 
 def test_a_full_flow_map_still_decides_and_counts() -> None:
-    with small(flows=64) as rig:
+    with attached(flows=64) as rig:
         scanner, other = rig.node.add_pod(), rig.node.add_pod()
         rig.node.add_addresses(V4)
         rig.node.serve(V4, 8411)
@@ -89,7 +71,7 @@ def test_one_pods_quota_is_its_own(rig: Rig) -> None:
 
 
 def test_a_ring_that_overruns_loses_events_and_neither_verdicts_nor_counts() -> None:
-    with small(events=4096) as rig:
+    with attached(events=4096) as rig:
         pod = rig.node.add_pod()
         rig.node.add_addresses(V4)
         slot, _ = rig.manage(pod)
@@ -126,7 +108,7 @@ def test_events_beyond_the_rate_are_counted_as_lost(rig: Rig) -> None:
 
 
 def test_full_maps_of_denials_and_of_questions_are_counted() -> None:
-    with small(denials=8, pending=4) as rig:
+    with attached(denials=8, pending=4) as rig:
         pod = rig.node.add_pod()
         rig.node.add_addresses(V4)
         slot, ruleset = rig.manage(pod)
