@@ -11,7 +11,6 @@ from agent.app.folders import Folders
 from agent.errors import CapacityError, DagwallError, KernelError
 from agent.kernel.datapath import Datapath
 from agent.log import event
-from agent.model.identity import PodUid
 from agent.sync.writer import Outcome, Writer
 
 
@@ -50,7 +49,7 @@ class Health:
             self.guarded(self.attach)
         self.say("roots", "" if roots else "no pods' root in the cgroup tree: nothing is enforced")
         self.say("hooks", f"not attached to {', '.join(missing)}" if missing else "")
-        self.say("outside", _outside(self.folders.unguarded_pods()))
+        self.say("outside", _outside([self.writer.cluster.pod_name(uid) for uid in self.folders.unguarded_pods()]))
         if not self.datapath.pins_are_there():
             self.guarded(self._pin_again)
 
@@ -79,8 +78,8 @@ class Health:
         return Outcome()
 
 
-def _outside(pods: list[PodUid]) -> str:
-    """All of them are in `status`; here so many as fit into a line."""
+def _outside(pods: list[str]) -> str:
+    """What is wrong with these pods; "" with none. All of them are in `status`; here so many as fit into a line."""
     if not pods:
         return ""
     more = f" and {len(pods) - 5} more" if len(pods) > 5 else ""

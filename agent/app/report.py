@@ -164,7 +164,7 @@ class Reporter:
             object_errors=tuple(str(problem) for problem in node.source.problems),
             unenforceable=tuple(unenforceable(rows)),
             contradicting=sum(bool(row.contradictions) for row in rows),
-            outside=tuple(f"pod {f.uid}: {f.path}" for f in node.folders.outside.values()),
+            outside=tuple(f"{cluster.pod_name(f.uid)}: {f.path}" for f in node.folders.outside.values()),
             started=time.time() - process_age_seconds(),
             enforcing_after_seconds=round(self._first or 0.0, 3),
             resident_bytes=resident_bytes(),

@@ -150,3 +150,8 @@ class Cluster:
     network_policies: Map[PolicyRef, NetworkPolicy] = field(default_factory=Map)
     bindings: Map[str, TaskIdentityBinding] = field(default_factory=Map)
     settings: Settings = field(default_factory=Settings)
+
+    def pod_name(self, uid: PodUid) -> str:
+        """For people: namespace/name, or the uid of a pod that no source has told of."""
+        pod = self.pods.get(uid)
+        return f"{pod.namespace}/{pod.name}" if pod else uid

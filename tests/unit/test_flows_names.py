@@ -129,3 +129,8 @@ def test_everything_else_forgets_pods_that_are_gone() -> None:
 def test_names_have_few_values() -> None:
     """Pods that are no tasks share one name for each namespace: metrics stay few."""
     assert pod_name(pod("a", "10.0.0.1")) == pod_name(pod("b", "10.0.0.2"))
+
+
+def test_a_pod_is_named_for_people() -> None:
+    assert CLUSTER.pod_name(PodUid("task")) == "airflow/task"
+    assert CLUSTER.pod_name(PodUid("gone")) == "gone"
