@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from agent.abi.structs import MapSpec
 from agent.errors import MapError
 from agent.kernel import syscall
-from agent.kernel.syscall import BatchError, Command
+from agent.kernel.syscall import Command
 
 Item = tuple[bytes, bytes]
 _CHUNK = 8192
@@ -79,16 +79,21 @@ class KernelMap:
         os.close(self.fd)
 
     def _put_chunk(self, items: Sequence[Item]) -> None:
-        done = 0
+        """One by one where the kernel has no batches for this map.
+
+        All of them then: the kernel leaves the count of a batch that it refuses as it was.
+        """
         if self._batches and len(items) > 4:
             keys, values = b"".join(k for k, _ in items), b"".join(v for _, v in items)
             try:
-                done = syscall.map_batch(Command.MAP_UPDATE_BATCH, self.fd, keys, values, len(items))
-            except BatchError as exc:
+                syscall.map_batch(Command.MAP_UPDATE_BATCH, self.fd, keys, values, len(items))
+            except OSError as exc:
                 if exc.errno not in (syscall.ENOTSUPP, errno.EINVAL, errno.EOPNOTSUPP):
-                    raise MapError(f"map {self.name}: update of {len(items)}: {os.strerror(exc.errno or 0)}") from exc
-                self._batches, done = False, exc.taken
-        for key, value in items[done:]:
+                    raise MapError(f"map {self.name}: update of {len(items)}: {exc.strerror}") from exc
+                self._batches = False
+            else:
+                return
+        for key, value in items:
             self.put(key, value)
 
 

@@ -129,27 +129,11 @@ def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
     return after.raw
 
 
-def map_batch(command: Command, fd: int, keys: bytes, values: bytes, count: int) -> int:
-    """MAP_UPDATE_BATCH or MAP_DELETE_BATCH of `count` packed items; how many the kernel took.
-
-    On an error the number taken before it is in the exception's `taken` attribute.
-    """
+def map_batch(command: Command, fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """MAP_UPDATE_BATCH or MAP_DELETE_BATCH of `count` packed items. After an error any number of them may be done."""
     k, v = _buffer(keys), _buffer(values)
-    attr = struct.pack("=QQQQIIQQ", 0, 0, ctypes.addressof(k), ctypes.addressof(v) if values else 0, count, fd, 0, 0)
-    buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_BYTES, b"\0"), _ATTR_BYTES)
-    result = _LIBC.syscall(_NUMBER, int(command), buffer, _ATTR_BYTES)
-    taken = int(struct.unpack_from("=I", buffer.raw, 32)[0])
-    if result < 0:
-        raise BatchError(ctypes.get_errno(), command, taken)
-    return taken
-
-
-class BatchError(OSError):
-    """A batch that stopped at an item; `taken` were done."""
-
-    def __init__(self, code: int, command: Command, taken: int) -> None:
-        super().__init__(code, f"bpf({command.name}): {os.strerror(code)}")
-        self.taken = taken
+    at_values = ctypes.addressof(v) if values else 0
+    bpf(command, struct.pack("=QQQQIIQQ", 0, 0, ctypes.addressof(k), at_values, count, fd, 0, 0))
 
 
 def map_read_batch(fd: int, key_size: int, value_size: int, chunk: int = 4096) -> list[tuple[bytes, bytes]]:
