@@ -7,6 +7,7 @@ LLVM's memory goes with it. It needs no kernel headers: bpf/include holds the fe
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import subprocess
@@ -29,6 +30,10 @@ from agent.kernel.programs import (
     source_folder,
     source_text,
 )
+
+BCC_FLOOR = "0.25"
+_INSTALL = "apt-get install python3-bpfcc"
+_PREFIX = "dagwall: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,16 @@ def load(request: Request, timeout_seconds: float = 180) -> Loaded:
     except subprocess.TimeoutExpired as exc:
         raise LoadError(f"the loader did not end within {timeout_seconds:.0f} s") from exc
     if done.returncode != 0:
-        raise LoadError(f"the programs did not load:\n{_tail(done.stderr)}")
+        raise LoadError(_reason(done.stderr))
     return Loaded(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _tail(text: str, lines: int = 40) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:])
+def _reason(said: str, lines: int = 40) -> str:
+    """Its own one line, or the end of what clang or the verifier said."""
+    text = "\n".join(said.strip().splitlines()[-lines:])
+    if "\n" not in text and text.startswith(_PREFIX):
+        return text.removeprefix(_PREFIX)
+    return f"the programs did not load:\n{text}"
 
 
 def _main() -> None:
@@ -84,7 +93,10 @@ def _load_here(request: Request) -> Loaded:
     try:
         import bcc  # noqa: PLC0415  the only import of bcc, in the only process that needs it
     except ImportError as exc:
-        raise LoadError("bcc is not installed for this Python: apt-get install python3-bpfcc") from exc
+        raise LoadError(f"bcc is not installed for this Python: {_INSTALL}") from exc
+    except OSError as exc:
+        raise LoadError(f"bcc's library is missing: {exc}: apt-get install libbpfcc") from exc
+    _require(bcc)
     pins = Pins(Path(request.root))
     pins.maps.mkdir(parents=True, exist_ok=True)
     flags = compiler_flags(
@@ -103,6 +115,17 @@ def _load_here(request: Request) -> Loaded:
         instructions={name: info.instructions for name, info in infos.items()},
         verified={name: info.verified for name, info in infos.items()},
     )
+
+
+def _require(bcc: Any) -> None:
+    """LoadError where this bcc cannot load a connect hook, whose attach type the kernel wants to know at load."""
+    if not hasattr(bcc, "BPF"):
+        raise LoadError(f"{bcc.__file__} is not the BPF Compiler Collection: pip uninstall bcc, {_INSTALL}")
+    if "attach_type" not in inspect.signature(bcc.BPF.load_func).parameters:
+        raise LoadError(
+            f"bcc {bcc.__version__} is too old: its load_func() takes no attach_type, without which connect hooks do "
+            f"not load; needed is {BCC_FLOOR} or newer: Debian 12's, Ubuntu 24.04's"
+        )
 
 
 def _load_program(module: Any, program: Program, target: Path) -> syscall.ProgInfo:
@@ -139,4 +162,4 @@ if __name__ == "__main__":
     try:
         _main()
     except LoadError as error:
-        sys.exit(f"dagwall: {error}")
+        sys.exit(f"{_PREFIX}{error}")
