@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from agent.abi import structs
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Hook, Loss, Verdict
 from tests.kernel.rig import TCP, UDP, Rig, eventually
 from tests.kernel.sockets import tcp, udp, udp_connected
@@ -170,3 +171,19 @@ def test_without_a_slow_path_managed_endpoints_are_closed_and_unmanaged_ones_ope
         assert free.run(udp, V4, 7022) == "ok"
     assert managed.run(udp, V4, 7022) == "ok"
     assert rig.denials(slot) == {DropReason.NOT_READY: 1}
+
+
+@pytest.mark.parametrize("name", ["peers", "endpoints"])
+def test_what_is_written_at_once_is_all_there(rig: Rig, name: str) -> None:
+    """LPM tries have no batches before 5.13; a kernel without them leaves the count as it was, and took none."""
+    keys = {
+        "peers": [structs.PREFIX.pack(length=128, address=b"\x20\x01" + bytes(13) + bytes([n])) for n in range(20)],
+        "endpoints": [structs.U64.pack(value=1 << 40 | n) for n in range(20)],
+    }[name]
+    table = rig.maps[name]
+    value = bytes(range(1, table.spec.value.size + 1))
+    for _ in range(2):  # the second time it knows
+        table.put_all([(key, value) for key in keys])
+        assert {key: table.get(key) for key in keys} == dict.fromkeys(keys, value)
+        table.delete_all(keys)
+        assert not {key for key, _ in table.items()} & set(keys)
