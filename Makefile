@@ -10,8 +10,9 @@ PYTEST := $(PY) -m pytest
 # that judges struct layouts.
 APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
+APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup demo run check fmt test unit layout kernel api bench clean
+.PHONY: help setup demo run check fmt test unit layout kernel api bench matrix bcc clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,14 @@ api: $(VENV)/.ready ## the agent against a real kube-apiserver and etcd on loopb
 bench: $(VENV)/.ready ## speed as ratios within one run (root); fails on none; BENCH=--quick is shorter
 	@./scripts/apt.sh $(APT_BENCH)
 	$(PY) -m bench $(BENCH)
+
+matrix: $(VENV)/.ready ## the kernel tests in Debian's kernels, by QEMU (root): KERNELS="5.10 6.1", KERNEL=vmlinuz, DOCS=1, ARGS=
+	@./scripts/apt.sh $(APT_MATRIX)
+	$(PY) -m matrix $(KERNELS) $(abspath $(KERNEL)) $(if $(DOCS),--docs) $(ARGS)
+
+bcc: $(VENV)/.ready ## the loader with each release's bcc, in its kernel (root): DOCS=1
+	@./scripts/apt.sh $(APT_MATRIX)
+	$(PY) -m matrix --bcc $(if $(DOCS),--docs) $(ARGS)
 
 clean: ## what the targets made here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
