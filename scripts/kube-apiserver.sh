@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Prints a folder with a kube-apiserver (etcd comes from Debian's etcd-server): the cache's, else the official
-# download, else one built from Debian's source package of Kubernetes (some minutes, once).
-# Variables: DAGWALL_KUBE_CACHE (default: ~/.cache/dagwall/kube), KUBE_VERSION (of the official download).
+# kube-apiserver.sh [PROGRAM...]: prints a folder with a kube-apiserver, or with the named programs of Kubernetes (etcd
+# comes from Debian's etcd-server): the cache's, else the official download, else built from Debian's source package of
+# Kubernetes (some minutes, once).
+# Variables: DAGWALL_KUBE_CACHE (default: ~/.cache/dagwall/kube), KUBE_VERSION (of the official download; `debian`: none).
 set -euo pipefail
+[ $# -gt 0 ] || set -- kube-apiserver
 cache=${DAGWALL_KUBE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dagwall/kube}
 version=${KUBE_VERSION:-v1.33.1}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,20 +14,26 @@ say() { printf '[kube-apiserver] %s\n' "$*" >&2; }
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9
-if [ -x "$cache/kube-apiserver" ] && "$cache/kube-apiserver" --version >/dev/null 2>&1; then
+missing() {
+	local program
+	for program in "$@"; do "$cache/$program" --version >/dev/null 2>&1 || echo "$program"; done
+}
+fetch() { # PROGRAM
+	curl -fsSL --connect-timeout 5 --max-time 300 -o "$cache/download" \
+		"https://dl.k8s.io/release/$version/bin/linux/$(dpkg --print-architecture)/$1" &&
+		chmod +x "$cache/download" && mv "$cache/download" "$cache/$1"
+}
+read -ra programs <<<"$(missing "$@" | tr '\n' ' ')"
+if [ ${#programs[@]} -gt 0 ] && [ "$version" != debian ]; then
+	say "trying the official ${programs[*]} $version"
+	for program in "${programs[@]}"; do fetch "$program" || break; done
+	read -ra programs <<<"$(missing "$@" | tr '\n' ' ')"
+fi
+if [ ${#programs[@]} -eq 0 ]; then
 	echo "$cache"
 	exit
 fi
-arch=$(dpkg --print-architecture)
-say "trying the official kube-apiserver $version"
-if curl -fsSL --connect-timeout 5 --max-time 300 -o "$cache/download" \
-	"https://dl.k8s.io/release/$version/bin/linux/$arch/kube-apiserver"; then
-	chmod +x "$cache/download"
-	mv "$cache/download" "$cache/kube-apiserver"
-	echo "$cache"
-	exit
-fi
-say "not reachable: building Debian's (6 to 12 minutes on 2 cores)"
+say "building Debian's ${programs[*]} (6 to 12 minutes on 2 cores)"
 "$here/apt.sh" golang-1.19-go rsync dpkg-dev make xz-utils jq >&2
 work=$cache/source
 mkdir -p "$work"
@@ -57,7 +65,7 @@ fi
 say "building"
 cd "$tree"
 env -u GOROOT -u GOBIN PATH="/usr/lib/go-1.19/bin:$PATH" GOPATH="$work/go" GO111MODULE=off CGO_ENABLED=0 GOFLAGS= GOPROXY=off \
-	GOCACHE="$work/gocache" make WHAT=cmd/kube-apiserver GOLDFLAGS="-s -w" >"$work/build.log" 2>&1 ||
+	GOCACHE="$work/gocache" make WHAT="${programs[*]/#/cmd/}" GOLDFLAGS="-s -w" >"$work/build.log" 2>&1 ||
 	{ tail -30 "$work/build.log" >&2; exit 1; }
-install -m 0755 _output/bin/kube-apiserver "$cache/kube-apiserver"
+for program in "${programs[@]}"; do install -m 0755 "_output/bin/$program" "$cache/$program"; done
 echo "$cache"

@@ -1,0 +1,135 @@
+"""A cluster given by KUBECONFIG: objects by the API, commands in pods by exec, and on the node by E2E_NODE_SHELL."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from kubernetes import client, config
+from kubernetes.stream import ws_client
+
+from agent.errors import ApiError
+from agent.sources.kube_api import KubeApi
+
+T = TypeVar("T")
+SLOW_SECONDS = 600.0
+"""How long anything may take: the machine may be emulated."""
+
+_GROUPS = {"customresourcedefinitions": "apis/apiextensions.k8s.io/v1"}
+_PLURALS = {"TaskNetworkPolicy": "tasknetworkpolicies", "ClusterTaskNetworkPolicy": "clustertasknetworkpolicies"}
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = SLOW_SECONDS) -> T:
+    """What `look` finds, as soon as it finds anything. An unreachable API server counts as nothing found."""
+    deadline, last = time.monotonic() + seconds, ""
+    while time.monotonic() < deadline:
+        try:
+            found = look()
+        except (ApiError, ws_client.ApiException) as exc:
+            found, last = None, str(exc)
+        if found:
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"no {what} within {seconds:.0f} s. {last}")
+
+
+class Cluster:
+    """By KUBECONFIG. Raises ApiError."""
+
+    def __init__(self) -> None:
+        kubeconfig = os.environ["KUBECONFIG"]
+        self.api = KubeApi.connect(kubeconfig)
+        settings = client.Configuration()
+        config.load_kube_config(kubeconfig, client_configuration=settings)
+        self._settings = settings
+
+    def path(self, obj: dict[str, Any], *, named: bool = True) -> str:
+        version, metadata, kind = obj["apiVersion"], obj["metadata"], obj["kind"]
+        plural = _PLURALS.get(kind, f"{kind.lower()}s")
+        prefix = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        namespace = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
+        return f"{prefix}{namespace}/{plural}" + (f"/{metadata['name']}" if named else "")
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """By server-side apply: made, or changed where they are there."""
+        for obj in objects:
+            query = {"fieldManager": "dagwall-e2e", "force": "true"}
+            self.api.send("PATCH", self.path(obj), obj, kind="application/apply-patch+yaml", **query)
+
+    def get(self, obj: dict[str, Any]) -> dict[str, Any]:
+        return self.api.get(self.path(obj))
+
+    def list(self, path: str, **query: str) -> list[dict[str, Any]]:
+        return list(self.api.get(path, **query)["items"])
+
+    def delete(self, *objects: dict[str, Any]) -> None:
+        """And wait until they have gone."""
+        for obj in objects:
+            try:
+                self.api.send("DELETE", self.path(obj), {"gracePeriodSeconds": 0})
+            except ApiError as exc:
+                if exc.status != 404:
+                    raise
+        for obj in objects:
+            wait_for(f"end of {obj['metadata']['name']}", lambda obj=obj: self._gone(obj))  # type: ignore[misc]
+
+    def log(self, namespace: str, pod: str, **query: str) -> str:
+        answer = self.api._open(f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query, read_seconds=60)
+        return answer.read().decode(errors="replace")
+
+    def run(self, namespace: str, pod: str, *command: str, container: str = "") -> str:
+        """Standard output of a command in a pod's container. Raises AssertionError with both outputs if it fails."""
+        query = [("command", word) for word in command] + [("stdout", "true"), ("stderr", "true")]
+        query += [("container", container)] if container else []
+        url = f"{self._settings.host}/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
+        shell = ws_client.WSClient(self._settings, url, {}, capture_all=True)
+        output = {"stdout": "", "stderr": ""}
+        deadline = time.monotonic() + SLOW_SECONDS
+        while shell.is_open() and time.monotonic() < deadline:
+            shell.update(timeout=5)
+            output["stdout"] += shell.read_stdout(timeout=0) or ""
+            output["stderr"] += shell.read_stderr(timeout=0) or ""
+        code = shell.returncode
+        shell.close()
+        if code:
+            raise AssertionError(
+                f"{shlex.join(command)[:200]} in {pod}: {code}\n{output['stdout']}\n{output['stderr']}"
+            )
+        return output["stdout"]
+
+    def _gone(self, obj: dict[str, Any]) -> bool:
+        try:
+            self.get(obj)
+        except ApiError as exc:
+            return exc.status == 404
+        return False
+
+
+class NodeShell:
+    """The node's own shell: E2E_NODE_SHELL and a line, as in `ssh root@node` or `docker exec NODE sh -c`."""
+
+    def __init__(self, command: str) -> None:
+        self._command = shlex.split(command)
+
+    def run(self, line: str, *, seconds: float = SLOW_SECONDS) -> str:
+        done = subprocess.run(
+            [*self._command, line],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+
+def ready(pod: dict[str, Any]) -> bool:
+    conditions: Iterable[dict[str, Any]] = pod["status"].get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
