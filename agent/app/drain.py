@@ -24,7 +24,7 @@ from agent.flows.join import Context, Joiner
 from agent.flows.names import PeerNames
 from agent.kernel.maps import KernelMap, sum_per_cpu
 from agent.kernel.probe import Jiffies
-from agent.model.flow import Denial, Flow, PeerKind
+from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind
 from agent.model.verdict import Direction, DropReason, Loss
 
 UNKNOWN_PEER_SECONDS = 10.0
@@ -40,9 +40,10 @@ class Outputs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A new context, and what changed in the cluster since the last one."""
+    """A new context, and what changed since the last one: endpoints by slot, and the cluster."""
 
     context: Context
+    endpoints: Mapping[int, EndpointFacts]
     changes: Changes
 
 
@@ -94,7 +95,7 @@ class Drain:
         if isinstance(message, Snapshot):
             self._context = message.context
             self._names.update(message.context.cluster, message.changes)
-            self._joiner.learn(message.context)
+            self._joiner.learn(message.endpoints)
         elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
             self._held.append((time.monotonic() + UNKNOWN_PEER_SECONDS, message))
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.app.folders import Folders
-from agent.errors import CapacityError, DagwallError, KernelError
+from agent.errors import CapacityError, DagwallError, KernelError, StateError
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.sync.writer import Outcome, Writer
@@ -31,6 +31,15 @@ class Health:
         except (KernelError, CapacityError) as exc:
             self.say("kernel", str(exc))
             return Outcome()
+
+    def saved(self, step: Callable[[], None]) -> None:
+        """A state folder that takes nothing: what is enforced stays, but a restart would forget. Not ready."""
+        try:
+            step()
+        except StateError as exc:
+            self.say("state", str(exc))
+        else:
+            self.say("state", "")
 
     def attach(self) -> Outcome:
         """Our programs on every root that is there."""

@@ -25,7 +25,7 @@ from agent.model.flow import Denial
 from agent.model.identity import PodUid
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
-from agent.model.verdict import EndpointState
+from agent.model.report import EndpointRow
 from agent.outputs.explain import deny_reasons
 from agent.outputs.kube_events import EventSeries, EventWrite
 from agent.outputs.lease import micro_time
@@ -43,6 +43,7 @@ _PLURALS = {"TaskNetworkPolicy": "tasknetworkpolicies", "ClusterTaskNetworkPolic
 _GONE = (403, 404, 422)
 _ENFORCING = frozenset({"kernel", "hooks", "roots", "revision"})
 """Problems of a node that concern every policy; a container outside the pods' roots concerns its own pod."""
+_HELD = ("managed", "quarantined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Said:
     """What the writing thread knows that a report needs; immutable."""
 
     cluster: Cluster
-    pods: frozenset[PodUid]  # managed ones with a folder on this node
+    rows: Mapping[PodUid, EndpointRow]
     problems: tuple[str, ...]
     judgements: Callable[[], list[Judged]]
 
@@ -80,17 +81,12 @@ class KubeReports:
             self._events.add(denials, self._deny_reasons(), time.monotonic())
 
     def publish(self, agent: Agent) -> None:
-        """Cheap: a walk over the endpoints."""
+        """From the writing thread."""
         judgements = getattr(agent.node.source, "judgements", None)
         if judgements is None:
             return
-        pods = frozenset(
-            e.uid
-            for e in agent.node.writer.endpoints.by_uid.values()
-            if e.folders and e.assignment and e.assignment.state is not EndpointState.UNMANAGED
-        )
         problems = tuple(text for topic, text in agent.node.health.problems.items() if topic in _ENFORCING)
-        self._said = Said(agent.node.writer.cluster, pods, problems, judgements)
+        self._said = Said(agent.node.writer.cluster, agent.node.told.rows, problems, judgements)
 
     def losses(self) -> dict[str, int]:
         """Denials that no Event counts, and requests that failed, by what they were for."""
@@ -248,9 +244,9 @@ class _Selected:
             for policy in cluster.policies.values():
                 self._near.setdefault(policy.ref.namespace, []).append(policy)
         found: Counter[PolicyRef] = Counter()
-        for uid in said.pods:
+        for uid, row in said.rows.items():
             pod = cluster.pods.get(uid)
-            if pod is not None:
+            if pod is not None and row.state in _HELD:
                 found.update(self._of(pod, cluster))
         return found
 

@@ -8,22 +8,22 @@ import queue
 import selectors
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.abi.structs import U32, U64
 from agent.app.closer import Closer, stalls
-from agent.app.context import make_context, pack_config
 from agent.app.drain import Drain, Snapshot
 from agent.app.folders import DEFAULT_LEVELS, Folders
 from agent.app.health import Health
+from agent.app.settings import pack_config
 from agent.app.settler import Settler
-from agent.app.state import State, StateFolder
+from agent.app.state import StateFolder, change_of
+from agent.app.told import Told, tell_contradiction
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.config import Config
 from agent.flows.decode import RawEvent, decode_event
-from agent.flows.join import Context
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.model.identity import PodUid
@@ -86,7 +86,8 @@ class Node:
         self.settler = Settler(writer, config.log_folders, timings.pending, known_here)
         self._timings = timings
         self.attached_after_seconds = 0.0
-        self.context = Context(writer.cluster, {}, {}, {})
+        self.told = Told(config.node)
+        self.context = self.told.context(writer)
         self._state, self._publish = state, publish
         self._levels = DEFAULT_LEVELS
         self._updates: queue.SimpleQueue[tuple[float, Update]] = queue.SimpleQueue()
@@ -115,7 +116,7 @@ class Node:
             self.settler.let_pass_what_was_there()
         self.health.attach()
         self._after(outcome, EVERYTHING)
-        self._tell()
+        self._tell(also=self.source.store.claims.keys())
         self.attached_after_seconds = time.monotonic() - began
         event("agent.enforcing", endpoints=len(self.writer.endpoints.by_uid), writes=outcome.writes)
 
@@ -266,15 +267,19 @@ class Node:
             self.health.say("revision", "")
         self._untold = changes if self._untold is None else self._untold | changes
 
-    def _tell(self) -> None:
-        """Before records that may speak of what is new, and before the next wait."""
+    def _tell(self, also: Iterable[PodUid] = ()) -> None:
+        """Before records that may speak of what is new, and before the next wait. `also`: whose claims to save."""
         if self._untold is None:
             return
         changes, self._untold = self._untold, None
-        self.context = make_context(self.writer, self.config.node)
-        self.drain.inbox.put(Snapshot(self.context, changes))
+        touched = self.writer.endpoints.take_touched() | self.settler.take_touched() | changes.pods
+        self.told.update(touched, self.writer, self.settler.settled)
+        self.context = self.told.context(self.writer)
+        self.drain.inbox.put(Snapshot(self.context, self.told.fresh, changes))
+        for row in self.told.contradicting:
+            tell_contradiction(row)
         self._publish(self)
-        self._save()
+        self._save(touched.union(also))
 
     def _write_config(self) -> None:
         """Settings of the programs, and the heartbeat."""
@@ -286,14 +291,8 @@ class Node:
         for problem in update.problems:
             event("object.invalid", level=logging.ERROR, problem=str(problem))
 
-    def _save(self) -> None:
-        """Numbers, and the claims of this node's pods, to disk where they changed."""
-        claims = self.source.store.claims
-        self._state.keep(
-            State(
-                numbers=self.writer.endpoints.numbers.snapshot(),
-                claims={uid: claims[uid] for uid in self.writer.endpoints.by_uid if uid in claims},
-                namespaces={name: namespace.managed for name, namespace in self.writer.cluster.namespaces.items()},
-                complete=self.settler.known_here or self.writer.cluster.complete,
-            )
-        )
+    def _save(self, uids: Iterable[PodUid] = ()) -> None:
+        """Numbers, and the claims of these pods, to disk; a disk that takes nothing is tried again with the next."""
+        complete = self.settler.known_here or self.writer.cluster.complete
+        change = change_of(self.writer, self.source.store.claims, uids, complete=complete)
+        self.health.saved(lambda: self._state.keep(change))

@@ -6,7 +6,6 @@ read from kernel maps: totals, denials, losses, fill of the maps; at most once i
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import threading
@@ -15,28 +14,27 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from immutables import Map
+
 from agent import __version__
 from agent.app.agent import Agent, resident_bytes
 from agent.app.drain import Drain
 from agent.app.rows import (
     denial_rows,
-    endpoint_row,
     hook_states,
     identity_row,
     known_fill,
     notices,
     read_fill,
-    unenforceable,
+    with_rows,
 )
 from agent.config import Config
 from agent.errors import MapError
 from agent.flows.join import Context
 from agent.kernel.maps import KernelMap
-from agent.log import event
 from agent.model.cluster import Cluster
-from agent.model.identity import Identity, IdentityNumber
+from agent.model.identity import Identity, IdentityNumber, PodUid
 from agent.model.report import EndpointRow, Status, View
-from agent.model.verdict import EndpointState
 
 CACHE_SECONDS = 1.0
 STALE_SECONDS = 30.0
@@ -49,10 +47,10 @@ Lost = Callable[[], Mapping[str, int]]
 class _Published:
     """What the writing thread said last, and what readers need to complete it."""
 
-    view: View
+    status: Status  # without what the rows say
+    rows: Map[PodUid, EndpointRow]
     context: Context
-    numbers: Mapping[Identity, IdentityNumber]
-    users: Mapping[Identity, int]
+    numbers: Map[Identity, IdentityNumber]
     drain: Drain
     maps: Mapping[str, KernelMap]
     at: float  # monotonic
@@ -69,22 +67,14 @@ class Reporter:
         self._lock = threading.Lock()
 
     def publish(self, agent: Agent) -> None:
-        """From the writing thread; costs well under a millisecond with a hundred endpoints."""
-        node, before = agent.node, self._published
+        """From the writing thread; its cost does not grow with the endpoints."""
         if self._first is None:
             self._first = process_age_seconds()
-        if before is not None and before.context is node.context:
-            rows, numbers, users = before.view.endpoints, before.numbers, before.users
-        else:
-            rows = tuple(endpoint_row(node, each) for each in node.writer.endpoints.by_uid.values() if each.folders)
-            numbers = node.writer.endpoints.numbers.snapshot()
-            _tell_contradictions(rows, before.view.endpoints if before is not None else ())
-            users = Counter(e.assignment.identity for e in node.writer.endpoints.by_uid.values() if e.assignment)
-        status = self._status(agent, rows, len(numbers))
-        view = View(status=status, endpoints=rows, facts=tuple(node.context.by_slot.values()))
+        told, numbers = agent.node.told, agent.node.writer.endpoints.numbers.snapshot()
         self._published = _Published(
-            view, node.context, numbers, users, agent.drain, dict(agent.datapath.maps), time.monotonic()
-        )
+            self._status(agent, len(numbers)), told.rows, agent.node.context, numbers, agent.drain,
+            dict(agent.datapath.maps), time.monotonic(),
+        )  # fmt: skip
 
     def view(self) -> View | None:
         """The whole of it; None before the first `publish`. After the agent's end: what was known last."""
@@ -97,12 +87,12 @@ class Reporter:
                 try:
                     self._cached = (now, self._complete(published))
                 except (MapError, OSError):  # closed by the agent's end: what was read last stays
-                    self._cached = (now, self._cached[1] if self._cached is not None else published.view)
+                    self._cached = (now, self._cached[1] if self._cached is not None else View(published.status))
             totals = self._cached[1]
-        return replace(
-            totals, endpoints=published.view.endpoints, facts=published.view.facts,
-            status=replace(published.view.status, maps=totals.status.maps, losses=totals.status.losses),
-        )  # fmt: skip
+        rows = tuple(published.rows.values())
+        status = replace(published.status, maps=totals.status.maps, losses=totals.status.losses)
+        facts = tuple(published.context.by_slot.values())
+        return replace(totals, endpoints=rows, facts=facts, status=with_rows(status, rows))
 
     def cluster(self) -> Cluster:
         """The snapshot that the maps say."""
@@ -116,36 +106,31 @@ class Reporter:
 
     def unready(self) -> tuple[str, ...]:
         published = self._published
-        return published.view.status.problems if published is not None else ("starting",)
+        return published.status.problems if published is not None else ("starting",)
 
     def _complete(self, published: _Published) -> View:
-        view, drain = published.view, published.drain
+        status, drain = published.status, published.drain
         raw = drain.denial_totals()
         losses = {loss.name.lower(): count for loss, count in drain.losses().items()} | dict(self._lost())
-        status = replace(
-            view.status,
-            losses=tuple(losses.items()),
-            maps=view.status.maps + read_fill(published.maps, len(raw)),
-        )
+        status = replace(status, losses=tuple(losses.items()), maps=status.maps + read_fill(published.maps, len(raw)))
+        users = Counter(facts.identity for facts in published.context.by_slot.values())
         identities = tuple(
-            identity_row(identity, number, published.users.get(identity, 0), drain)
-            for identity, number in published.numbers.items()
+            identity_row(identity, number, users[identity], drain) for identity, number in published.numbers.items()
         )
-        return replace(view, status=status, identities=identities, denials=denial_rows(raw, published.context.rules))
+        return View(status, identities=identities, denials=denial_rows(raw, published.context.rules))
 
-    def _status(self, agent: Agent, rows: tuple[EndpointRow, ...], identities: int) -> Status:
+    def _status(self, agent: Agent, identities: int) -> Status:
         node, config = agent.node, self._config
         cluster = node.writer.cluster
         hooks = hook_states(agent)
         problems = list(node.health.problems.values())
         problems += [f"{h.hook} is not attached to {h.root}" for h in hooks if not h.attached]
-        counts = Counter(row.state for row in rows)
         return Status(
             version=__version__,
             node=config.node,
             ready=not problems,
             problems=tuple(problems),
-            notices=tuple(notices(node, rows)),
+            notices=tuple(notices(node)),
             revision=node.source.store.snapshot.revision,
             programmed=cluster.revision,
             complete=cluster.complete,
@@ -156,32 +141,20 @@ class Reporter:
             features=tuple(agent.datapath.features.as_dict().items()),
             hooks=hooks,
             maps=known_fill(node, agent.datapath.maps, identities),
-            endpoints=tuple((state.name.lower(), counts[state.name.lower()]) for state in EndpointState),
+            endpoints=(),
             policies=len(cluster.policies),
             network_policies=len(cluster.network_policies) if cluster.settings.network_policy else 0,
             bindings=len(cluster.bindings),
             losses=(),
             object_errors=tuple(str(problem) for problem in node.source.problems),
-            unenforceable=tuple(unenforceable(rows)),
-            contradicting=sum(bool(row.contradictions) for row in rows),
+            unenforceable=(),
+            contradicting=0,
             outside=tuple(f"{cluster.pod_name(f.uid)}: {f.path}" for f in node.folders.outside.values()),
             started=time.time() - process_age_seconds(),
             enforcing_after_seconds=round(self._first or 0.0, 3),
             resident_bytes=resident_bytes(),
             stale_seconds=node.source.stale_seconds(),
         )
-
-
-def _tell_contradictions(rows: tuple[EndpointRow, ...], before: tuple[EndpointRow, ...]) -> None:
-    """Each once: a claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
-    told = {(row.uid, text) for row in before for text in row.contradictions}
-    for row in rows:
-        for text in row.contradictions:
-            if (row.uid, text) not in told:
-                event(
-                    "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,
-                    identity=row.identity, state=row.state, binding=row.binding, why=text,
-                )  # fmt: skip
 
 
 def process_age_seconds() -> float:

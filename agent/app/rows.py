@@ -1,9 +1,10 @@
-"""The rows of a View: endpoints, identities, denials, hooks, maps, and what people should know."""
+"""The rows of a View: identities, denials, hooks, maps, and what people should know."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from agent.abi.structs import ENDPOINT_SLOTS, EPOCH, IDENTITY_SLOTS, SLOT
 from agent.app.agent import Agent
@@ -12,48 +13,18 @@ from agent.app.node import Node
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
 from agent.kernel.programs import HOOKS
-from agent.model.identity import FIRST_IDENTITY, Claim, Identity, IdentityNumber, Kind
+from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
 from agent.model.policy import RuleRef
-from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill
+from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status
+from agent.model.settle import SettledBy
 from agent.model.verdict import EndpointState
 from agent.model.want import RuleId
 from agent.outputs.words import reason_name
-from agent.sync.endpoints import Endpoint
 
-_NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 _ESCAPES = {
     "NET_RAW": "AF_PACKET frames skip cgroup hooks and are not covered in this build; drop the capability",
     "privileged": "it can load and remove programs, and leave its cgroup",
 }
-
-
-def endpoint_row(node: Node, endpoint: Endpoint) -> EndpointRow:
-    pod, assignment = node.writer.cluster.pods.get(endpoint.uid), endpoint.assignment
-    claim, settled = pod.claim if pod is not None else _NO_CLAIM, node.settler.settled.get(endpoint.uid)
-    known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
-    namespace = settled.namespace if settled is not None else ""
-    against = (assignment.contradiction,) if assignment is not None and assignment.contradiction else ()
-    return EndpointRow(
-        uid=endpoint.uid,
-        namespace=pod.namespace if pod is not None else namespace,
-        pod=pod.name if pod is not None else settled.name if settled is not None else "",
-        state=node.writer.endpoints.state_of(endpoint).name.lower(),
-        identity=str(assignment.identity) if assignment is not None and known else "",
-        number=endpoint.number or 0,
-        ruleset=assignment.ruleset if assignment is not None else 0,
-        slot=endpoint.slot,
-        cgroup_ids=tuple(sorted(endpoint.folders)),
-        settled_by=settled.by.value if settled is not None and pod is None else "",
-        escapes=pod.escapes if pod is not None else (),
-        contradictions=claim.contradictions + against,
-        attestation=assignment.attestation.name.lower() if assignment is not None and known else "",
-        binding=assignment.binding if assignment is not None else "",
-        dag_id=claim.identity.dag_id,
-        task_id=claim.identity.task_id,
-        run_id=claim.run_id,
-        try_number=claim.try_number,
-        map_index=claim.map_index,
-    )
 
 
 def identity_row(identity: Identity, number: IdentityNumber, endpoints: int, drain: Drain) -> IdentityRow:
@@ -140,7 +111,8 @@ def unenforceable(rows: tuple[EndpointRow, ...]) -> list[str]:
     ]
 
 
-def notices(node: Node, rows: tuple[EndpointRow, ...]) -> list[str]:
+def notices(node: Node) -> list[str]:
+    """For people; what the rows say is added by `with_rows`."""
     cluster = node.writer.cluster
     out = []
     if not cluster.complete:
@@ -148,14 +120,29 @@ def notices(node: Node, rows: tuple[EndpointRow, ...]) -> list[str]:
     stale = node.source.stale_seconds()
     if stale > 0:
         out.append(f"the API server has not answered for {stale:.0f} s: the last snapshot is enforced")
-    unclassified = [uid for uid, settled in node.settler.settled.items() if settled.unclassified]
-    if unclassified:
-        out.append(f"{len(unclassified)} pods pass unclassified, because no managed namespace is known here yet (L3)")
     if cluster.settings.audit_everything:
         out.append("--posture audit: every policy only reports what it would deny")
     if not any(namespace.managed for namespace in cluster.namespaces.values()):
         out.append("no namespace is managed: label one dagwall.io/managed=true, or use --managed-namespace")
+    return out
+
+
+def with_rows(status: Status, rows: tuple[EndpointRow, ...]) -> Status:
+    """The status with what the endpoints' rows say."""
+    counts = Counter(row.state for row in rows)
+    return replace(
+        status,
+        notices=status.notices + tuple(_row_notices(rows)),
+        endpoints=tuple((state.name.lower(), counts[state.name.lower()]) for state in EndpointState),
+        unenforceable=tuple(unenforceable(rows)),
+        contradicting=sum(bool(row.contradictions) for row in rows),
+    )
+
+
+def _row_notices(rows: tuple[EndpointRow, ...]) -> Iterator[str]:
+    unclassified = sum(row.settled_by == SettledBy.FIRST_BOOT.value for row in rows)
+    if unclassified:
+        yield f"{unclassified} pods pass unclassified, because no managed namespace is known here yet (L3)"
     pending = [f"{row.namespace}/{row.pod or row.uid}" for row in rows if row.state == "pending"]
     if pending:
-        out.append(f"pending, so that nothing leaves: {', '.join(pending[:10])}")
-    return out
+        yield f"pending, so that nothing leaves: {', '.join(pending[:10])}"

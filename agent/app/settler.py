@@ -27,6 +27,12 @@ class Settler:
     known_here: bool = False  # the namespaces were listed here before a restart (L3)
     settled: dict[PodUid, Settled] = field(default_factory=dict)
     _since: dict[PodUid, float] = field(default_factory=dict)
+    _touched: set[PodUid] = field(default_factory=set)
+
+    def take_touched(self) -> set[PodUid]:
+        """Pods of which something else is settled than at the last call."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def settle_unknown(self) -> None:
         """Ask the pod's own name, the snapshot, and the kubelet's log folders; who stays unknown stays pending."""
@@ -37,9 +43,14 @@ class Settler:
         folders, cluster = log_folders(self.log_folders), self.writer.cluster
         for uid in pending:
             found = settle(uid, cluster, folders, complete=self.known_here or cluster.complete)
-            self.settled[uid] = found
+            self._say(uid, found)
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)
+
+    def _say(self, uid: PodUid, found: Settled) -> None:
+        if self.settled.get(uid) != found:
+            self._touched.add(uid)
+            self.settled[uid] = found
 
     def _time(self, pending: list[PodUid]) -> None:
         now, still = time.monotonic(), set(pending)
@@ -51,7 +62,7 @@ class Settler:
     def let_pass_what_was_there(self) -> None:
         """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""
         for uid in self.writer.pending():
-            self.settled[uid] = Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT)
+            self._say(uid, Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT))
             self.let_pass(uid, self.settled[uid])
 
     def let_pass(self, uid: PodUid, found: Settled) -> None:

@@ -1,21 +1,34 @@
-"""The state folder: one agent at a time, identity numbers and frozen claims across restarts (I2, I6, L3)."""
+"""The state folder: one agent at a time, identity numbers and frozen claims across restarts (I2, I6, L3).
+
+A SQLite database, because each pod that comes is a small change to much. A commit outlives the agent however it ends;
+with the node's power the last moments may go (`synchronous=NORMAL`, https://www.sqlite.org/pragma.html), and the
+database stays whole. Pods that came in those moments are then seen for the first time again.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from agent.errors import StateError
 from agent.model.identity import Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
-from agent.sources.atomic import replace_file
+from agent.sync.writer import Writer
 
 _VERSION = 1
-MOST_LINES = 1000
-"""Of the journal, before the whole is written again."""
+_SCHEMA = """
+CREATE TABLE numbers (identity TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE claims (uid TEXT PRIMARY KEY, claim TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE namespaces (name TEXT PRIMARY KEY, managed INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+_CACHE_KB = 256
 
 
 @dataclass(slots=True)
@@ -28,141 +41,146 @@ class State:
     complete: bool = False
 
 
+@dataclass(slots=True)
+class StateChange:
+    """What is to be remembered now, and what forgotten (None). `namespaces` are all of them."""
+
+    numbers: Mapping[Identity, IdentityNumber | None] = field(default_factory=dict)
+    claims: Mapping[PodUid, Claim | None] = field(default_factory=dict)
+    namespaces: Mapping[str, bool] = field(default_factory=dict)
+    complete: bool = False
+
+
+def change_of(
+    writer: Writer, claims: Mapping[PodUid, Claim], uids: Iterable[PodUid], *, complete: bool
+) -> StateChange:
+    """What the writer has given out since the last call, and the claims of these pods: of those that are here."""
+    here = writer.endpoints.by_uid
+    return StateChange(
+        numbers=writer.endpoints.numbers.take_changes(),
+        claims={uid: claims.get(uid) if uid in here else None for uid in uids},
+        namespaces={name: namespace.managed for name, namespace in writer.cluster.namespaces.items()},
+        complete=complete,
+    )
+
+
 class StateFolder:
-    """Held open for the agent's life; the lock goes with the process, however it ends."""
+    """Held open for the agent's life; the lock goes with the process, however it ends. One thread at a time."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises StateError: somebody else's, not a folder, or a database that cannot be read."""
+        self._path = folder / "state.db"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
+            os.close(self._lock)
             raise StateError(f"{folder}: another agent owns this state folder") from exc
         except OSError as exc:
             raise StateError(f"{folder}: {exc.strerror}") from exc
-        self._file, self._journal = folder / "state.json", folder / "state.journal"
-        self._kept: State | None = None
-        self._lines = 0
+        try:
+            self._open()
+        except StateError:
+            os.close(self._lock)
+            raise
+        self._numbers: dict[Identity, IdentityNumber | None] = {}
+        self._claims: dict[PodUid, Claim | None] = {}
+        self._kept: tuple[Mapping[str, bool], bool] | None = None
 
     def read(self) -> State:
-        """What was kept last; empty where there is nothing. A file that cannot be read is an error."""
-        state = self._whole()
-        for line in self._journal_lines():
-            try:
-                state = _after(state, json.loads(line))
-            except (LookupError, TypeError, ValueError, AttributeError) as exc:
-                raise StateError(f"{self._journal}: damaged: {exc!r}") from exc
-        return state
+        """What was kept last; empty where there is nothing. Raises StateError."""
+        with self._errors():
+            facts = dict(self._all("SELECT name, value FROM facts"))
+            return State(
+                numbers={
+                    _identity(json.loads(i)): IdentityNumber(n)
+                    for i, n in self._all("SELECT identity, number FROM numbers ORDER BY number")
+                },
+                claims={PodUid(uid): _claim(json.loads(c)) for uid, c in self._all("SELECT uid, claim FROM claims")},
+                namespaces={name: bool(m) for name, m in self._all("SELECT name, managed FROM namespaces")},
+                complete=bool(facts.get("complete")),
+            )
 
-    def keep(self, state: State) -> None:
-        """What differs from the last call becomes one more line of the journal, or many lines one file."""
-        if state == self._kept:
+    def keep(self, change: StateChange) -> None:
+        """One transaction, if there is anything new. Raises StateError; the next call tries it all again."""
+        self._numbers.update(change.numbers)
+        self._claims.update(change.claims)
+        told = (change.namespaces, change.complete)
+        if not self._numbers and not self._claims and told == self._kept:
             return
-        if self._kept is None or self._lines >= MOST_LINES:
-            self.write(state)
-            return
-        line = json.dumps(_difference(self._kept, state)) + "\n"
-        try:
-            with open(self._journal, "a", encoding="utf-8") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as exc:
-            raise StateError(f"{self._journal}: {exc.strerror}") from exc
-        self._kept, self._lines = state, self._lines + 1
-
-    def _journal_lines(self) -> list[bytes]:
-        """A last line without an end was being written when the agent or the node died: it never was."""
-        try:
-            return self._journal.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-        except OSError as exc:
-            raise StateError(f"{self._journal}: {exc.strerror}") from exc
-
-    def _whole(self) -> State:
-        try:
-            document = json.loads(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return State()
-        except (OSError, ValueError) as exc:
-            raise StateError(f"{self._file}: {exc}") from exc
-        version = document.get("version") if isinstance(document, dict) else None
-        if version != _VERSION:
-            raise StateError(f"{self._file}: written by another version of dagwall ({version!r})")
-        try:
-            return _state(document)
-        except (LookupError, TypeError, ValueError, AttributeError) as exc:
-            raise StateError(f"{self._file}: damaged: {exc!r}") from exc
-
-    def write(self, state: State) -> None:
-        """Replaces the file atomically; then the journal goes. Between the two, the journal says nothing new."""
-        document = {
-            "version": _VERSION,
-            "complete": state.complete,
-            "namespaces": state.namespaces,
-            "numbers": [[asdict(identity), number] for identity, number in state.numbers.items()],
-            "claims": {uid: asdict(claim) for uid, claim in state.claims.items()},
-        }
-        replace_file(self._file, json.dumps(document))
-        try:
-            self._journal.unlink(missing_ok=True)
-        except OSError as exc:
-            raise StateError(f"{self._journal}: {exc.strerror}") from exc
-        self._kept, self._lines = state, 0
+        with self._errors(), self._db:
+            self._put("numbers", ((_text(i), n) for i, n in self._numbers.items()))
+            self._put("claims", ((uid, c and _text(c)) for uid, c in self._claims.items()))
+            if told != self._kept:
+                self._db.execute("DELETE FROM namespaces")
+                self._put("namespaces", change.namespaces.items())
+                self._put("facts", [("complete", change.complete)])
+        self._numbers, self._claims, self._kept = {}, {}, told
 
     def close(self) -> None:
+        self._db.close()
         os.close(self._lock)
 
+    def _open(self) -> None:
+        with self._errors():
+            # Whoever calls: the agent is built in one thread and may run in another.
+            self._db = sqlite3.connect(self._path, check_same_thread=False)
+            os.chmod(self._path, 0o600)
+            self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not version and not tables:
+                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+            elif version != _VERSION:
+                raise StateError(f"{self._path}: written by another version of dagwall (schema {version})")
 
-def _state(document: dict[str, Any]) -> State:
-    return State(
-        numbers={_identity(i): IdentityNumber(n) for i, n in document["numbers"]},
-        claims={PodUid(uid): _claim(c) for uid, c in document["claims"].items()},
-        namespaces=dict(document["namespaces"]),
-        complete=document["complete"],
-    )
+    def _put(self, table: str, rows: Iterable[tuple[str, object]]) -> None:
+        """Upserts; None deletes. Table names are this module's own."""
+        for key, value in rows:
+            if value is None:
+                self._db.execute(f"DELETE FROM {table} WHERE {_KEYS[table]} = ?", (key,))
+            else:
+                self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, value))
 
+    def _all(self, query: str) -> list[Any]:
+        return self._db.execute(query).fetchall()
 
-def _difference(before: State, now: State) -> dict[str, Any]:
-    same = before.numbers is now.numbers
-    fresh = {} if same else {i: n for i, n in now.numbers.items() if before.numbers.get(i) != n}
-    claims = {uid: claim for uid, claim in now.claims.items() if before.claims.get(uid) != claim}
-    return {
-        "numbers": [[asdict(identity), number] for identity, number in fresh.items()],
-        "numbersGone": [asdict(i) for i in before.numbers if not same and i not in now.numbers],
-        "claims": {uid: asdict(claim) for uid, claim in claims.items()},
-        "claimsGone": [uid for uid in before.claims if uid not in now.claims],
-        "namespaces": now.namespaces if now.namespaces != before.namespaces else None,
-        "complete": now.complete,
-    }
-
-
-def _after(state: State, line: dict[str, Any]) -> State:
-    """Going over a line a second time changes nothing."""
-    for fields in line["numbersGone"]:
-        state.numbers.pop(_identity(fields), None)
-    for uid in line["claimsGone"]:
-        state.claims.pop(PodUid(uid), None)
-    for fields, number in line["numbers"]:
-        state.numbers[_identity(fields)] = IdentityNumber(number)
-    state.claims.update((PodUid(uid), _claim(fields)) for uid, fields in line["claims"].items())
-    state.namespaces = state.namespaces if line["namespaces"] is None else dict(line["namespaces"])
-    state.complete = line["complete"]
-    return state
-
-
-def _identity(fields: dict[str, Any]) -> Identity:
-    return Identity(**fields | {"kind": Kind(fields["kind"])})
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise StateError(f"{self._path}: {exc}") from exc
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise StateError(f"{self._path}: damaged: {exc!r}") from exc
 
 
-def _claim(fields: dict[str, Any]) -> Claim:
+_KEYS = {"numbers": "identity", "claims": "uid", "namespaces": "name", "facts": "name"}
+
+
+def _text(value: Identity | Claim) -> str:
+    return json.dumps(value, default=_fields, sort_keys=True, separators=(",", ":"))
+
+
+def _fields(value: Identity | Claim) -> dict[str, Any]:
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def _identity(found: dict[str, Any]) -> Identity:
+    return Identity(**found | {"kind": Kind(found["kind"])})
+
+
+def _claim(found: dict[str, Any]) -> Claim:
     return Claim(
-        **fields
+        **found
         | {
-            "identity": _identity(fields["identity"]),
-            "labels": tuple((k, v) for k, v in fields["labels"]),
-            "attestation": Attestation(fields["attestation"]),
-            "contradictions": tuple(fields["contradictions"]),
+            "identity": _identity(found["identity"]),
+            "labels": tuple((k, v) for k, v in found["labels"]),
+            "attestation": Attestation(found["attestation"]),
+            "contradictions": tuple(found["contradictions"]),
         }
     )

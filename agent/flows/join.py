@@ -39,24 +39,26 @@ class Joiner:
         self._name_of = name_of
         self._past: dict[tuple[int, int], EndpointFacts] = {}
 
-    def learn(self, context: Context) -> None:
-        """Call it with every new context, before records that may refer to it."""
-        for slot, facts in context.by_slot.items():
+    def learn(self, endpoints: Mapping[int, EndpointFacts]) -> None:
+        """Who has which slot now, before records that may refer to it."""
+        for slot, facts in endpoints.items():
             self._past.pop((slot, facts.number), None)
             self._past[(slot, facts.number)] = facts
         while len(self._past) > 20_000:
             del self._past[next(iter(self._past))]
 
-    def facts(self, slot: int, number: int) -> EndpointFacts:
-        """The endpoint that had this slot with this identity; a nameless one where nobody knows."""
-        known = self._past.get((slot, number))
+    def facts(self, slot: int, number: int, context: Context) -> EndpointFacts:
+        """The endpoint that has, or had, this slot with this identity; a nameless one where nobody knows."""
+        known = context.by_slot.get(slot)
+        if known is None or known.number != number:
+            known = self._past.get((slot, number))
         return known or EndpointFacts(STRANGER, number, "", "", "")
 
     def flow(self, growth: Growth, context: Context, time: float) -> Flow:
         raw = growth.flow
         return Flow(
             time=time,
-            endpoint=self.facts(raw.slot, raw.identity),
+            endpoint=self.facts(raw.slot, raw.identity, context),
             tuple=raw.tuple,
             peer=self._name_of(raw.tuple.peer),
             verdict=raw.verdict,
@@ -67,7 +69,7 @@ class Joiner:
 
     def denial(self, event: RawEvent, context: Context, time: float) -> Denial:
         """A denial, an audit or a foreign socket, with the nearest rule that would have allowed it (R1)."""
-        endpoint = self.facts(event.slot, event.identity)
+        endpoint = self.facts(event.slot, event.identity, context)
         opener = context.by_cgroup.get(event.task_cgroup_id) if event.task_cgroup_id else None
         return Denial(
             time=time,

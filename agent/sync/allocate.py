@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 
+from immutables import Map
+
 from agent.abi.structs import ENDPOINT_SLOTS, IDENTITY_SLOTS
 from agent.errors import CapacityError
 from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
@@ -19,7 +21,8 @@ class IdentityNumbers:
     def __init__(self, known: Mapping[Identity, IdentityNumber] | None = None) -> None:
         self._numbers: dict[Identity, IdentityNumber] = dict(known or {})
         self._users: Counter[Identity] = Counter()
-        self._snapshot: dict[Identity, IdentityNumber] | None = None
+        self._snapshot: Map[Identity, IdentityNumber] = Map(self._numbers)
+        self._changed: dict[Identity, IdentityNumber | None] = {}
         self._next = max(self._numbers.values(), default=FIRST_IDENTITY) + 1
 
     def acquire(self, identity: Identity) -> IdentityNumber:
@@ -28,7 +31,7 @@ class IdentityNumbers:
         number = self._numbers.get(identity)
         if number is None or number == OVERFLOW_IDENTITY:
             number = self._numbers[identity] = self._fresh()
-            self._snapshot = None
+            self._tell(identity, number)
         return number
 
     def release(self, identity: Identity) -> None:
@@ -37,10 +40,13 @@ class IdentityNumbers:
         if self._users[identity] <= 0:
             del self._users[identity]
 
-    def snapshot(self) -> dict[Identity, IdentityNumber]:
-        """All numbers given out, to be kept in the state folder; the same dict while there are no others."""
-        if self._snapshot is None:
-            self._snapshot = dict(self._numbers)
+    def take_changes(self) -> dict[Identity, IdentityNumber | None]:
+        """Numbers given out since the last call, for the state folder; None: taken from an identity."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def snapshot(self) -> Map[Identity, IdentityNumber]:
+        """All numbers given out; immutable."""
         return self._snapshot
 
     def users(self, identity: Identity) -> int:
@@ -54,8 +60,13 @@ class IdentityNumbers:
         for identity, number in self._numbers.items():  # the longest unused first
             if not self._users[identity] and number != OVERFLOW_IDENTITY:
                 del self._numbers[identity]
+                self._tell(identity, None)
                 return number
         return OVERFLOW_IDENTITY
+
+    def _tell(self, identity: Identity, number: IdentityNumber | None) -> None:
+        self._changed[identity] = number
+        self._snapshot = self._snapshot.delete(identity) if number is None else self._snapshot.set(identity, number)
 
 
 class Slots:

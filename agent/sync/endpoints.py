@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from agent.abi.structs import ENDPOINT, NEARBY_SLOTS
 from agent.model.identity import IdentityNumber, PodUid
@@ -52,7 +53,9 @@ class EndpointTable:
         self._adopted_slots = {cgroup: int(ENDPOINT.unpack(raw)["slot"]) for cgroup, raw in self._rendered.items()}
         self._slots = Slots(set(self._adopted_slots.values()))
         self._nearby: dict[int, int] = {}
-        self._leaving: list[tuple[float, int]] = []
+        self._leaving: dict[int, float] = {}  # when a folder's entry goes; what left first stands first
+        self._unexplained: dict[PodUid, None] = {}  # no assignment yet, in the order they came
+        self._touched: set[PodUid] = set()
         self._hurried: list[PodUid] = []
         self._ops = EndpointOps()
 
@@ -61,12 +64,21 @@ class EndpointTable:
         ops, self._ops = self._ops, EndpointOps()
         return ops
 
+    def take_touched(self) -> set[PodUid]:
+        """Pods of which anything has changed since the last call, those that have gone among them."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def pending(self) -> list[PodUid]:
+        """Pods with a folder that nobody has explained yet; those found in the maps stay as they are (L5)."""
+        return [uid for uid in self._unexplained if not self.is_kept(self.by_uid[uid])]
+
     def add_folder(self, uid: PodUid, cgroup_id: int, rulesets: Mapping[RulesetId, Ruleset]) -> None:
         """A folder of the pod, or of one of its containers, is there."""
-        endpoint = self.by_uid.setdefault(uid, Endpoint(uid))
+        endpoint = self._endpoint(uid)
         endpoint.folders.add(cgroup_id)
         self.by_folder[cgroup_id] = uid
-        self._leaving = [(at, cgroup) for at, cgroup in self._leaving if cgroup != cgroup_id]
+        self._leaving.pop(cgroup_id, None)
         adopted = self._adopted_slots.pop(cgroup_id, 0)
         if adopted and not endpoint.slot:
             endpoint.slot = adopted
@@ -74,21 +86,23 @@ class EndpointTable:
         self.refresh(uid, rulesets)
 
     def remove_folder(self, cgroup_id: int, now: float) -> None:
-        """The folder is gone; its entry goes LINGER_SECONDS later, by expire()."""
+        """The folder is gone; its entry goes LINGER_SECONDS later, by expire(). `now` never goes back."""
         if cgroup_id in self.by_folder:
-            self._leaving.append((now + LINGER_SECONDS, cgroup_id))
+            self._leaving.pop(cgroup_id, None)
+            self._leaving[cgroup_id] = now + LINGER_SECONDS
 
     def expire(self, now: float) -> list[PodUid]:
         """Drop what left long enough ago; the pods whose last folder it was."""
-        due = [cgroup for at, cgroup in self._leaving if at <= now]
-        self._leaving = [(at, cgroup) for at, cgroup in self._leaving if at > now]
+        due = list(takewhile(lambda cgroup: self._leaving[cgroup] <= now, self._leaving))
+        for cgroup in due:
+            del self._leaving[cgroup]
         gone = self._hurried + [uid for cgroup in due if (uid := self._drop(cgroup)) is not None]
         self._hurried = []
         return gone
 
     def assign(self, uid: PodUid, assignment: Assignment | None, rulesets: Mapping[RulesetId, Ruleset]) -> None:
         """The compiler's word on a pod. None: nothing is known of it (any more)."""
-        endpoint = self.by_uid.setdefault(uid, Endpoint(uid))
+        endpoint = self._endpoint(uid)
         if assignment is None and endpoint.folders:
             return  # deleted in the API while its folder is there: keeps identity and rules (L4)
         if endpoint.assignment and endpoint.number is not None:
@@ -96,8 +110,9 @@ class EndpointTable:
         endpoint.assignment = assignment
         managed = assignment is not None and assignment.state is not EndpointState.UNMANAGED
         endpoint.number = self.numbers.acquire(assignment.identity) if assignment and managed else None
+        self._unexplained.pop(uid, None)
         if assignment is None:
-            self.by_uid.pop(uid)
+            del self.by_uid[uid]
             return
         self.refresh(uid, rulesets)
 
@@ -118,7 +133,7 @@ class EndpointTable:
 
     def bump(self, revoked: set[RulesetId]) -> None:
         """New epochs for the endpoints of rulesets in which something is not allowed any more (P10)."""
-        for endpoint in self.by_uid.values():
+        for endpoint in self.by_uid.values() if revoked else ():
             if endpoint.slot and endpoint.assignment and endpoint.assignment.ruleset in revoked:
                 self._ops.bumped.add(endpoint.slot)
 
@@ -171,6 +186,14 @@ class EndpointTable:
             return 0, EndpointState.PENDING, 0
         return cgroup, endpoint.assignment.state, endpoint.slot
 
+    def _endpoint(self, uid: PodUid) -> Endpoint:
+        """The pod's; a new one is unexplained. Whoever asks is about to change it."""
+        self._touched.add(uid)
+        if uid not in self.by_uid:
+            self.by_uid[uid] = Endpoint(uid)
+            self._unexplained[uid] = None
+        return self.by_uid[uid]
+
     def _render(self, cgroup: int, value: bytes, slot: int) -> None:
         self._hold_nearby(cgroup)
         before = self._rendered.get(cgroup)
@@ -189,7 +212,9 @@ class EndpointTable:
     def _make_room(self) -> None:
         """Where every slot is taken, what left first goes before its time: a new pod must not wait for orphans."""
         while not self._slots.left and self._leaving:
-            uid = self._drop(self._leaving.pop(0)[1])
+            cgroup = next(iter(self._leaving))
+            del self._leaving[cgroup]
+            uid = self._drop(cgroup)
             self._hurried += [uid] if uid is not None else []
 
     def _leave_nearby(self, cgroup: int) -> None:
@@ -206,8 +231,10 @@ class EndpointTable:
         if endpoint is None:
             return None
         endpoint.folders.discard(cgroup)
+        self._touched.add(endpoint.uid)
         if endpoint.folders:
             return None
+        self._unexplained.pop(endpoint.uid, None)
         if endpoint.slot:
             self._ops.bumped.add(endpoint.slot)
             self._slots.give_back(endpoint.slot)

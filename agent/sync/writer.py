@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.abi.structs import EPOCH, U32, U64
-from agent.compiler.changes import Changes
+from agent.compiler.changes import EVERYTHING, Changes
 from agent.compiler.compiler import Compiler
 from agent.errors import CapacityError
 from agent.model.cluster import Cluster, Pod
@@ -51,7 +51,8 @@ class Writer:
         self.endpoints = EndpointTable(numbers, adopted)
         self.cluster = Cluster()
         self._settled: dict[PodUid, Assignment] = {}
-        self._leaving: dict[PodUid, Pod] = {}
+        self._leaving: set[PodUid] = set()
+        self._orphans: frozenset[PodUid] = frozenset()  # folders without a pod, whose claim was kept
         self._missed = Changes()
 
     @property
@@ -69,7 +70,7 @@ class Writer:
         if not cluster.complete:
             self.cluster = cluster
             return self._carry_out(Plan())
-        cluster, _ = self._with_leaving(cluster)
+        cluster = self._with_leaving(cluster, self._differing(cluster, EVERYTHING))
         fresh = Compiler()
         fresh.update(cluster)
         self._fits(fresh.want, cluster)
@@ -90,8 +91,9 @@ class Writer:
                 return self.start(cluster, ())
             except CapacityError as exc:
                 return Outcome(refused=str(exc))
-        cluster, kept = self._with_leaving(cluster)
-        changes |= self._missed | Changes(pods=kept)
+        changes |= self._missed
+        changes |= Changes(pods=self._differing(cluster, changes))
+        cluster = self._with_leaving(cluster, changes.pods)
         deltas = self.compiler.steps(cluster, changes)
         try:
             self._fits(self.want, cluster)
@@ -130,6 +132,8 @@ class Writer:
         if uid not in self.endpoints.by_uid and (known := self._assignment(uid)) is not None:
             self.endpoints.assign(uid, known, self.want.rulesets)
         self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
+        if uid in self._claims and uid not in self.cluster.pods:
+            self._orphans |= {uid}
         return self._carry_out(Plan())
 
     def remove_folder(self, cgroup_id: int, now: float) -> None:
@@ -139,7 +143,8 @@ class Writer:
     def expire(self, now: float) -> Outcome:
         """Take out what left long enough ago."""
         gone = self.endpoints.expire(now)
-        leaving = frozenset(uid for uid in gone if self._leaving.pop(uid, None))
+        leaving = frozenset(self._leaving.intersection(gone))
+        self._leaving -= leaving
         for uid in gone:
             self._settled.pop(uid, None)
         pods = self.cluster.pods
@@ -161,27 +166,45 @@ class Writer:
 
     def pending(self) -> list[PodUid]:
         """Pods with a folder that nobody has explained yet; those found in the maps stay as they are (L5)."""
-        return [
-            e.uid for e in self.endpoints.by_uid.values() if e.assignment is None and not self.endpoints.is_kept(e)
-        ]
+        return self.endpoints.pending()
 
     def counts(self) -> Counter[EndpointState]:
         """Endpoints by state."""
         return Counter(self.endpoints.state_of(e) for e in self.endpoints.by_uid.values() if e.folders)
 
-    def _with_leaving(self, cluster: Cluster) -> tuple[Cluster, frozenset[PodUid]]:
-        """Pods deleted in the API whose folder is still there keep identity and rules, but not their address (L4)."""
-        pods = cluster.pods
-        for endpoint in self.endpoints.by_uid.values():
-            uid = endpoint.uid
-            if uid in cluster.pods:
-                self._leaving.pop(uid, None)
-            elif (
-                endpoint.folders and (pod := self.cluster.pods.get(uid) or self._remembered(uid, cluster)) is not None
-            ):
-                self._leaving[uid] = replace(pod, finished=True)
-                pods = pods.set(uid, self._leaving[uid])
-        return replace(cluster, pods=pods), frozenset(self._leaving)
+    def _with_leaving(self, cluster: Cluster, uids: Iterable[PodUid]) -> Cluster:
+        """Pods deleted in the API whose folder is still there keep identity and rules, but not their address (L4).
+
+        `uids`: every pod that may be another one than in the snapshot before.
+        """
+        pods = self.cluster.pods.mutate()
+        for uid in uids:
+            pod = cluster.pods.get(uid)
+            if pod is not None:
+                self._leaving.discard(uid)
+            else:
+                pod = self._left(uid, cluster)
+            if pod is not None:
+                pods[uid] = pod
+            else:
+                pods.pop(uid, None)
+        return replace(cluster, pods=pods.finish())
+
+    def _left(self, uid: PodUid, cluster: Cluster) -> Pod | None:
+        """What stands for a pod that the API does not know (any more), while it has a folder here."""
+        endpoint = self.endpoints.by_uid.get(uid)
+        pod = self.cluster.pods.get(uid) or self._remembered(uid, cluster)
+        if endpoint is None or not endpoint.folders or pod is None:
+            return None
+        self._leaving.add(uid)
+        return replace(pod, finished=True)
+
+    def _differing(self, cluster: Cluster, changes: Changes) -> frozenset[PodUid]:
+        """Pods of which a snapshot may say something new."""
+        found, self._orphans = changes.pods | self._orphans, frozenset()
+        if not changes.everything_else:
+            return found
+        return found.union(cluster.pods, self.cluster.pods, self.endpoints.by_uid)
 
     def _remembered(self, uid: PodUid, cluster: Cluster) -> Pod | None:
         """A pod of which an agent before has kept the claim: the API has forgotten it, its folder is still there."""

@@ -46,7 +46,8 @@ from tests.kernel.sockets import tcp
 SECONDS = float(os.environ.get("CHURN_SECONDS", "20"))
 RATE = float(os.environ.get("CHURN_RATE", "40"))
 WARM_UP = 20
-SAMPLE, LIFE_SECONDS, LINGER_SECONDS = 20, 2.0, 5.0
+SAMPLE, LIFE_SECONDS = 20, 2.0
+LINGER_SECONDS = float(os.environ.get("CHURN_LINGER", "5"))
 V4, ALLOWED, DENIED = "192.0.2.90", 8401, 8402
 WHERE = "churn"
 NOT_LET_OUT = (*REFUSED, "ECONNABORTED")  # the last: a SYN that had waited for the pod to be known, then was ended
@@ -212,7 +213,7 @@ def agent_on(node: ScratchNode, plane: ControlPlane, folder: Path) -> Iterator[A
         detach(node.bpffs / "dagwall")
 
 
-@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.timeout(SECONDS + 120 + 2 * LINGER_SECONDS)
 def test_pods_that_come_and_go(plane: ControlPlane, served: ControlPlane, tmp_path: Path) -> None:  # noqa: F811
     in_namespace(plane, WHERE, **{"dagwall.io/managed": "true"})
     rule = {"name": "only", "to": [{"cidr": f"{V4}/32"}], "ports": [{"port": ALLOWED}]}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from agent.app import state as state_module
-from agent.app.state import State, StateFolder
+from agent.app.state import State, StateChange, StateFolder
 from agent.errors import StateError
 from agent.model.identity import FIRST_IDENTITY, Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
 
@@ -27,16 +29,16 @@ CLAIM = Claim(
     contradictions=("labels and annotations differ",),
 )
 STATE = State(numbers={IDENTITY: IdentityNumber(FIRST_IDENTITY + 5)}, claims={PodUid("u"): CLAIM}, complete=True)
+CHANGE = StateChange(numbers=STATE.numbers, claims=STATE.claims, complete=True)
 
 
 def test_an_empty_folder_is_an_empty_state(tmp_path: Path) -> None:
     assert StateFolder(tmp_path / "new" / "folder").read() == State()
 
 
-def test_what_is_written_is_read_by_the_next_owner(tmp_path: Path) -> None:
+def test_what_is_kept_is_read_by_the_next_owner(tmp_path: Path) -> None:
     first = StateFolder(tmp_path)
-    first.write(State())
-    first.write(STATE)
+    first.keep(CHANGE)
     first.close()
     assert StateFolder(tmp_path).read() == STATE
 
@@ -66,90 +68,87 @@ def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("sql", "says"),
     [
-        "",
-        "{",
-        "\ufffd\x00",
-        "[]",
-        "null",
-        '"x"',
-        '{"version": 99}',
-        "{}",
-        '{"version": 1}',
-        '{"version": 1, "complete": true, "numbers": 7, "claims": {}}',
-        '{"version": 1, "complete": true, "numbers": [[{"cluster": "c"}, 1]], "claims": {}}',
-        '{"version": 1, "complete": true, "numbers": [], "claims": {"u": {}}}',
-        '{"version": 1, "complete": true, "numbers": [], "claims": []}',
+        ("PRAGMA user_version = 99", "another version"),
+        ("INSERT INTO numbers VALUES ('{}', 1)", "damaged"),
+        ("INSERT INTO numbers VALUES ('7', 1)", "damaged"),
+        ('INSERT INTO numbers VALUES (\'{"cluster": "c"}\', 1)', "damaged"),
+        ("INSERT INTO claims VALUES ('u', '{')", "damaged"),
+        ("INSERT INTO claims VALUES ('u', '{}')", "damaged"),
+        ("DROP TABLE claims", "no such table: claims"),
     ],
 )
-def test_a_corrupted_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
-    (tmp_path / "state.json").write_text(text, encoding="utf-8")
-    with pytest.raises(StateError, match=r"state\.json"):
+def test_a_damaged_state_is_an_error_that_names_it(tmp_path: Path, sql: str, says: str) -> None:
+    StateFolder(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute(sql)
+    with pytest.raises(StateError, match=rf"state\.db: .*{says}"):
         StateFolder(tmp_path).read()
 
 
-def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(StateError, match=r"state\.json"):
-        StateFolder(tmp_path).read()
+@pytest.mark.parametrize("content", [b"{}", b"\xff\xfe\x00" * 99])
+def test_a_file_that_is_no_database_is_an_error_and_lets_go(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.db").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"state\.db: file is not a database"):
+            StateFolder(tmp_path)
 
 
-def steps() -> list[State]:
+def steps() -> Iterator[tuple[StateChange, State]]:
     """As an agent keeps them: pods come and go, a number gets another identity, a namespace another label."""
-    r, out, number = Random(7), [State()], FIRST_IDENTITY
+    r, now, number = Random(7), State(complete=True), FIRST_IDENTITY
     for _ in range(60):
-        numbers, claims, namespaces = dict(out[-1].numbers), dict(out[-1].claims), dict(out[-1].namespaces)
+        numbers: dict[Identity, IdentityNumber | None] = {}
+        claims: dict[PodUid, Claim | None] = {}
         identity = replace(IDENTITY, task_id=f"t{r.randrange(20)}")
-        if r.random() < 0.3 and numbers:
-            number = numbers.pop(r.choice(list(numbers)))
+        if r.random() < 0.3 and now.numbers:
+            numbers[r.choice(list(now.numbers))] = None
         numbers[identity] = IdentityNumber(number := number + 1)
         claims[PodUid(f"u{r.randrange(9)}")] = replace(CLAIM, identity=identity)
-        claims.pop(PodUid(f"u{r.randrange(9)}"), None)
-        namespaces[f"n{r.randrange(3)}"] = r.random() < 0.5
-        out.append(State(numbers, claims, namespaces, complete=True))
-    return out
+        claims[PodUid(f"u{r.randrange(9)}")] = None
+        namespaces = now.namespaces | {f"n{r.randrange(3)}": r.random() < 0.5}
+        now = State(
+            {i: n for i, n in (now.numbers | numbers).items() if n is not None},
+            {u: c for u, c in (now.claims | claims).items() if c is not None},
+            namespaces,
+            complete=True,
+        )
+        yield StateChange(numbers, claims, namespaces, complete=True), now
 
 
-def test_each_step_is_read_as_it_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_module, "MOST_LINES", 25)
-    folder = StateFolder(tmp_path)
-    for state in steps():
-        folder.keep(state)
-        folder.keep(replace(state))
+def test_each_step_is_read_as_it_was_kept_by_a_process_that_was_killed(tmp_path: Path) -> None:
+    for change, state in steps():
+        pid = os.fork()
+        if pid == 0:
+            StateFolder(tmp_path).keep(change)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        folder = StateFolder(tmp_path)
         assert folder.read() == state
-    assert len((tmp_path / "state.journal").read_bytes().splitlines()) < 25
+        folder.close()
 
 
-def test_a_journal_that_outlived_its_file_says_nothing_new(tmp_path: Path) -> None:
-    folder, states = StateFolder(tmp_path), steps()
-    for state in states:
-        folder.keep(state)
-    journal = (tmp_path / "state.journal").read_bytes()
-    folder.write(states[-1])
-    (tmp_path / "state.journal").write_bytes(journal)
-    assert folder.read() == states[-1]
-
-
-def test_a_line_that_was_cut_short_was_never_kept(tmp_path: Path) -> None:
-    folder, states = StateFolder(tmp_path), steps()
-    folder.keep(states[0])
-    folder.keep(states[1])
-    with open(tmp_path / "state.journal", "ab") as file:
-        file.write(b'{"numbers": [[{"clu')
-    assert folder.read() == states[1]
-    (tmp_path / "state.journal").write_bytes(b"{}\n")
-    with pytest.raises(StateError, match=r"state\.journal: damaged"):
-        folder.read()
-
-
-def test_an_unfinished_write_is_never_read(tmp_path: Path) -> None:
+def test_what_is_the_same_is_not_written(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
-    folder.write(STATE)
-    (tmp_path / "state.new").write_text('{"version": 1, "com', encoding="utf-8")
-    assert folder.read() == STATE
-    folder.write(State(complete=True))
-    assert folder.read() == State(complete=True)
+    folder.keep(CHANGE)
+    written = (tmp_path / "state.db-wal").stat().st_size
+    for _ in range(100):
+        folder.keep(StateChange(complete=True))
+    assert (tmp_path / "state.db-wal").stat().st_size == written
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_lost_when_there_is_room_again(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    (pages,) = folder._db.execute("PRAGMA page_count").fetchone()
+    folder._db.execute(f"PRAGMA max_page_count = {pages}")
+    many = {PodUid(f"u{i}"): CLAIM for i in range(100)}
+    with pytest.raises(StateError, match=r"state\.db: database or disk is full"):
+        folder.keep(StateChange(claims=many))
+    assert folder.read().claims == {}
+    folder._db.execute("PRAGMA max_page_count = 10000")
+    folder.keep(StateChange(claims={PodUid("u7"): None}))
+    assert folder.read().claims == {uid: claim for uid, claim in many.items() if uid != "u7"}
 
 
 def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:

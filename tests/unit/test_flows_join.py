@@ -50,7 +50,7 @@ def growth(*, slot: int = 1, identity: int = NUMBER, rule: int = 7) -> Growth:
 
 def joiner(context: Context = CONTEXT) -> Joiner:
     made = Joiner(name_of)
-    made.learn(context)
+    made.learn(context.by_slot)
     return made
 
 
@@ -63,15 +63,16 @@ def test_a_flow_has_names() -> None:
 def test_flows_outlive_their_pods() -> None:
     made = joiner()
     later = replace(CONTEXT, by_slot={1: replace(OTHER, number=NUMBER + 1)})
-    made.learn(later)
+    made.learn(later.by_slot)
     assert made.flow(growth(), later, 1).endpoint == FACTS
     assert made.flow(growth(identity=NUMBER + 1), later, 1).endpoint.pod == "other-pod"
 
 
 def test_the_next_pod_of_the_same_identity_takes_over() -> None:
     made = joiner()
-    made.learn(replace(CONTEXT, by_slot={1: replace(FACTS, pod="finance-load-x2")}))
-    assert made.flow(growth(), CONTEXT, 1).endpoint.pod == "finance-load-x2"
+    later = replace(CONTEXT, by_slot={1: replace(FACTS, pod="finance-load-x2")})
+    made.learn(later.by_slot)
+    assert made.flow(growth(), later, 1).endpoint.pod == "finance-load-x2"
 
 
 def test_nobody_knows_them() -> None:
@@ -84,9 +85,10 @@ def test_memory_of_gone_endpoints_is_bounded() -> None:
     made = joiner()
     for number in range(3):
         facts = replace(FACTS, number=number)
-        made.learn(replace(CONTEXT, by_slot=dict.fromkeys(range(number * 9000, (number + 1) * 9000), facts)))
-    assert made.facts(26_999, 2).pod == FACTS.pod
-    assert made.facts(1, NUMBER).uid == ""  # the oldest went first
+        made.learn(dict.fromkeys(range(number * 9000, (number + 1) * 9000), facts))
+    assert made.facts(26_999, 2, CONTEXT).pod == FACTS.pod
+    assert made.facts(1, 0, CONTEXT).uid == ""  # the oldest went first
+    assert made.facts(1, NUMBER, CONTEXT) == FACTS, "who is here is never forgotten"
 
 
 def test_a_denial_is_explained() -> None:

@@ -31,7 +31,9 @@ def test_known_numbers_are_kept_and_new_ones_come_after_them() -> None:
     numbers = IdentityNumbers({identity(1): IdentityNumber(FIRST_IDENTITY + 7)})
     assert numbers.acquire(identity(1)) == FIRST_IDENTITY + 7
     assert numbers.acquire(identity(2)) == FIRST_IDENTITY + 8
-    assert numbers.snapshot() == {identity(1): FIRST_IDENTITY + 7, identity(2): FIRST_IDENTITY + 8}
+    assert dict(numbers.snapshot()) == {identity(1): FIRST_IDENTITY + 7, identity(2): FIRST_IDENTITY + 8}
+    assert numbers.take_changes() == {identity(2): FIRST_IDENTITY + 8}
+    assert numbers.take_changes() == {}
 
 
 def test_when_numbers_run_out_the_longest_unused_goes_and_then_there_is_the_overflow() -> None:

@@ -1,0 +1,126 @@
+"""What the other threads are told of endpoints, kept up by what changed: one pod costs the work of one pod."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from immutables import Map
+
+from agent.flows.join import Context
+from agent.log import event
+from agent.model.flow import EndpointFacts
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.report import EndpointRow
+from agent.model.settle import Settled
+from agent.model.verdict import EndpointState
+from agent.sync.endpoints import Endpoint
+from agent.sync.writer import Writer
+
+_NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where an endpoint stands in the maps below."""
+
+    slot: int
+    folders: frozenset[int]
+    facts: EndpointFacts
+
+
+@dataclass(slots=True)
+class Told:
+    """Written by one thread; the maps are immutable, and others may hold on to them."""
+
+    node: str
+    by_slot: Map[int, EndpointFacts] = field(default_factory=Map)
+    by_cgroup: Map[int, EndpointFacts] = field(default_factory=Map)
+    rows: Map[PodUid, EndpointRow] = field(default_factory=Map)  # of endpoints with a folder
+    fresh: dict[int, EndpointFacts] = field(default_factory=dict)  # by slot: what the last `update` has changed
+    contradicting: list[EndpointRow] = field(default_factory=list)  # whose claims contradict since the last `update`
+    _entries: dict[PodUid, _Entry] = field(default_factory=dict)
+
+    def update(self, uids: Collection[PodUid], writer: Writer, settled: Mapping[PodUid, Settled]) -> None:
+        """`uids`: every endpoint of which anything may have changed, those that have gone among them."""
+        endpoints = writer.endpoints.by_uid
+        self.fresh, self.contradicting = {}, []
+        slots, cgroups, rows = self.by_slot.mutate(), self.by_cgroup.mutate(), self.rows.mutate()
+        for entry in [self._entries.pop(uid) for uid in uids if uid in self._entries]:
+            slots.pop(entry.slot, None)
+            for folder in entry.folders:
+                cgroups.pop(folder, None)
+        for uid in uids:
+            endpoint = endpoints.get(uid)
+            before = rows.pop(uid, None)
+            if endpoint is not None and endpoint.folders:
+                rows[uid] = row = endpoint_row(endpoint, writer, settled.get(uid))
+                if row.contradictions and (before is None or before.contradictions != row.contradictions):
+                    self.contradicting.append(row)
+            facts = facts_of(endpoint, writer, self.node) if endpoint is not None else None
+            if endpoint is None or facts is None:
+                continue
+            self._entries[uid] = _Entry(endpoint.slot, frozenset(endpoint.folders), facts)
+            cgroups.update(dict.fromkeys(endpoint.folders, facts))
+            if endpoint.slot:
+                slots[endpoint.slot] = self.fresh[endpoint.slot] = facts
+        self.by_slot, self.by_cgroup, self.rows = slots.finish(), cgroups.finish(), rows.finish()
+
+    def context(self, writer: Writer) -> Context:
+        return Context(writer.cluster, self.by_slot, self.by_cgroup, writer.compiler.rule_refs, self.node)
+
+
+def endpoint_row(endpoint: Endpoint, writer: Writer, settled: Settled | None) -> EndpointRow:
+    """What the agent says of an endpoint. `settled`: who explained it where no snapshot could."""
+    pod, assignment = writer.cluster.pods.get(endpoint.uid), endpoint.assignment
+    claim = pod.claim if pod is not None else _NO_CLAIM
+    known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
+    namespace = settled.namespace if settled is not None else ""
+    against = (assignment.contradiction,) if assignment is not None and assignment.contradiction else ()
+    return EndpointRow(
+        uid=endpoint.uid,
+        namespace=pod.namespace if pod is not None else namespace,
+        pod=pod.name if pod is not None else settled.name if settled is not None else "",
+        state=writer.endpoints.state_of(endpoint).name.lower(),
+        identity=str(assignment.identity) if assignment is not None and known else "",
+        number=endpoint.number or 0,
+        ruleset=assignment.ruleset if assignment is not None else 0,
+        slot=endpoint.slot,
+        cgroup_ids=tuple(sorted(endpoint.folders)),
+        settled_by=settled.by.value if settled is not None and (pod is None or settled.unclassified) else "",
+        escapes=pod.escapes if pod is not None else (),
+        contradictions=claim.contradictions + against,
+        attestation=assignment.attestation.name.lower() if assignment is not None and known else "",
+        binding=assignment.binding if assignment is not None else "",
+        dag_id=claim.identity.dag_id,
+        task_id=claim.identity.task_id,
+        run_id=claim.run_id,
+        try_number=claim.try_number,
+        map_index=claim.map_index,
+    )
+
+
+def facts_of(endpoint: Endpoint, writer: Writer, node: str) -> EndpointFacts | None:
+    """What reports say of an endpoint; None while nobody knows it."""
+    if endpoint.assignment is None:
+        return None
+    pod = writer.cluster.pods.get(endpoint.uid)
+    return EndpointFacts(
+        identity=endpoint.assignment.identity,
+        number=endpoint.number or 0,
+        namespace=endpoint.assignment.identity.namespace,
+        pod=pod.name if pod else "",
+        uid=endpoint.uid,
+        claim=pod.claim if pod else None,
+        node=node,
+        attestation=endpoint.assignment.attestation,
+    )
+
+
+def tell_contradiction(row: EndpointRow) -> None:
+    """A claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
+    event(
+        "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,
+        identity=row.identity, state=row.state, binding=row.binding, why="; ".join(row.contradictions),
+    )  # fmt: skip
