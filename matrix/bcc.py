@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,16 @@ def table(results: Sequence[Result]) -> Table:
         translated = sum(count for _, count in result.programs.values())
         counts = f"{walked}/{translated}" if walked else str(translated)
         rows.append([
-            result.name, result.python or NOTHING, result.bcc or NOTHING, result.kernel or NOTHING,
+            result.name, result.python or NOTHING, result.bcc or _version(result.refusal), result.kernel or NOTHING,
             counts if result.programs else NOTHING, _said(result),
         ])  # fmt: skip
     return [*rows, *([name, python, bcc, NOTHING, NOTHING, remark] for name, python, bcc, remark in NOT_RUN)]
+
+
+def _version(refusal: str) -> str:
+    """The bcc that a refusal names."""
+    found = re.match(r"bcc ([0-9.]+) ", refusal)
+    return found.group(1) if found else NOTHING
 
 
 def _said(result: Result) -> str:

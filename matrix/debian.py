@@ -162,11 +162,19 @@ def root_file_system(
             shutil.rmtree(folder, ignore_errors=True)
             _checked([
                 "mmdebstrap", "--quiet", f"--variant={variant}", f"--include={packages}",
-                '--aptopt=APT::Install-Recommends "false"', f"--keyring={KEYRING}",
+                '--aptopt=APT::Install-Recommends "false"', *_expired_lists(), f"--keyring={KEYRING}",
                 suite, str(folder), *(f"deb {mirror()} {source} main" for source in (suite, extra) if source),
             ])  # fmt: skip
             folder.with_suffix(".complete").touch()
     return folder
+
+
+def _expired_lists() -> list[str]:
+    """What this machine's apt makes of lists that are past their date: a mirror may be a snapshot."""
+    said = subprocess.run(
+        ["apt-config", "dump", "Acquire::Check-Valid-Until"], capture_output=True, text=True, check=False
+    )
+    return [f"--aptopt={line}" for line in said.stdout.splitlines()]
 
 
 def _checked(command: list[str], cwd: Path | None = None) -> str:

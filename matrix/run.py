@@ -79,7 +79,6 @@ def _explain(name: str, machine: Machine, result: Result, progress: Progress) ->
     for text in filter(None, (result.problem, result.refusal)):
         progress.say(f"[{name}] {text}")
     if not result.ended or not result.done:
-        for what, text in (("console", machine.console), ("output", machine.output), ("QEMU", machine.said)):
-            lines = text.strip().splitlines()[-_CONSOLE_LINES:]
-            if lines:
-                progress.say(f"[{name}] the last lines of the {what}:\n" + "\n".join(lines))
+        for what, text in (("console", machine.console), ("output", machine.output), ("QEMU's own", machine.said)):
+            lines = text.strip().splitlines()[-_CONSOLE_LINES:] or ["(nothing)"]
+            progress.say("\n".join([f"[{name}] last lines, {what}:", *lines]))

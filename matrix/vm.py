@@ -20,6 +20,7 @@ from matrix.tools import CPU, Tools
 _INIT = Path(__file__).with_name("init.sh")
 _APPEND = "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check tsc=unstable"
 _POLL_SECONDS = 0.2
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # a matrix that is killed leaves no guest behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Machine:
             shares["modules"] = guest.kernel.modules
         devices = [word for tag, host in shares.items() for word in self._share(stack, tag, host)]
         (folder / "initrd").write_bytes(self._initrd())
-        command = [*qemu_command(guest, self.tools), *devices]
+        command = [*_DIES_WITH_US, *qemu_command(guest, self.tools), *devices]
         log = stack.enter_context((folder / "qemu.log").open("wb"))
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         stack.callback(_end, process)
@@ -105,7 +106,15 @@ class Machine:
             return ["-virtfs", options]
         socket = folder / f"{tag}.sock"
         socket.unlink(missing_ok=True)
-        command = [*self.tools.virtiofsd, "--socket-path", str(socket), "--shared-dir", str(host), "--readonly"]
+        command = [
+            *_DIES_WITH_US,
+            *self.tools.virtiofsd,
+            "--socket-path",
+            str(socket),
+            "--shared-dir",
+            str(host),
+            "--readonly",
+        ]
         log = stack.enter_context((folder / f"{tag}.log").open("wb"))
         process = subprocess.Popen(
             [*command, "--sandbox", "chroot", "--cache", "always", "--no-announce-submounts"],

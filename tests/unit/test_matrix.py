@@ -73,7 +73,7 @@ def test_a_loader_that_must_refuse_has_to_say_why() -> None:
         for record in records:
             made.take(record)
         assert made.verdict().startswith(verdict)
-    assert bcc.table([made])[1][:2] == ["old", "3.11.2"]
+    assert bcc.table([made])[1][:3] == ["old", "3.11.2", "0.18.0"]
 
 
 def test_without_tests_the_programs_are_enough() -> None:
