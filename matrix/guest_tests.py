@@ -23,6 +23,9 @@ class Reporter:
         if report.failed:
             self._records("test", name=report.nodeid, outcome="failed", text=_tail(report.longreprtext))
 
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._records("start", name=nodeid)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             text = _tail(report.longreprtext)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,6 +40,8 @@ class Result:
     skipped: int = 0
     failures: list[Failure] = field(default_factory=list)
     pytest_code: int | None = None
+    running: str = ""
+    """The test that began last."""
     ended: bool = False
     problem: str = ""
     """Why the guest as a whole failed; empty where it came to its end."""
@@ -58,6 +61,8 @@ class Result:
                 self.refusal = record["error"]
             case "collected":
                 self.collected = record["tests"]
+            case "start":
+                self.running = record["name"]
             case "test":
                 self._take_test(record)
             case "pytest":
@@ -85,9 +90,9 @@ class Result:
     def verdict(self) -> str:
         """`ok`, or why not. Whatever is not known to be good is bad: no end, no programs, no tests, too few tests."""
         if self.problem:
-            return self.problem.splitlines()[0]
+            return self.problem.splitlines()[0] + self._where()
         if not self.ended:
-            return "the guest ended before its tests did" if self.kernel else "the guest did not boot"
+            return f"the guest ended early{self._where()}" if self.kernel else "the guest did not boot"
         if self.must_refuse:
             return "ok" if self.must_refuse in self.refusal else f"not refused with: {self.must_refuse}"
         if self.refusal:
@@ -103,6 +108,9 @@ class Result:
         if self.passed != self.expected and (self.expected is not None or self.passed != self.collected):
             return f"{self.passed} of {self.expected or self.collected} tests passed, {self.skipped} skipped"
         return "ok" if self.pytest_code == 0 else f"pytest exited with {self.pytest_code}"
+
+    def _where(self) -> str:
+        return f", in {self.running}" if self.running and not self.ended else ""
 
     def as_dict(self) -> dict[str, Any]:
         """For -o json."""
@@ -144,6 +152,12 @@ def _passed(result: Result) -> str:
     if not result.collected:
         return NOTHING
     return f"{result.passed} of {result.expected or result.collected}"
+
+
+def panic(console: str) -> str:
+    """What a kernel that panicked says about it; empty where it did not."""
+    found = re.search(r"Kernel panic - not syncing: .*", console)
+    return found.group() if found else ""
 
 
 def text(rows: Table) -> str:

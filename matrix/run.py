@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from matrix import report
 from matrix.debian import Kernel, MatrixError
 from matrix.progress import Progress
 from matrix.report import Result
 from matrix.tools import Tools
 from matrix.vm import Guest, Machine, project_folder
 
-_CONSOLE_LINES = 25
+_LAST_LINES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ def run_job(job: Job, tools: Tools, limits: Limits, folder: Path, progress: Prog
     except (TimeoutError, MatrixError) as exc:
         result.problem = str(exc)
     result.seconds = time.monotonic() - began
+    if not result.ended:
+        result.problem = result.problem or report.panic(machine.console)
     verdict = result.verdict()
     progress.step(job.name, f"{verdict}, {result.seconds:.0f} s")
     if verdict != "ok":
@@ -80,5 +83,5 @@ def _explain(name: str, machine: Machine, result: Result, progress: Progress) ->
         progress.say(f"[{name}] {text}")
     if not result.ended or not result.done:
         for what, text in (("console", machine.console), ("output", machine.output), ("QEMU's own", machine.said)):
-            lines = text.strip().splitlines()[-_CONSOLE_LINES:] or ["(nothing)"]
+            lines = text.strip().splitlines()[-_LAST_LINES:] or ["(nothing)"]
             progress.say("\n".join([f"[{name}] last lines, {what}:", *lines]))

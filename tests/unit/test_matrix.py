@@ -20,6 +20,7 @@ FEATURES = {"kind": "features", "set_retval": True, "sockops": False}
 PROGRAMS = {"kind": "programs", "bcc": "0.26.0", "programs": {"egress": [291, 783], "sockops": [0, 52]}}
 COLLECTED = {"kind": "collected", "tests": 2}
 PASSED = [{"kind": "test", "name": f"t::{name}", "outcome": "passed"} for name in "ab"]
+START = {"kind": "start", "name": "t::a"}
 FAILED = {"kind": "test", "name": "t::a", "outcome": "failed", "text": "assert 0"}
 SKIPPED = {"kind": "test", "name": "t::b", "outcome": "skipped"}
 END = [{"kind": "pytest", "code": 0}, {"kind": "end"}]
@@ -42,8 +43,9 @@ def test_all_tests_passed_is_ok() -> None:
     ("records", "expected", "verdict"),
     [
         ([], 2, "the guest did not boot"),
-        ([BOOT], 2, "the guest ended before its tests did"),
-        (GOOD[:-1], 2, "the guest ended before its tests did"),
+        ([BOOT], 2, "the guest ended early"),
+        (GOOD[:-1], 2, "the guest ended early"),
+        ([BOOT, PROGRAMS, COLLECTED, START], 2, "the guest ended early, in t::a"),
         ([BOOT, {"kind": "end"}], 2, "no programs were loaded"),
         ([BOOT, {"kind": "refused", "error": "egress: too big\nmore"}, {"kind": "end"}], 2, "egress: too big"),
         ([BOOT, PROGRAMS, {"kind": "collected", "tests": 0}, *END], 2, "no test ran"),
@@ -74,6 +76,13 @@ def test_a_loader_that_must_refuse_has_to_say_why() -> None:
             made.take(record)
         assert made.verdict().startswith(verdict)
     assert bcc.table([made])[1][:3] == ["old", "3.11.2", "0.18.0"]
+
+
+def test_a_panic_and_a_hang_name_the_test_that_ran() -> None:
+    assert result([BOOT, START], problem="not done within 900 s").verdict() == "not done within 900 s, in t::a"
+    console = "[ 1.0] ok\n[ 2.0] Kernel panic - not syncing: Fatal exception in interrupt\n[ 2.1] Call Trace:\n"
+    assert report.panic(console) == "Kernel panic - not syncing: Fatal exception in interrupt"
+    assert not report.panic("[ 1.0] ok\n")
 
 
 def test_without_tests_the_programs_are_enough() -> None:
