@@ -12,7 +12,7 @@ APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup demo run check fmt test unit layout kernel api e2e bench matrix bcc clean
+.PHONY: help setup demo run check manifests fmt test unit layout kernel api e2e bench matrix bcc clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: $(VENV)/.ready ## a scratch node with real pods, policies and packets: who
 
 run: $(VENV)/.ready ## the agent on your own manifests: make run FILES=folder
 	$(VENV)/bin/dagwall run --files $(FILES)
+
+manifests: $(VENV)/.ready ## deploy/base/crds and daemonset.yaml, from the validator's tables and deploy/base
+	$(PY) -m scripts.manifests
 
 fmt: $(VENV)/.ready ## format Python
 	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .

@@ -64,7 +64,6 @@ stage_image() {
 }
 
 stage_dagwall() {
-	kubectl apply --server-side -f deploy/crds
 	kubectl apply -f daemonset.yaml
 	kubectl -n dagwall-system rollout restart daemonset/dagwall-agent # a new image has the old name
 	kubectl -n dagwall-system rollout status daemonset/dagwall-agent --timeout 300s

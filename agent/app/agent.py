@@ -13,7 +13,7 @@ from typing import Protocol
 from immutables import Map
 
 from agent.app.drain import Drain, Outputs
-from agent.app.node import Node, Timings
+from agent.app.node import Node, Observer
 from agent.app.state import State, StateFolder
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
@@ -90,7 +90,7 @@ class Agent:
         self.node.stop()
 
 
-class Everything(Outputs, Timings, Protocol):
+class Everything(Outputs, Observer, Protocol):
     """Whoever takes what the agent has to say."""
 
 
@@ -127,7 +127,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
         watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
-        known_here=state.complete, timings=outputs, publish=lambda _: publish(agent[0]),
+        known_here=state.complete, observer=outputs, publish=lambda _: publish(agent[0]),
     )  # fmt: skip
     agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
     node.start(first)

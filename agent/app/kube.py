@@ -1,4 +1,4 @@
-"""What the agent writes to the API server: Events on pods, its node's Lease, and, where it is elected, statuses.
+"""What the agent writes to the API server: Events on pods, its node's Lease and taint, and, where elected, statuses.
 
 One thread of its own. Nothing waits for it: denials are taken under a lock that is never held over a request, a
 server that refuses or is away costs counts only. Without the rights for it (the role may leave them out) the agent
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.app.agent import Agent
-from agent.app.leases import Api, Leases
+from agent.app.leases import Leases
+from agent.app.own_node import Api, OwnNode
 from agent.compiler.selecting import selects
 from agent.errors import ApiError
 from agent.log import event
@@ -30,6 +31,8 @@ from agent.outputs.explain import deny_reasons
 from agent.outputs.kube_events import EventSeries, EventWrite
 from agent.outputs.lease import micro_time
 from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport, StatusWrites, node_report
+from agent.parse.bindings import BINDING_KIND
+from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION
 
 STEP_SECONDS = 1.0
@@ -39,7 +42,10 @@ NODES_A_SECOND = 20
 """Leases of nodes are listed no faster than this, so that a large cluster's list is not read every few seconds."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NAMESPACE = "dagwall-system"
-_PLURALS = {"TaskNetworkPolicy": "tasknetworkpolicies", "ClusterTaskNetworkPolicy": "clustertasknetworkpolicies"}
+_PLURALS = {
+    NAMESPACED_KIND: "tasknetworkpolicies", CLUSTER_KIND: "clustertasknetworkpolicies",
+    BINDING_KIND: "taskidentitybindings",
+}  # fmt: skip
 _GONE = (403, 404, 422)
 _ENFORCING = frozenset({"kernel", "hooks", "roots", "revision"})
 """Problems of a node that concern every policy; a container outside the pods' roots concerns its own pod."""
@@ -52,7 +58,8 @@ class Said:
 
     cluster: Cluster
     rows: Mapping[PodUid, EndpointRow]
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # that concern every policy
+    ready: bool
     judgements: Callable[[], list[Judged]]
 
 
@@ -60,7 +67,7 @@ class KubeReports:
     """`denials` and `publish` from the agent's threads; `step` is what the own thread does for ever."""
 
     def __init__(self, api: Api, node: str, *, namespace: str = "") -> None:
-        self._api, self._node = api, node
+        self._api, self._node = api, OwnNode(api, node)
         self._events = EventSeries(node)
         self._reasons: tuple[object, Mapping[str, str]] = (None, {})
         self._said: Said | None = None
@@ -68,8 +75,8 @@ class KubeReports:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kube-reports", daemon=True)
         self._failures: Counter[str] = Counter()
-        self._topics = {name: _Topic(name) for name in ("events", "node", "election", "status")}
-        self._leases = Leases(api, node, namespace or own_namespace())
+        self._topics = {name: _Topic(name) for name in ("events", "node", "taint", "election", "status")}
+        self._leases = Leases(api, self._node, namespace or own_namespace())
         self._statuses = StatusWrites()
         self._selected = _Selected()
         self._reports: tuple[float, dict[str, NodeReport]] = (float("-inf"), {})
@@ -80,13 +87,18 @@ class KubeReports:
         with self._lock:
             self._events.add(denials, self._deny_reasons(), time.monotonic())
 
+    def contradiction(self, row: EndpointRow) -> None:
+        with self._lock:
+            self._events.add_contradiction(row, time.time(), time.monotonic())
+
     def publish(self, agent: Agent) -> None:
         """From the writing thread."""
         judgements = getattr(agent.node.source, "judgements", None)
         if judgements is None:
             return
-        problems = tuple(text for topic, text in agent.node.health.problems.items() if topic in _ENFORCING)
-        self._said = Said(agent.node.writer.cluster, agent.node.told.rows, problems, judgements)
+        every = agent.node.health.problems
+        problems = tuple(text for topic, text in every.items() if topic in _ENFORCING)
+        self._said = Said(agent.node.writer.cluster, agent.node.told.rows, problems, not every, judgements)
 
     def losses(self) -> dict[str, int]:
         """Denials that no Event counts, and requests that failed, by what they were for."""
@@ -118,8 +130,11 @@ class KubeReports:
         if said is None or not said.cluster.complete:
             return
         judged = said.judgements()
-        report = node_report(judged, said.cluster.policies, self._selected.counts(said), said.problems)
+        report = node_report(judged, said.cluster, self._selected.counts(said), said.problems)
         self._try("node", now, lambda: self._leases.report(report, now, wall))
+        node = said.cluster.nodes.get(self._node.name)
+        if said.ready and node is not None and node.tainted:
+            self._try("taint", now, self._node.untaint)
         self._try("election", now, lambda: self._leases.elect(now, wall))
         if self._leases.election.holds(now):
             self._try("status", now, lambda: self._write_statuses(judged, now, wall))
@@ -231,7 +246,10 @@ class _Topic:
 
 @dataclass(slots=True)
 class _Selected:
-    """How many pods of this node each policy selects. Answers are kept for pods that say the same of themselves."""
+    """How many pods of this node each policy selects, or each binding speaks about.
+
+    Answers are kept for pods that say the same of themselves.
+    """
 
     _for: tuple[object, object] = (None, None)
     _near: dict[str, list[Policy]] = field(default_factory=dict)
@@ -248,6 +266,8 @@ class _Selected:
             pod = cluster.pods.get(uid)
             if pod is not None and row.state in _HELD:
                 found.update(self._of(pod, cluster))
+            if row.binding:
+                found[PolicyRef("", BINDING_KIND, row.binding)] += 1
         return found
 
     def _of(self, pod: Pod, cluster: Cluster) -> tuple[PolicyRef, ...]:

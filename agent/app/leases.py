@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
+from agent.app.own_node import Api, OwnNode
 from agent.errors import ApiError
 from agent.outputs.lease import (
     ELECTION,
@@ -19,23 +17,13 @@ from agent.outputs.lease import (
 from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport
 
 
-class Api(Protocol):
-    """Raises ApiError."""
-
-    def get(self, path: str, **query: str | int) -> dict[str, Any]: ...
-
-    def send(
-        self, method: str, path: str, body: Mapping[str, Any], *, kind: str = ..., **query: str
-    ) -> dict[str, Any]: ...
-
-
 class Leases:
     """The requests about Leases of one agent."""
 
-    def __init__(self, api: Api, node: str, namespace: str) -> None:
-        self._api, self._node = api, node
+    def __init__(self, api: Api, node: OwnNode, namespace: str) -> None:
+        self._api, self._own_node, self._node = api, node, node.name
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
-        self.election = Election(node)
+        self.election = Election(node.name)
         self._own: Lease | None = None
         self._reported: NodeReport | None = None
         self._reported_at = float("-inf")
@@ -49,7 +37,7 @@ class Leases:
         if self._own is None:
             self._own = self._get(name)
         try:
-            self._own = self._put(node_lease(self._node, report, self._own, wall))
+            self._own = self._put(node_lease(self._node, self._own_node.uid(), report, self._own, wall))
         except ApiError:
             self._own = None  # read it anew
             raise

@@ -20,13 +20,14 @@ from agent.app.health import Health
 from agent.app.settings import pack_config
 from agent.app.settler import Settler
 from agent.app.state import StateFolder, change_of
-from agent.app.told import Told, tell_contradiction
+from agent.app.told import Told
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.config import Config
 from agent.flows.decode import RawEvent, decode_event
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.model.identity import PodUid
+from agent.model.report import EndpointRow
 from agent.model.settle import Settled, SettledBy
 from agent.model.verdict import EndpointState, EventKind
 from agent.sources.cgroup_ids import path_of
@@ -53,11 +54,12 @@ class Timers:
     scan: float = 0.0
 
 
-class Timings(Protocol):
-    """Who is told how long things took, in seconds."""
+class Observer(Protocol):
+    """Who is told what the writing thread sees: how long things took, in seconds, and whose claims contradict."""
 
     def policy_latency(self, seconds: float) -> None: ...
     def pending(self, seconds: float) -> None: ...
+    def contradiction(self, row: EndpointRow) -> None: ...
 
 
 class Node:
@@ -75,7 +77,7 @@ class Node:
         state: StateFolder,
         hz: int,
         known_here: bool,
-        timings: Timings,
+        observer: Observer,
         publish: Callable[[Node], None],
     ) -> None:
         self.config, self.datapath, self.writer, self.source = config, datapath, writer, source
@@ -83,8 +85,8 @@ class Node:
         self.closer = Closer(watcher.paths_of)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
-        self.settler = Settler(writer, config.log_folders, timings.pending, known_here)
-        self._timings = timings
+        self.settler = Settler(writer, config.log_folders, observer.pending, known_here)
+        self._observer = observer
         self.attached_after_seconds = 0.0
         self.told = Told(config.node)
         self.context = self.told.context(writer)
@@ -171,7 +173,7 @@ class Node:
         self._report_objects(update)
         outcome = self.health.guarded(lambda: self.writer.update(update.snapshot, update.changes))
         took = time.monotonic() - read_at
-        self._timings.policy_latency(took)
+        self._observer.policy_latency(took)
         self.settler.settle_unknown()
         self._after(outcome, update.changes)
         event(
@@ -277,7 +279,7 @@ class Node:
         self.context = self.told.context(self.writer)
         self.drain.inbox.put(Snapshot(self.context, self.told.fresh, changes))
         for row in self.told.contradicting:
-            tell_contradiction(row)
+            self._observer.contradiction(row)
         self._publish(self)
         self._save(touched.union(also))
 

@@ -9,8 +9,10 @@ from prometheus_client import CollectorRegistry
 from agent.app.agent import Agent
 from agent.app.kube import KubeReports
 from agent.app.report import Reporter
+from agent.app.told import tell_contradiction
 from agent.config import Config
 from agent.model.flow import Denial, Flow
+from agent.model.report import EndpointRow
 from agent.outputs.api import ApiServer
 from agent.outputs.flowlog import FlowLog, RotatingFile
 from agent.outputs.http import HttpServer, app
@@ -83,6 +85,11 @@ class Serving:
 
     def policy_latency(self, seconds: float) -> None:
         self.metrics.observe_policy_latency(seconds)
+
+    def contradiction(self, row: EndpointRow) -> None:
+        tell_contradiction(row)
+        if self.kube is not None:
+            self.kube.contradiction(row)
 
     def pending(self, seconds: float) -> None:
         self.metrics.observe_pending(seconds)

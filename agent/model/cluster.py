@@ -105,6 +105,7 @@ class Node:
     name: str
     addresses: tuple[Address, ...] = ()
     pod_ranges: tuple[Network, ...] = ()
+    tainted: bool = False  # dagwall.io/agent-not-ready
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A policy object as the API server has it, and the validator's word on it: what a status is made of."""
+"""A policy or a binding as the API server has it, and the validator's word on it: what a status is made of."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.model.binding import TaskIdentityBinding
 from agent.model.policy import Policy, PolicyRef
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`generation` is the newest; `valid` the newest valid one that is known, 0 for none, and `policy`
+    """`generation` is the newest; `valid` the newest valid one that is known, 0 for none, and `item`
     what that says (P17); `source` is the object it was read from. `status` is what the server holds.
     """
 
     ref: PolicyRef
     generation: int
     valid: int
-    policy: Policy | None
+    item: Policy | TaskIdentityBinding | None
     problem: str = ""  # the validator's sentence where `generation` is not valid
     status: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Denials as Kubernetes Events on the pod: what `kubectl describe pod` shows to who wrote the DAG. Pure.
+"""Denials and contradicting claims as Kubernetes Events on the pod: what `kubectl describe pod` shows. Pure.
 
 One Event for each (pod, peer and port, rule, reason), with a count, written again at most every EVERY_SECONDS. It
 counts the denials that the kernel reported: its own token bucket may have suppressed some, which `losses` and the
@@ -18,7 +18,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agent.model.flow import Denial
-from agent.model.verdict import Verdict
+from agent.model.report import EndpointRow
+from agent.model.verdict import EndpointState, Verdict
 from agent.outputs.words import sentence
 
 EVERY_SECONDS = 10.0
@@ -48,13 +49,23 @@ class EventWrite:
     new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    namespace: str
+    name: str
+    uid: str
+
+
 @dataclass(slots=True)
 class _Series:
-    """All equal denials of one pod. `name` is the Event's; "" before it is made."""
+    """All equal occurrences of one pod. `name` is the Event's; "" before it is made."""
 
-    first: Denial
-    last: Denial
+    pod: _Pod
+    type: str  # Normal or Warning
+    reason: str
     message: str
+    first: float  # seconds since the epoch
+    last: float
     count: int = 0
     name: str = ""
     written: int = 0  # the count that the server has
@@ -83,15 +94,22 @@ class EventSeries:
         for denial in denials:
             if denial.verdict is Verdict.ALLOW:
                 continue
-            if not (denial.endpoint.pod and denial.endpoint.namespace):
-                self.lost["events_without_pod"] += 1
-                continue
-            series = self._found(denial, reasons, now)
-            if series is None:
-                self.lost["events_full"] += 1
-                continue
-            series.last, series.seen_at = denial, now
-            series.count += 1
+            endpoint, audit = denial.endpoint, denial.verdict is Verdict.AUDIT
+            pod = _Pod(endpoint.namespace, endpoint.pod, endpoint.uid)
+            key, message = _key(denial), sentence(denial, reasons.get(denial.rule, ""))
+            if key not in self._series and self._of_pod[pod.uid] >= SERIES_OF_A_POD:
+                key, message = (pod.uid, denial.verdict), _FURTHER
+            kind = ("Normal", "NetworkWouldBeDenied") if audit else ("Warning", "NetworkDenied")
+            self._count(key, _Series(pod, *kind, message, denial.time, denial.time, seen_at=now))
+
+    def add_contradiction(self, row: EndpointRow, time: float, now: float) -> None:
+        """A claim that contradicts itself or a binding: once for each pod and sentence (I2, I5)."""
+        quarantined = row.state == EndpointState.QUARANTINED.name.lower()
+        said = "; ".join(row.contradictions)
+        message = f"quarantined, nothing leaves it: {said}" if quarantined else said
+        reason = "IdentityQuarantined" if quarantined else "IdentityContradicted"
+        pod = _Pod(row.namespace, row.pod, row.uid)
+        self._count((row.uid, reason, message), _Series(pod, "Warning", reason, message, time, time, seen_at=now))
 
     def due(self, now: float) -> list[EventWrite]:
         """What should be written now, oldest first, as far as the rate lets; the rest stays due."""
@@ -133,45 +151,43 @@ class EventSeries:
         elif gone:
             series.name = ""  # it was too old for the server: the next one is a new Event
 
-    def _found(self, denial: Denial, reasons: Reasons, now: float) -> _Series | None:
-        uid, further = denial.endpoint.uid, False
-        key = _key(denial)
-        if key not in self._series and self._of_pod[uid] >= SERIES_OF_A_POD:
-            key, further = (uid, denial.verdict), True
+    def _count(self, key: tuple[object, ...], one: _Series) -> None:
+        """One more of this series, which begins with `one` if it is new."""
+        if not (one.pod.name and one.pod.namespace):
+            self.lost["events_without_pod"] += 1
+            return
         series = self._series.get(key)
         if series is None:
             if len(self._series) >= self.limit and not self._make_room():
-                return None
-            message = _FURTHER if further else sentence(denial, reasons.get(denial.rule, ""))
-            series = self._series[key] = _Series(denial, denial, message[:MESSAGE], seen_at=now)
-            self._of_pod[uid] += 1
-        return series
+                self.lost["events_full"] += 1
+                return
+            series = self._series[key] = one
+            self._of_pod[one.pod.uid] += 1
+        series.last, series.seen_at = one.last, one.seen_at
+        series.count += 1
 
     def _write(self, key: tuple[object, ...], series: _Series) -> EventWrite:
-        endpoint = series.first.endpoint
-        last = _time(series.last.time)
+        pod, last = series.pod, _time(series.last)
         if series.name:
             body: dict[str, Any] = {"count": series.count, "lastTimestamp": last}
-            return EventWrite(endpoint.namespace, series.name, body, key, series.count, new=False)
-        name = _name(endpoint.pod, key, series.first.time)
-        audit = series.first.verdict is Verdict.AUDIT
+            return EventWrite(pod.namespace, series.name, body, key, series.count, new=False)
+        name = _name(pod.name, key, series.first)
         body = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": name, "namespace": endpoint.namespace},
+            "metadata": {"name": name, "namespace": pod.namespace},
             "involvedObject": {
-                "apiVersion": "v1", "kind": "Pod", "namespace": endpoint.namespace, "name": endpoint.pod,
-                "uid": endpoint.uid,
+                "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
             },
-            "type": "Normal" if audit else "Warning",
-            "reason": "NetworkWouldBeDenied" if audit else "NetworkDenied",
-            "message": series.message,
+            "type": series.type,
+            "reason": series.reason,
+            "message": series.message[:MESSAGE],
             "count": series.count,
-            "firstTimestamp": _time(series.first.time),
+            "firstTimestamp": _time(series.first),
             "lastTimestamp": last,
             "source": {"component": "dagwall", "host": self.node},
         }  # fmt: skip
-        return EventWrite(endpoint.namespace, name, body, key, series.count, new=True)
+        return EventWrite(pod.namespace, name, body, key, series.count, new=True)
 
     def _refill(self, now: float) -> None:
         if self._refilled is not None:
@@ -192,7 +208,7 @@ class EventSeries:
         return bool(written)
 
     def _drop(self, key: tuple[object, ...]) -> None:
-        uid = self._series.pop(key).first.endpoint.uid
+        uid = self._series.pop(key).pod.uid
         self._of_pod[uid] -= 1
         if not self._of_pod[uid]:
             del self._of_pod[uid]

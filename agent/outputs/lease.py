@@ -62,11 +62,13 @@ class Election:
         self.held_until = asked_at + HOLD_SECONDS if ours else 0.0
 
 
-def node_lease(node: str, report: NodeReport, before: Lease | None, wall: float) -> Lease:
-    """The node's own Lease with its report."""
+def node_lease(node: str, uid: str, report: NodeReport, before: Lease | None, wall: float) -> Lease:
+    """The node's own Lease with its report. It belongs to the Node of this uid, and goes with it."""
     metadata: dict[str, Any] = dict(before["metadata"]) if before else {"name": node_lease_name(node)}
     metadata["labels"] = {**(metadata.get("labels") or {}), NODE_LABEL: "node"}
     metadata["annotations"] = {**(metadata.get("annotations") or {}), REPORT: report.encode()}
+    if uid:
+        metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}]
     metadata.pop("managedFields", None)
     spec = {"holderIdentity": node, "leaseDurationSeconds": NODE_SECONDS, "renewTime": micro_time(wall)}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}

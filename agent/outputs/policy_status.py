@@ -1,4 +1,4 @@
-"""What the status of a policy should say. Pure: judgements and the nodes' reports in, statuses and writes out.
+"""What the status of a policy or a binding should say. Pure: judgements and reports of nodes in, writes out.
 
 No agent knows the cluster, so none pretends to. Each says in a Lease of its own which generations it has programmed
 and how many of its pods each policy selects (NodeReport); one of them, by another Lease, adds the reports up and
@@ -18,8 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.model.binding import TaskIdentityBinding
+from agent.model.cluster import Cluster
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
+from agent.parse.bindings import BINDING_KIND
 
 CONDITION_SECONDS = 5.0
 COUNT_SECONDS = 60.0
@@ -69,17 +72,21 @@ class NodeReport:
 
 
 def node_report(
-    judged: Iterable[Judged], programmed: Mapping[PolicyRef, Policy], endpoints: Counted, problems: Iterable[str]
+    judged: Iterable[Judged], cluster: Cluster, endpoints: Counted, problems: Iterable[str]
 ) -> NodeReport:
-    """`programmed`: what the kernel's maps say. A generation is in force where they say the same as it does."""
+    """`cluster`: what the kernel's maps say. A generation is in force where they say the same as it does."""
     policies = {
         str(each.ref): (
-            each.valid if each.policy is not None and programmed.get(each.ref) == each.policy else 0,
+            each.valid if each.item is not None and _programmed_as(each.ref, cluster) == each.item else 0,
             endpoints.get(each.ref, 0),
         )
         for each in judged
     }
     return NodeReport(policies, "; ".join(problems)[:500])
+
+
+def _programmed_as(ref: PolicyRef, cluster: Cluster) -> Policy | TaskIdentityBinding | None:
+    return cluster.bindings.get(ref.name) if ref.kind == BINDING_KIND else cluster.policies.get(ref)
 
 
 def status_of(judged: Judged, reports: Mapping[str, NodeReport], now: str) -> Status:
@@ -129,7 +136,7 @@ class StatusWrites:
 
 def _accepted(judged: Judged) -> tuple[bool, str, str]:
     if not judged.problem:
-        return True, "Valid", "the policy is valid"
+        return True, "Valid", "it is valid"
     stays = f"generation {judged.valid} stays in force" if judged.valid else "no generation of it is in force"
     return False, "Invalid", f"{judged.problem[:MESSAGE]}; {stays}"
 

@@ -35,6 +35,7 @@ Item = (
 MANAGED_LABEL = "dagwall.io/managed"
 POSTURE_ANNOTATION = "dagwall.io/default-posture"
 BASELINE_ANNOTATION = "dagwall.io/baseline"
+STARTUP_TAINT = "dagwall.io/agent-not-ready"
 NAME_LABEL = "kubernetes.io/metadata.name"  # set by every API server since 1.21; policies count on it
 
 
@@ -129,7 +130,7 @@ def parse_service_account(root: Field) -> ServiceAccountName:
 
 
 def parse_node(root: Field) -> Node:
-    """A node: its internal and external addresses, and the ranges that its pods get theirs from."""
+    """A node: its internal and external addresses, the ranges that its pods get theirs from, the startup taint."""
     spec = root.child("spec")
     addresses = [
         entry.child("address")
@@ -141,6 +142,7 @@ def parse_node(root: Field) -> Node:
         name=parse_name(root.child("metadata").child("name")),
         addresses=parse_addresses(addresses),
         pod_ranges=tuple(dict.fromkeys(parse_network(field) for field in ranges if field.value)),
+        tainted=any(taint.child("key").value == STARTUP_TAINT for taint in spec.child("taints").optional_items()),
     )
 
 

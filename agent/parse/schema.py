@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions, made from the validator's own tables: enumerations and bounds are written once.
+"""The schemas of dagwall's kinds, made from the validator's own tables: enumerations and bounds are written once.
 
 Structural OpenAPI v3 schemas (apiextensions.k8s.io/v1). What only CEL can state is in x-kubernetes-validations, which
 servers before 1.25 drop; the agent's validator is the judge in any case, and says in the object's status what is wrong.
@@ -11,9 +11,8 @@ from typing import Any
 from agent.model.identity import Kind
 from agent.model.policy import Entity, Posture
 from agent.model.selector import Operator
-from agent.parse.bindings import BINDING_KIND
 from agent.parse.peers import MAX_PORT, PROTOCOLS
-from agent.parse.policies import ATTESTATIONS, CLUSTER_KIND, MAX_RULES, NAMESPACED_KIND
+from agent.parse.policies import ATTESTATIONS, MAX_RULES
 
 GROUP, VERSION = "dagwall.io", "v1alpha1"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -22,7 +21,7 @@ MAX_ITEMS = 1000
 Schema = dict[str, Any]
 
 
-def _object(text: str, required: tuple[str, ...] = (), /, **properties: Any) -> Schema:
+def an_object(text: str, required: tuple[str, ...] = (), /, **properties: Any) -> Schema:
     """`properties` by name; those whose name is a Python word come in a dict."""
     found: Schema = {"type": "object", "description": text, "properties": properties}
     return found | ({"required": list(required)} if required else {})
@@ -34,6 +33,10 @@ def _list(text: str, items: Schema, least: int = 1, most: int = MAX_ITEMS) -> Sc
 
 def _text(text: str, **more: Any) -> Schema:
     return {"type": "string", "description": text, **more}
+
+
+def _integer(text: str, **more: Any) -> Schema:
+    return {"type": "integer", "description": text, **more}
 
 
 def _name(text: str) -> Schema:
@@ -59,12 +62,12 @@ def _ids(text: str) -> Schema:
 
 
 def _selector(text: str) -> Schema:
-    expression = _object(
+    expression = an_object(
         "One condition on one label.", ("key", "operator"), key=_text("The label's key.", minLength=1),
         operator=_enum("How values are compared.", [operator.value for operator in Operator]),
         values={"type": "array", "description": "For In and NotIn.", "items": {"type": "string"}, "maxItems": MAX_ITEMS},
     )  # fmt: skip
-    return _object(
+    return an_object(
         f"{text} All conditions must hold; none selects everything.",
         matchLabels={
             "type": "object",
@@ -76,16 +79,16 @@ def _selector(text: str) -> Schema:
 
 
 def _peer() -> Schema:
-    peer = _object(
+    peer = an_object(
         "Exactly one kind of peer.",
         cidr=_text("Every address of this range but metadata addresses; pods and services included.", maxLength=49),
         **{"except": {"type": "array", "description": "Ranges inside the cidr that are left out.", "items": {"type": "string", "maxLength": 49}, "maxItems": MAX_ITEMS}},
-        service=_object(
+        service=an_object(
             "A service's addresses at its ports, and its endpoints at their target ports.", ("name",),
             namespace=_name("Its namespace; the policy's own where absent."), name=_name("Its name."),
         ),
-        pods=_object("Pods by the labels that they had at first sight.", namespaceSelector=_selector("Their namespaces."), podSelector=_selector("Their labels.")),
-        tasks=_object("Pods by what they claim to run.", namespace=_name("Their namespace."), dagIds=_ids("DAGs."), taskIds=_ids("Tasks.")),
+        pods=an_object("Pods by the labels that they had at first sight.", namespaceSelector=_selector("Their namespaces."), podSelector=_selector("Their labels.")),
+        tasks=an_object("Pods by what they claim to run.", namespace=_name("Their namespace."), dagIds=_ids("DAGs."), taskIds=_ids("Tasks.")),
         entity=_enum("A peer that every cluster has.", [entity.value for entity in Entity]),
         fqdn=_text("A DNS name; not supported by this version.", maxLength=255),
     )  # fmt: skip
@@ -103,7 +106,7 @@ def _number_or_name(text: str) -> Schema:
 
 
 def _port() -> Schema:
-    port = _object(
+    port = an_object(
         "A protocol, and for TCP, UDP and SCTP a port, a range, or a port's name.",
         port=_number_or_name(f"A number from 1 to {MAX_PORT}, or a name in the peer's pods. Absent: every port."),
         endPort={
@@ -127,12 +130,12 @@ def _port() -> Schema:
 
 
 def _direction(peers: str, verb: str) -> Schema:
-    rule = _object(
+    rule = an_object(
         f"Allows traffic {peers} any of these peers at any of these ports.",
         name=_name("Appears in events, logs and errors."),
         **{peers: _list("Any of these; absent: every peer but metadata addresses.", _peer())},
         ports=_list("Any of these; absent: every port of TCP, UDP, ICMP and ICMPv6.", _port()),
-        tls=_object("Not supported by this version.", serverNames=_list("TLS server names.", {"type": "string"})),
+        tls=an_object("Not supported by this version.", serverNames=_list("TLS server names.", {"type": "string"})),
         http={"type": "array", "description": "Not supported by this version.", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "maxItems": MAX_ITEMS},
     )  # fmt: skip
     return _list(
@@ -144,7 +147,7 @@ def _direction(peers: str, verb: str) -> Schema:
 
 
 def _deny() -> Schema:
-    rule = _object(
+    rule = an_object(
         "Denies what matches, whatever allows it. Does not isolate.",
         name=_name("Appears in events, logs and errors."),
         reason=_text("What people should read when it strikes.", maxLength=500),
@@ -173,11 +176,11 @@ def _subject(*, cluster: bool) -> Schema:
     }
     if cluster:
         fields["namespaceSelector"] = _selector("Namespaces, by their labels.")
-    return _object("Which pods; all given fields must match, and none given selects every pod.", **fields)
+    return an_object("Which pods; all given fields must match, and none given selects every pod.", **fields)
 
 
-def _spec(*, cluster: bool) -> Schema:
-    return _object(
+def policy_spec(*, cluster: bool) -> Schema:
+    return an_object(
         "What the selected pods may talk to.",
         subject=_subject(cluster=cluster),
         attestation=_enum("The least level at which allow rules count; `bound` needs a TaskIdentityBinding.", list(ATTESTATIONS)),
@@ -189,25 +192,25 @@ def _spec(*, cluster: bool) -> Schema:
     )  # fmt: skip
 
 
-def _status() -> Schema:
-    condition = _object(
+def status(endpoints: str) -> Schema:
+    condition = an_object(
         "One aspect of the object's state.", ("type", "status"),
         type=_text("Accepted or Programmed."), status=_enum("Its value.", ["True", "False", "Unknown"]),
         reason=_text("One word."), message=_text("What is wrong, and what is allowed."),
         lastTransitionTime=_text("When it became so.", format="date-time"),
-        observedGeneration={"type": "integer", "format": "int64", "description": "Of the spec that was judged."},
+        observedGeneration=_integer("Of the spec that was judged.", format="int64"),
     )  # fmt: skip
-    return _object(
+    return an_object(
         "What the agents make of it.",
-        observedGeneration={"type": "integer", "format": "int64", "description": "Of the spec that was judged."},
+        observedGeneration=_integer("Of the spec that was judged.", format="int64"),
         conditions={"type": "array", "description": "Accepted, Programmed.", "items": condition, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        nodes={"type": "integer", "description": "Nodes that enforce it."},
-        endpoints={"type": "integer", "description": "Pods that it selects."},
+        nodes=_integer("Nodes that enforce it."),
+        endpoints=_integer(endpoints),
     )  # fmt: skip
 
 
-def _binding() -> Schema:
-    return _object(
+def binding_spec() -> Schema:
+    return an_object(
         "Which DAGs and tasks the pods of these service accounts may claim to be.",
         ("namespace", "serviceAccounts", "dagIds"),
         namespace=_name("The service accounts' namespace."),
@@ -217,80 +220,3 @@ def _binding() -> Schema:
         exclusive={"type": "boolean", "description": "No other service account may claim these."},
         posture=_enum("enforce: quarantines a pod whose claim contradicts; audit (where absent): reports it.", [posture.value for posture in Posture]),
     )  # fmt: skip
-
-
-def _policy(kind: str, short: str, *, cluster: bool) -> Schema:
-    scope = "every namespace" if cluster else "its namespace"
-    return _definition(
-        (kind, "clustertasknetworkpolicies" if cluster else "tasknetworkpolicies", short),
-        [
-            ("Posture", "string", ".spec.posture", "audit or enforce"),
-            ("DAGs", "string", ".spec.subject.dagIds", "DAGs that it selects"),
-            ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status', "Is it valid?"),
-            ("Endpoints", "integer", ".status.endpoints", "Pods that it selects"),
-        ],
-        f"{kind} says what Airflow tasks of {scope} may talk to, by who they are.",
-        cluster=cluster,
-        spec=_spec(cluster=cluster),
-        status=_status(),
-    )
-
-
-def _definition(
-    names: tuple[str, str, str],
-    columns: list[tuple[str, str, str, str]],
-    text: str,
-    *,
-    cluster: bool,
-    **parts: Schema,
-) -> Schema:
-    """`names`: kind, plural, short. `parts`: spec, and status where it has one."""
-    kind, plural, short = names
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "scope": "Cluster" if cluster else "Namespaced",
-            "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower(), "shortNames": [short], "categories": ["dagwall"]},
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    **({"subresources": {"status": {}}} if "status" in parts else {}),
-                    "additionalPrinterColumns": [
-                        {"name": name, "type": of, "jsonPath": path, **({"description": text} if text else {})}
-                        for name, of, path, text in (*columns, ("Age", "date", ".metadata.creationTimestamp", ""))
-                    ],
-                    "schema": {
-                        "openAPIV3Schema": _object(
-                            text, ("spec",),
-                            apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"}, **parts,
-                        )
-                    },
-                }
-            ],
-        },
-    }  # fmt: skip
-
-
-def definitions() -> tuple[Schema, ...]:
-    """All of them, as deploy/crds holds them."""
-    return (
-        _policy(NAMESPACED_KIND, "tnp", cluster=False),
-        _policy(CLUSTER_KIND, "ctnp", cluster=True),
-        _definition(
-            (BINDING_KIND, "taskidentitybindings", "tib"),
-            [
-                ("Namespace", "string", ".spec.namespace", "The service accounts' namespace"),
-                ("Accounts", "string", ".spec.serviceAccounts", "Whose claims it is about"),
-                ("DAGs", "string", ".spec.dagIds", "DAGs that they may claim"),
-                ("Posture", "string", ".spec.posture", "audit or enforce"),
-            ],
-            f"{BINDING_KIND} says which service accounts may run which DAGs and tasks.",
-            cluster=True,
-            spec=_binding(),
-        ),
-    )

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 from agent.compiler.changes import Changes
-from agent.errors import ApiError
+from agent.errors import ApiError, StateError
 from agent.log import event
 from agent.model.judged import Judged
 from agent.model.network_policy import LivePodPeer
@@ -50,7 +50,7 @@ def resources(api: KubeApi, node: str, *, network_policies: bool) -> tuple[Resou
         Resource("Node", "v1", "nodes"),
         Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True),
         Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True),
-        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True),
+        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True, judged=True),
         *([Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")] if network_policies else []),
     )
 
@@ -137,7 +137,10 @@ class KubernetesSource:
         if self.kept is None or not self._to_keep or not all(reflector.listed for reflector in judged):
             return
         self._to_keep = False
-        self.kept.write(essence(each.source) for each in self.judgements() if each.valid)
+        try:
+            self.kept.write(essence(each.source) for each in self.judgements() if each.valid)
+        except StateError as exc:  # with the next change again; until then a restart knows what was kept before
+            event("last_valid.not_kept", level=logging.ERROR, why=str(exc))
 
     def _apply(self, answer: _Answer) -> Changes:
         """A pod that was bound to this node leaves the others' list; that is no deletion."""

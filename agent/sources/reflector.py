@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import InvalidObject
+from agent.model.binding import TaskIdentityBinding
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
 from agent.parse.objects import Item, ObjectName, object_name
@@ -139,7 +140,7 @@ class Reflector:
                 return [restored]
             before = old.judged if old else None
             judged = self._judged(
-                name, obj, before.source if before else {}, before.policy if before else None, str(exc)
+                name, obj, before.source if before else {}, before.item if before else None, str(exc)
             )
             self._known[name] = _Known(_uid(obj), version, old.key if old else None, judged)
             return []
@@ -168,7 +169,7 @@ class Reflector:
             PolicyRef(name.namespace, name.kind, name.name),
             generation=_number(_metadata(obj).get("generation")),
             valid=_number(_metadata(source).get("generation")),
-            policy=item if isinstance(item, Policy) else None,
+            item=item if isinstance(item, (Policy, TaskIdentityBinding)) else None,
             problem=problem,
             status=status if isinstance(status, dict) else {},
             source=source,

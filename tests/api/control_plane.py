@@ -99,7 +99,8 @@ class ControlPlane:
         """
         requests: dict[str, tuple[str, str, str]] = {}
         forbidden: set[str] = set()
-        for line in (self.folder / "audit.log").read_text().splitlines():
+        log = self.folder / "audit.log"  # made with its first line
+        for line in log.read_text().splitlines() if log.exists() else ():
             entry = json.loads(line)
             reference = entry.get("objectRef")
             if reference:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agent.errors import InvalidObject
+from agent.parse.definitions import definitions
 from agent.parse.objects import parse_object
-from agent.parse.schema import definitions
 from tests.api.control_plane import ControlPlane
 from tests.api.test_source import in_namespace
 

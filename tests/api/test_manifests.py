@@ -27,6 +27,12 @@ def test_every_object_is_accepted_by_the_server(plane: ControlPlane, served: Con
         assert plane.refusal(obj) == ""
 
 
+def test_one_file_is_all_of_the_base() -> None:
+    base = [obj for path in sorted((ROOT / "deploy" / "base").rglob("*.yaml")) for obj in documents(path)]
+    names = sorted((obj["kind"], obj["metadata"]["name"]) for obj in base if obj["kind"] != "Kustomization")
+    assert names == sorted((obj["kind"], obj["metadata"]["name"]) for obj in documents(ROOT / "daemonset.yaml"))
+
+
 @pytest.fixture
 def own_kubeconfig(plane: ControlPlane, served: ControlPlane) -> Path:  # noqa: F811
     """The agent's own: its service account's token, by the TokenRequest API."""

@@ -15,6 +15,7 @@ from agent.app.serve import Serving
 from agent.config import Config
 from agent.errors import ApiError
 from agent.model.cluster import Settings
+from agent.parse.objects import STARTUP_TAINT
 from agent.sources.kube_api import KubeApi
 from lab.node import Pod, cgroup_mount
 from tests.api.control_plane import ROOT, ControlPlane
@@ -192,6 +193,18 @@ def test_statuses_are_written_when_they_change_and_not_else(cluster: Reporting) 
         assert found["metadata"]["resourceVersion"] == version, "a restart changes nothing that people see"
 
 
+def node(*taints: str) -> dict[str, Any]:
+    spec = {"taints": [{"key": key, "effect": "NoSchedule"} for key in taints]}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": spec}
+
+
+def binding(namespace: str, account: str, dag: str = "*") -> dict[str, Any]:
+    return {
+        "apiVersion": "dagwall.io/v1alpha1", "kind": "TaskIdentityBinding", "metadata": {"name": namespace},
+        "spec": {"namespace": namespace, "serviceAccounts": [account], "dagIds": [dag], "posture": "enforce"},
+    }  # fmt: skip
+
+
 def granted() -> set[tuple[str, str, str]]:
     """(group, resource, verb) that daemonset.yaml gives the agent."""
     roles = [obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] in ("Role", "ClusterRole")]
@@ -210,7 +223,8 @@ def test_every_right_is_used_and_none_is_missing(cluster: Reporting) -> None:
     cluster.node.add_addresses(V4)
     mine = policy(cluster.name, 8308)
     other = {**mine, "kind": "ClusterTaskNetworkPolicy", "metadata": {"name": cluster.name}}
-    cluster.plane.apply(mine, other)
+    bound = binding(cluster.name, "somebody-else")
+    cluster.plane.apply(mine, other, bound, node(STARTUP_TAINT))
     refused = cluster.plane.used(refused=True)  # by tests that try more than the agent does
     try:
         with cluster.agent(Settings(network_policy=True)):
@@ -218,10 +232,61 @@ def test_every_right_is_used_and_none_is_missing(cluster: Reporting) -> None:
             assert cluster.follows(lambda: pod.run(tcp, V4, 8309) in REFUSED)
             assert eventually(lambda: len(cluster.events()) == 1, 10)
             assert pod.run(tcp, V4, 8309) in REFUSED
-            assert eventually(lambda: cluster.plane.used() == granted(), 45), cluster.plane.used() ^ granted()
+            done = eventually(lambda: cluster.plane.used() == granted(), 45)
+            assert done, (cluster.plane.used() ^ granted(), cluster.serving.reporter.view().status.outside)
         assert cluster.plane.used(refused=True) == refused
     finally:
         cluster.plane.delete(other)
+        cluster.plane.delete(bound)
+        cluster.plane.delete(node())
+
+
+def test_a_node_loses_the_startup_taint_when_everything_is_enforced(cluster: Reporting) -> None:
+    """L3: no task starts on a node whose agent has never been up."""
+    cluster.plane.delete(node())
+    cluster.plane.apply(node(STARTUP_TAINT, "example.com/other"))
+    cluster.plane.apply(policy(cluster.name, 8320))
+
+    def taints() -> list[str]:
+        return [t["key"] for t in cluster.plane.request("GET", "/api/v1/nodes/n1")["spec"].get("taints") or ()]
+
+    try:
+        outside = cluster.node.root / f"kubepods-besteffort-pod{'0' * 32}.slice:cri-containerd:{'a' * 64}"
+        outside.mkdir()
+        with cluster.agent():
+            assert eventually(lambda: cluster.condition("Accepted").get("status") == "True", 30)
+            time.sleep(3)
+            assert STARTUP_TAINT in taints(), "not before it is ready"
+            outside.rmdir()
+            assert eventually(lambda: STARTUP_TAINT not in taints(), 30), taints()
+        assert "example.com/other" in taints()
+        uid = cluster.plane.request("GET", "/api/v1/nodes/n1")["metadata"]["uid"]
+        (owner,) = cluster.lease("dagwall-node-n1")["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"]) == ("Node", uid), "the Lease goes with the node"
+    finally:
+        cluster.plane.delete(node())
+
+
+def test_a_contradicting_claim_is_one_event_and_counts_in_the_binding_s_status(cluster: Reporting) -> None:
+    """I5, for a pod of the service account that may not claim this DAG."""
+    bound = binding(cluster.name, "default", "some_other_dag")
+    path = f"/apis/dagwall.io/v1alpha1/taskidentitybindings/{cluster.name}"
+    cluster.plane.apply(policy(cluster.name, 8321), bound)
+    try:
+        with cluster.agent():
+            pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+            assert eventually(lambda: len(cluster.events()) == 1, 15)
+            (seen,) = cluster.events()
+            assert (seen["reason"], seen["involvedObject"]["uid"]) == ("IdentityQuarantined", pod.uid)
+            assert f"TaskIdentityBinding/{cluster.name}" in seen["message"]
+            said = lambda: dict(cluster.plane.request("GET", path).get("status") or {})  # noqa: E731
+            assert eventually(lambda: said().get("nodes") == 1, 30), said()
+            assert {c["type"]: c["status"] for c in said()["conditions"]} == {
+                "Accepted": "True",
+                "Programmed": "True",
+            }
+    finally:
+        cluster.plane.delete(bound)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +294,8 @@ def test_every_right_is_used_and_none_is_missing(cluster: Reporting) -> None:
     [
         ("PATCH", "/apis/dagwall.io/v1alpha1/namespaces/default/tasknetworkpolicies/x"),
         ("PATCH", "/api/v1/namespaces/default/pods/x"),
-        ("PATCH", "/api/v1/nodes/n1"),
+        ("PUT", "/api/v1/nodes/n1"),
+        ("PATCH", "/api/v1/nodes/n1/status"),
         ("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"),
     ],

@@ -42,9 +42,7 @@ class Agents:
         self.cluster = cluster
 
     def install(self) -> None:
-        """The resources' definitions, then the manifests."""
-        for file in sorted((ROOT / "deploy" / "crds").glob("*.yaml")):
-            self.cluster.apply(*documents(file))
+        """The manifests; the DaemonSet last."""
         self.cluster.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
         self.roll(daemonset())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.model.flow import Denial
+from agent.model.report import EndpointRow
 from agent.model.verdict import Verdict
 from agent.outputs.kube_events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
 from tests.unit.seen import denial, endpoint
@@ -133,3 +134,18 @@ def test_a_pod_without_a_name_has_no_event() -> None:
     events.add([replace(denial(), endpoint=endpoint(pod=""))], {}, 0.0)
     assert events.due(0.0) == []
     assert events.lost == {"events_without_pod": 1}
+
+
+def test_a_contradicting_claim_is_one_event() -> None:
+    events = series()
+    claimed = EndpointRow(
+        uid="u", namespace="etl", pod="p", state="managed", identity="", number=0, ruleset=0, slot=0, cgroup_ids=(),
+        contradictions=("TaskIdentityBinding/finance: service account worker may not run dag finance_daily",),
+    )  # fmt: skip
+    for state, reason in (("managed", "IdentityContradicted"), ("quarantined", "IdentityQuarantined")):
+        row = replace(claimed, state=state)
+        events.add_contradiction(row, 1.0, 0.0)
+        (write,) = written(events, 0.0)
+        assert (write.body["reason"], write.body["type"], write.body["count"]) == (reason, "Warning", 1)
+        assert "TaskIdentityBinding/finance" in write.body["message"]
+        assert write.body["involvedObject"]["uid"] == "u"

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from immutables import Map
+
+from agent.model.binding import TaskIdentityBinding
+from agent.model.cluster import Cluster
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef, Subject
 from agent.outputs.lease import HOLD_SECONDS, NODE_SECONDS, Election, living, node_lease
@@ -22,6 +26,10 @@ def good(generation: int = 1, status: dict[str, Any] | None = None) -> Judged:
 
 def broken(valid: int = 1) -> Judged:
     return Judged(REF, 2, valid, POLICY if valid else None, "TaskNetworkPolicy/airflow/etl: spec.egress: wrong")
+
+
+def programmed(policy: Policy) -> Cluster:
+    return Cluster(policies=Map({policy.ref: policy}))
 
 
 def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -80,9 +88,9 @@ def test_what_is_the_same_is_not_written_and_counts_can_wait() -> None:
 
 def test_a_report_says_what_the_maps_say() -> None:
     other = replace(POLICY, raw_sockets=True)
-    assert node_report([good(2)], {REF: POLICY}, {REF: 4}, ()).policies == {NAME: (2, 4)}
-    assert node_report([good(2)], {REF: other}, {}, ()).policies == {NAME: (0, 0)}
-    assert node_report([good(2)], {}, {}, ["not ready"]) == NodeReport({NAME: (0, 0)}, "not ready")
+    assert node_report([good(2)], programmed(POLICY), {REF: 4}, ()).policies == {NAME: (2, 4)}
+    assert node_report([good(2)], programmed(other), {}, ()).policies == {NAME: (0, 0)}
+    assert node_report([good(2)], Cluster(), {}, ["not ready"]) == NodeReport({NAME: (0, 0)}, "not ready")
     assert NodeReport.decode(in_force(2, 3, "x").encode()) == in_force(2, 3, "x")
     assert NodeReport.decode('{"policies": {"a": 1}}') is None
     large = NodeReport({f"{i:0100}": (1, 1) for i in range(4000)})
@@ -110,6 +118,22 @@ def test_an_election_is_won_once_and_inherited() -> None:
 
 
 def test_only_nodes_that_live_count() -> None:
-    leases = [node_lease("a", in_force(1), None, 1000.0), node_lease("b", in_force(1), None, 1000.0 + NODE_SECONDS)]
+    later = 1000.0 + NODE_SECONDS
+    leases = [node_lease("a", "", in_force(1), None, 1000.0), node_lease("b", "", in_force(1), None, later)]
     assert living(leases, 1001.0).keys() == {"a", "b"}
     assert living([*leases, {"metadata": {}}, {}], 1001.0 + NODE_SECONDS).keys() == {"b"}
+
+
+def test_a_node_s_lease_goes_with_the_node() -> None:
+    before = node_lease("a", "", in_force(1), None, 1000.0)
+    assert "ownerReferences" not in before["metadata"], "the server knows no such node"
+    (owner,) = node_lease("a", "uid-1", in_force(1), before, 1001.0)["metadata"]["ownerReferences"]
+    assert owner == {"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "uid-1"}
+
+
+def test_bindings_too() -> None:
+    ref = PolicyRef("", "TaskIdentityBinding", "b")
+    binding = TaskIdentityBinding("b", "etl", ("worker",), ("finance_*",))
+    judged = Judged(ref, 3, 3, binding)
+    assert node_report([judged], Cluster(bindings=Map({"b": binding})), {ref: 2}, ()).policies == {str(ref): (3, 2)}
+    assert node_report([judged], Cluster(), {}, ()).policies == {str(ref): (0, 0)}

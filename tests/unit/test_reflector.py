@@ -150,12 +150,12 @@ def test_judgements_are_of_generations_and_keep_the_last_valid_one() -> None:
     assert (first.generation, first.valid, first.problem) == (1, 1, "")
     policies.event("MODIFIED", policy(2, 6, {"egress": [{"to": [{"cidr": "10.0.0.1/8"}]}]}, status={"nodes": 1}))
     (second,) = policies.judgements()
-    assert (second.generation, second.valid, second.policy) == (2, 1, first.policy)
+    assert (second.generation, second.valid, second.item) == (2, 1, first.item)
     assert "spec.egress[0].to[0].cidr" in second.problem
     assert second.status == {"nodes": 1}
     again = Reflector(resource, parse_object, remembered={"u": second.source})
     invalid = policy(2, 6, {"egress": [{"to": [{"cidr": "10.0.0.1/8"}]}]})
-    assert again.listing([invalid], "6").upserts == (first.policy,), "a restart is no new beginning"
+    assert again.listing([invalid], "6").upserts == (first.item,), "a restart is no new beginning"
     assert [(j.generation, j.valid, bool(j.problem)) for j in again.judgements()] == [(2, 1, True)]
     other = {**invalid, "metadata": {**invalid["metadata"], "uid": "another"}}
     assert Reflector(resource, parse_object, remembered={"u": second.source}).listing([other], "6").upserts == ()

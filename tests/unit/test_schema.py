@@ -1,4 +1,4 @@
-"""The CRDs are made from the validator's tables, and deploy/crds holds what is made."""
+"""The CRDs are made from the validator's tables, and the manifests hold what is made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.parse.schema import definitions
-from scripts.crds import FOLDER, texts
+from agent.parse.definitions import definitions
+from scripts.manifests import BASE, ROOT, texts
 
 
 def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -20,7 +20,8 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 
 
 def test_the_files_are_what_the_tables_make() -> None:
-    assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.yaml")} == texts()
+    found = [ROOT / "daemonset.yaml", *(ROOT / BASE / "crds").glob("*.yaml")]
+    assert {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in found} == texts(), "make manifests"
 
 
 @pytest.mark.parametrize("definition", definitions(), ids=lambda d: d["spec"]["names"]["kind"])

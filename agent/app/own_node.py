@@ -1,0 +1,57 @@
+"""This node's own object: its uid, and the taint that keeps tasks away until the agent has been ready here (L3).
+
+Whoever makes nodes gives them the taint (the kubelet's --register-with-taints); the agent only takes it off. Its
+right to patch nodes is confined to its own node and this taint by deploy/agent-policy.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from agent.errors import ApiError
+from agent.log import event
+from agent.parse.objects import STARTUP_TAINT
+
+
+class Api(Protocol):
+    """Raises ApiError."""
+
+    def get(self, path: str, **query: str | int) -> dict[str, Any]: ...
+
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any], *, kind: str = ..., **query: str
+    ) -> dict[str, Any]: ...
+
+
+class OwnNode:
+    """The requests about one Node."""
+
+    def __init__(self, api: Api, name: str) -> None:
+        self._api, self.name, self._path = api, name, f"/api/v1/nodes/{name}"
+        self._uid: str | None = None
+
+    def uid(self) -> str:
+        """Read once; "" where the server knows no such node. Raises ApiError."""
+        if self._uid is None:
+            try:
+                self._uid = str(self._api.get(self._path)["metadata"]["uid"])
+            except ApiError as exc:
+                if exc.status not in (403, 404):
+                    raise
+                self._uid = ""
+        return self._uid
+
+    def untaint(self) -> None:
+        """Take the taint off, if nobody changes the node meanwhile: that is error 409. Raises ApiError."""
+        node = self._api.get(self._path)
+        taints = node.get("spec", {}).get("taints") or []
+        others = [taint for taint in taints if taint.get("key") != STARTUP_TAINT]
+        if len(others) == len(taints):
+            return
+        patch = {
+            "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]},
+            "spec": {"taints": others or None},
+        }
+        self._api.send("PATCH", self._path, patch, kind="application/merge-patch+json")
+        event("node.untainted", node=self.name, taint=STARTUP_TAINT)
