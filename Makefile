@@ -41,7 +41,7 @@ check: $(VENV)/.ready ## format, lint, types, import contracts, unit and layout 
 	$(VENV)/bin/lint-imports --no-cache | tail -n 8
 	$(PYTEST) -q -n auto tests/unit tests/layout
 
-test: check kernel ## everything that this machine can prove (root)
+test: check kernel api ## everything that this machine can prove (root)
 
 unit: $(VENV)/.ready ## pure core, no root, seconds
 	$(PYTEST) -q -n auto tests/unit

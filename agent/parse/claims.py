@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from agent.model.airflow_labels import safe_label_value
 from agent.model.identity import Claim, Identity, Kind
@@ -33,7 +34,8 @@ _MARKERS = {  # the first that a pod carries decides
 def parse_claim(pod: Field, *, cluster: str) -> Claim:
     """The claim of a pod at this moment. `pod` is the whole manifest."""
     metadata, spec = pod.child("metadata"), pod.child("spec")
-    labels = dict(parse_labels(metadata.child("labels")))
+    pairs = parse_labels(metadata.child("labels"))
+    labels = dict(pairs)
     annotations = parse_annotations(metadata.child("annotations"))
     kind = _kind(labels, annotations)
     ids, from_labels, stories = _told(kind, labels, annotations)
@@ -48,7 +50,7 @@ def parse_claim(pod: Field, *, cluster: str) -> Claim:
     )
     return Claim(
         identity=identity,
-        labels=tuple(sorted(labels.items())),
+        labels=pairs,
         run_id=ids.get("run_id", ""),
         try_number=ids.get("try_number", ""),
         map_index=ids.get("map_index", ""),
@@ -68,6 +70,12 @@ def keep_first(first: Claim, now: Claim) -> Claim:
     return replace(first, contradictions=(first.contradictions + new)[:MAX_CONTRADICTIONS])
 
 
+@lru_cache(maxsize=1 << 14)
+def _shared(key: str, value: str) -> tuple[str, str]:
+    """One object for a label that many pods have: ten thousand pods are many labels and few different ones."""
+    return key, value
+
+
 def parse_labels(labels: Field) -> tuple[tuple[str, str], ...]:
     """Labels, sorted, within the lengths that Kubernetes allows."""
     pairs = labels.string_map()
@@ -76,7 +84,7 @@ def parse_labels(labels: Field) -> tuple[tuple[str, str], ...]:
             raise labels.error(f"key {_shown(key)} has more than {MAX_LABEL_KEY} characters")
         if len(value) > MAX_LABEL_VALUE:
             raise labels.child(key).error(f"has more than {MAX_LABEL_VALUE} characters: {_shown(value)}")
-    return pairs
+    return tuple(_shared(key, value) for key, value in pairs)
 
 
 def parse_annotations(annotations: Field) -> dict[str, str]:

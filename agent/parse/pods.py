@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from agent.model.cluster import ContainerPort, Pod
 from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
 from agent.parse.addresses import parse_addresses, parse_port
-from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_labels, parse_name
+from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_name
 from agent.parse.fields import Field
 
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
@@ -36,7 +36,7 @@ def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
         namespace=claim.identity.namespace,
         name=parse_name(metadata.child("name")),
         claim=keep_first(first_claim, claim) if first_claim else claim,
-        labels=parse_labels(metadata.child("labels")),
+        labels=claim.labels,
         addresses=parse_addresses([*_pod_ips(status), status.child("podIP")]),
         ports=tuple(_named_ports(spec)),
         node=parse_name(spec.child("nodeName")) if spec.child("nodeName").value else "",

@@ -220,12 +220,9 @@ class KubernetesSource:
     def _once(self, informer: Informer) -> None:
         reflector = informer.reflector
         if not reflector.listed:
-            objects: list[Mapping[str, Any]] = []
-            version = ""
-            for page in self.api.pages(reflector.resource):
-                objects += page.get("items") or []
-                version = page["metadata"]["resourceVersion"]
-            self._answers.put(_Answer(informer, reflector.listing(objects, version)))
+            pages = self.api.pages(reflector.resource)
+            step = reflector.listing((page.get("items") or (), page["metadata"]["resourceVersion"]) for page in pages)
+            self._answers.put(_Answer(informer, step))
             informer.failing_since = 0.0
         seconds = WATCH_SECONDS - random.randint(0, 30)
         for kind, obj in self.api.watch(reflector.resource, reflector.version, seconds):
@@ -244,7 +241,7 @@ class KubernetesSource:
         if reflector.resource.optional and exc.status == 404:
             if not informer.settled:
                 event("api.not_served", level=logging.WARNING, kind=reflector.resource.kind)
-            self._answers.put(_Answer(informer, reflector.listing((), "")))
+            self._answers.put(_Answer(informer, reflector.listing(())))
             return
         if not informer.failing_since:
             informer.failing_since = time.monotonic()

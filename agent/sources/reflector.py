@@ -84,18 +84,24 @@ class Reflector:
         known = list(self._known.values()) if self.listed else []
         return [each.judged for each in known if each.judged is not None]
 
-    def listing(self, objects: Iterable[Mapping[str, Any]], version: str) -> Step:
-        """A complete list: what it lacks has gone."""
-        before, self._known = self._known, {}
-        self.problems.clear()
+    def listing(self, pages: Iterable[tuple[Iterable[Mapping[str, Any]], str]]) -> Step:
+        """A complete list: what it lacks has gone. Pages are (objects, version), read one after the other, so that no
+        more than one is held; the last version counts. An error of `pages` leaves everything as it was.
+        """
+        known: dict[ObjectName, _Known] = {}
+        problems: dict[ObjectName, InvalidObject] = {}
         upserts: list[Item] = []
-        for obj in objects:
-            name = object_name(self._typed(obj))
-            old = before.get(name)
-            upserts += self._read(name, obj, old if old and old.uid == _uid(obj) else None)
-        self.version = version
-        kept = {known.key for known in self._known.values()}
-        gone = [known.key for known in before.values() if known.key is not None and known.key not in kept]
+        version = ""
+        for objects, version in pages:  # noqa: B007  the last one
+            for obj in objects:
+                name = object_name(self._typed(obj))
+                old = self._known.get(name)
+                known[name], problem, items = self._read(name, obj, old if old and old.uid == _uid(obj) else None)
+                upserts += items
+                problems |= {name: problem} if problem is not None else {}
+        before, self._known, self.problems, self.version = self._known, known, problems, version
+        kept = {each.key for each in known.values()}
+        gone = [each.key for each in before.values() if each.key is not None and each.key not in kept]
         return Step(tuple(upserts), tuple(gone))
 
     def event(self, kind: str, obj: Mapping[str, Any]) -> Step:
@@ -114,7 +120,11 @@ class Reflector:
         if known and known.uid == _uid(obj) and known.version >= _number(version):
             return Step()
         replaced = known.key if known and known.uid != _uid(obj) else None
-        upserts = self._read(name, obj, known if not replaced else None)
+        self._known[name], problem, upserts = self._read(name, obj, known if not replaced else None)
+        if problem is not None:
+            self.problems[name] = problem
+        else:
+            self.problems.pop(name, None)
         fresh = {key_of(item) for item in upserts}
         return Step(tuple(upserts), (replaced,) if replaced is not None and replaced not in fresh else ())
 
@@ -126,27 +136,24 @@ class Reflector:
         self.problems.pop(name, None)
         return Step(deletes=(known.key,) if known.key is not None else ())
 
-    def _read(self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None) -> list[Item]:
-        """The object, if it is valid; else what was valid before stays."""
+    def _read(
+        self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None
+    ) -> tuple[_Known, InvalidObject | None, list[Item]]:
+        """The object, if it is valid; else what was valid before stays, and the problem is said."""
         version = _number(_metadata(obj).get("resourceVersion"))
         typed = self._typed(obj)
         try:
             item = self.parse(typed)
         except InvalidObject as exc:
-            self.problems[name] = exc
             if old is None and (restored := self._restored(obj)) is not None:
                 judged = self._judged(name, obj, self.remembered[_uid(obj)], restored, str(exc))
-                self._known[name] = _Known(_uid(obj), version, key_of(restored), judged)
-                return [restored]
+                return _Known(_uid(obj), version, key_of(restored), judged), exc, [restored]
             before = old.judged if old else None
             judged = self._judged(
                 name, obj, before.source if before else {}, before.item if before else None, str(exc)
             )
-            self._known[name] = _Known(_uid(obj), version, old.key if old else None, judged)
-            return []
-        self.problems.pop(name, None)
-        self._known[name] = _Known(_uid(obj), version, key_of(item), self._judged(name, obj, typed, item, ""))
-        return [item]
+            return _Known(_uid(obj), version, old.key if old else None, judged), exc, []
+        return _Known(_uid(obj), version, key_of(item), self._judged(name, obj, typed, item, "")), None, [item]
 
     def _restored(self, obj: Mapping[str, Any]) -> Item | None:
         """What an earlier agent had in force of this object, unless this one's validator refuses it."""

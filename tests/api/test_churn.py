@@ -83,7 +83,8 @@ class AgentProcess:
             "--log-folders", folder / "logs",
         ]  # fmt: skip
         with open(self.log, "wb") as log:
-            self._process = subprocess.Popen([str(c) for c in command], stderr=log, cwd=ROOT)
+            environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # as daemonset.yaml has it
+            self._process = subprocess.Popen([str(c) for c in command], stderr=log, cwd=ROOT, env=environment)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.errors import ApiError
 from agent.model.cluster import Cluster
 from agent.parse.objects import parse_object
 from agent.sources.reflector import Reflector, Resource, Step
@@ -49,7 +52,7 @@ class Served:
 
 def test_a_list_is_complete_and_a_watch_goes_on_from_it() -> None:
     served = Served()
-    served.take(served.reflector.listing([pod("a", "u-1", 5), pod("b", "u-2", 6)], "7"))
+    served.take(served.reflector.listing([([pod("a", "u-1", 5), pod("b", "u-2", 6)], "7")]))
     assert served.reflector.version == "7"
     served.take(served.reflector.event("ADDED", pod("c", "u-3", 8)))
     served.take(served.reflector.event("DELETED", pod("a", "u-1", 9)))
@@ -60,7 +63,7 @@ def test_a_list_is_complete_and_a_watch_goes_on_from_it() -> None:
 
 def test_duplicates_and_stale_events_change_nothing() -> None:
     served = Served()
-    served.take(served.reflector.listing([pod("a", "u-1", 5, "10.0.0.5")], "5"))
+    served.take(served.reflector.listing([([pod("a", "u-1", 5, "10.0.0.5")], "5")]))
     for version, ip in ((5, "10.0.0.9"), (4, "10.0.0.4"), (6, "10.0.0.6"), (5, "10.0.0.9"), (6, "10.0.0.8")):
         served.take(served.reflector.event("MODIFIED", pod("a", "u-1", version, ip)))
     assert served.names() == {"a": "10.0.0.6"}
@@ -68,7 +71,7 @@ def test_duplicates_and_stale_events_change_nothing() -> None:
 
 def test_a_late_deletion_of_the_one_before_does_not_delete_the_one_after() -> None:
     served = Served()
-    served.take(served.reflector.listing([pod("a", "u-1", 5)], "5"))
+    served.take(served.reflector.listing([([pod("a", "u-1", 5)], "5")]))
     served.take(served.reflector.event("ADDED", pod("a", "u-2", 7, "10.0.0.7")))
     served.take(served.reflector.event("DELETED", pod("a", "u-1", 6)))
     assert served.names() == {"a": "10.0.0.7"}
@@ -77,24 +80,24 @@ def test_a_late_deletion_of_the_one_before_does_not_delete_the_one_after() -> No
 
 def test_gone_means_a_new_list_which_finds_lost_deletions() -> None:
     served = Served()
-    served.take(served.reflector.listing([pod("a", "u-1", 5), pod("b", "u-2", 6)], "6"))
+    served.take(served.reflector.listing([([pod("a", "u-1", 5), pod("b", "u-2", 6)], "6")]))
     step = served.reflector.event("ERROR", {"kind": "Status", "code": 410})
     assert step.relist
     assert not served.reflector.listed
     assert served.names().keys() == {"a", "b"}, "nothing is pruned before the list"
-    served.take(served.reflector.listing([pod("b", "u-2", 6)], "20"))
+    served.take(served.reflector.listing([([pod("b", "u-2", 6)], "20")]))
     assert served.names().keys() == {"b"}
 
 
 def test_an_invalid_generation_keeps_the_last_valid_one_until_the_object_goes() -> None:
     served = Served()
-    served.take(served.reflector.listing([pod("a", "u-1", 5)], "5"))
+    served.take(served.reflector.listing([([pod("a", "u-1", 5)], "5")]))
     broken = pod("a", "u-1", 6)
     broken["status"] = {"podIP": "no address"}
     served.take(served.reflector.event("MODIFIED", broken))
     assert served.names() == {"a": "10.0.0.1"}
     assert "podIP" in str(next(iter(served.reflector.problems.values())))
-    served.take(served.reflector.listing([broken], "9"))
+    served.take(served.reflector.listing([([broken], "9")]))
     assert served.names() == {"a": "10.0.0.1"}
     served.take(served.reflector.event("DELETED", broken))
     assert served.names() == {}
@@ -103,7 +106,7 @@ def test_an_invalid_generation_keeps_the_last_valid_one_until_the_object_goes() 
 
 def test_members_of_lists_come_without_their_kind() -> None:
     names = reflector(NAMESPACES)
-    step = names.listing([{"metadata": {"name": "airflow", "resourceVersion": "3"}}], "3")
+    step = names.listing([([{"metadata": {"name": "airflow", "resourceVersion": "3"}}], "3")])
     assert [item.name for item in step.upserts] == ["airflow"]  # type: ignore[union-attr]
     assert (PODS.path, Resource("X", "g/v1", "xs").path) == ("/api/v1/pods", "/apis/g/v1/xs")
 
@@ -113,7 +116,7 @@ def test_any_history_with_repeats_and_relists_ends_where_the_server_is(seed: int
     rng = random.Random(seed)
     truth: dict[str, dict[str, Any]] = {}
     served, version = Served(), 10
-    served.take(served.reflector.listing([], "10"))
+    served.take(served.reflector.listing([([], "10")]))
     for _ in range(rng.randint(1, 40)):
         version += 1
         name = rng.choice("abc")
@@ -127,7 +130,7 @@ def test_any_history_with_repeats_and_relists_ends_where_the_server_is(seed: int
             truth[name] = event[1] | {"made": made}
         if rng.random() < 0.15:  # lost on the way; the server says so, sooner or later
             served.take(served.reflector.event("ERROR", {"code": 410}))
-            served.take(served.reflector.listing(list(truth.values()), str(version)))
+            served.take(served.reflector.listing([(list(truth.values()), str(version))]))
             continue
         for _ in range(rng.choice((1, 1, 2))):
             served.take(served.reflector.event(*event))
@@ -145,7 +148,7 @@ def test_judgements_are_of_generations_and_keep_the_last_valid_one() -> None:
     resource = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True)
     policies = Reflector(resource, parse_object)
     assert policies.judgements() == []
-    policies.listing([policy(1, 5, {"egress": []})], "5")
+    policies.listing([([policy(1, 5, {"egress": []})], "5")])
     (first,) = policies.judgements()
     assert (first.generation, first.valid, first.problem) == (1, 1, "")
     policies.event("MODIFIED", policy(2, 6, {"egress": [{"to": [{"cidr": "10.0.0.1/8"}]}]}, status={"nodes": 1}))
@@ -155,12 +158,28 @@ def test_judgements_are_of_generations_and_keep_the_last_valid_one() -> None:
     assert second.status == {"nodes": 1}
     again = Reflector(resource, parse_object, remembered={"u": second.source})
     invalid = policy(2, 6, {"egress": [{"to": [{"cidr": "10.0.0.1/8"}]}]})
-    assert again.listing([invalid], "6").upserts == (first.item,), "a restart is no new beginning"
+    assert again.listing([([invalid], "6")]).upserts == (first.item,), "a restart is no new beginning"
     assert [(j.generation, j.valid, bool(j.problem)) for j in again.judgements()] == [(2, 1, True)]
     other = {**invalid, "metadata": {**invalid["metadata"], "uid": "another"}}
-    assert Reflector(resource, parse_object, remembered={"u": second.source}).listing([other], "6").upserts == ()
+    assert Reflector(resource, parse_object, remembered={"u": second.source}).listing([([other], "6")]).upserts == ()
     policies.event("ERROR", {})
     assert policies.judgements() == [], "nothing is said while a list is due"
-    policies.listing([policy(3, 9, {})], "9")
+    policies.listing([([policy(3, 9, {})], "9")])
     (third,) = policies.judgements()
     assert (third.generation, third.valid) == (3, 3)
+
+
+def test_pages_are_one_list_and_one_that_breaks_off_is_none() -> None:
+    served = Served()
+    served.take(served.reflector.listing([([pod("a", "u-1", 5)], "7"), ([pod("b", "u-2", 6)], "7")]))
+    before = served.names()
+
+    def broken() -> Iterator[tuple[list[dict[str, Any]], str]]:
+        yield [pod("c", "u-3", 8)], "9"
+        raise ApiError("the server went away", 0)
+
+    with pytest.raises(ApiError):
+        served.take(served.reflector.listing(broken()))
+    assert (served.names(), served.reflector.version) == (before, "7")
+    served.take(served.reflector.listing([([pod("c", "u-3", 8)], "9")]))
+    assert served.names().keys() == {"c"}
