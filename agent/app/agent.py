@@ -13,6 +13,7 @@ from typing import Protocol
 from immutables import Map
 
 from agent.app.drain import Drain, Outputs
+from agent.app.following import Following
 from agent.app.node import Node, Observer
 from agent.app.state import State, StateFolder
 from agent.compiler.capacity import Limits, check_capacity
@@ -27,7 +28,7 @@ from agent.model.cluster import Cluster, Namespace, Settings
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sources.files import FilesSource
-from agent.sources.host import host_addresses
+from agent.sources.host import AddressWatch, host_addresses
 from agent.sources.last_valid import LastValid
 from agent.sources.manifest_set import ManifestSet
 from agent.sources.store import Store
@@ -41,6 +42,7 @@ class Agent:
     """A node that enforces. `run` blocks until `stop`, from a signal or another thread."""
 
     node: Node
+    following: Following
     drain: Drain
     datapath: Datapath
     loaded: Loaded
@@ -54,7 +56,7 @@ class Agent:
             for name, work in (
                 ("drain", self.drain.run),
                 ("close", self.node.closer.run),
-                ("source", self.node.follow_source),
+                ("source", lambda: self.following.run(self.node.stopping)),
             )
         ]
         before = threading.excepthook
@@ -70,6 +72,7 @@ class Agent:
                 thread.join(timeout=30)
             threading.excepthook = before
             self.node.close()
+            self.following.addresses.close()
             self._state.close()
         if self._failure:
             raise self._failure[0]
@@ -103,6 +106,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     state = state_folder.read()
     found, jiffies = features(), Jiffies()
     hz = measure_hz(jiffies)
+    addresses = AddressWatch()  # before the first look, so that nothing falls between
     settings = replace(settings, node=config.node, host_addresses=host_addresses())
     store = Store(Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims))
     source = _source(config, settings, store)
@@ -129,7 +133,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
         watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
         known_here=state.complete, observer=outputs, publish=lambda _: publish(agent[0]),
     )  # fmt: skip
-    agent.append(Agent(node, drain, datapath, loaded, state_folder, []))
+    following = Following(source, addresses, node.updated)
+    agent.append(Agent(node, following, drain, datapath, loaded, state_folder, []))
     node.start(first)
     return agent[0]
 

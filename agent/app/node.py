@@ -40,7 +40,6 @@ from agent.sync.writer import Outcome, Writer
 AGENT = PodUid("dagwall-agent")
 HEARTBEAT_SECONDS = 1.0
 HEALTH_SECONDS = 2.0
-RESCAN_SECONDS = 10.0
 SCAN_SECONDS = 30.0
 """Between two full scans of the cgroup tree: for what no directory event has told."""
 
@@ -156,17 +155,13 @@ class Node:
         self._evictions.put(by_slot)
         os.eventfd_write(self._wake, 1)
 
-    def follow_source(self) -> None:
-        """The source's own thread: waiting for an editor to finish must not hold up a pod."""
-        due = time.monotonic() + RESCAN_SECONDS
-        while not self._stopping:
-            update = self.source.read(HEARTBEAT_SECONDS / 2)
-            if time.monotonic() >= due:
-                due = time.monotonic() + RESCAN_SECONDS
-                update = self.source.rescan() or update
-            if update is not None:
-                self._updates.put((time.monotonic(), update))
-                os.eventfd_write(self._wake, 1)
+    def updated(self, read_at: float, update: Update) -> None:
+        """From the source's thread; `read_at` on the monotonic clock."""
+        self._updates.put((read_at, update))
+        os.eventfd_write(self._wake, 1)
+
+    def stopping(self) -> bool:
+        return self._stopping
 
     def _take(self, read_at: float, update: Update) -> None:
         """`read_at`: when the source had it, on the monotonic clock."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,6 +32,35 @@ def host_addresses() -> tuple[Address, ...]:
     """All addresses of this network namespace but loopback: bridges and gateways included, as pods see them (P12)."""
     with IPRoute() as netlink:
         return addresses_of(netlink.get_addr())
+
+
+class AddressWatch:
+    """Tells whether an address of this network namespace came or went: the CNI makes its bridge with the first pod.
+
+    Source: rtnetlink(7), linux/rtnetlink.h (RTMGRP_*).
+    """
+
+    _GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._socket.bind((0, self._GROUPS))
+
+    def changed(self) -> bool:
+        """Since the last call. Messages that did not fit into the socket are a change as well."""
+        found = False
+        while True:
+            try:
+                found |= bool(self._socket.recv(65536))
+            except BlockingIOError:
+                return found
+            except OSError as exc:
+                if exc.errno != errno.ENOBUFS:
+                    raise
+                found = True
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def addresses_of(messages: Iterable[Any]) -> tuple[Address, ...]:

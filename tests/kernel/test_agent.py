@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -149,6 +150,22 @@ def test_a_policy_of_files_decides_and_edits_follow_within_a_second(machine: Mac
     denial = machine.outputs.seen_denials[0]
     assert (denial.endpoint.identity.dag_id, denial.tuple.service_port) == ("etl", 8002)
     assert denial.nearest
+
+
+def test_an_address_that_this_host_gets_later_is_the_node(machine: Machine) -> None:
+    """P12: the CNI makes its bridge with the first pod, after the agent's start."""
+    pod, bridge = machine.node.add_pod(), "192.0.2.91"
+    machine.node.serve(bridge, 8001)
+    machine.write("pod.yaml", pod_manifest("p", pod.uid, pod.ipv4))
+    machine.write("policy.yaml", policy("p", "etl", f"{V4}/32", 8001).replace(f"cidr: {V4}/32", "entity: node"))
+    with machine.agent():
+        assert pod.run(tcp, bridge, 8001) in ("EACCES", "EPERM")
+        subprocess.run(["ip", "address", "add", f"{bridge}/32", "dev", "lo"], check=True)
+        try:
+            assert eventually(lambda: pod.run(tcp, bridge, 8001) == "ok", 5)
+        finally:
+            subprocess.run(["ip", "address", "del", f"{bridge}/32", "dev", "lo"], check=True)
+        assert eventually(lambda: pod.run(tcp, bridge, 8001) in ("EACCES", "EPERM"), 5)
 
 
 def test_a_pod_that_starts_with_its_folder_never_gets_a_packet_out_unjudged(
