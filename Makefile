@@ -12,7 +12,7 @@ APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup demo run check manifests fmt test unit layout kernel api e2e bench matrix bcc clean
+.PHONY: help setup demo run check manifests fmt test unit layout kernel api e2e soak bench matrix bcc clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ api: $(VENV)/.ready ## the agent against a real kube-apiserver and etcd on loopb
 
 e2e: $(VENV)/.ready ## the DaemonSet on a real kubelet in a virtual machine (root; minutes); E2E="-k drivers" is less
 	@./scripts/e2e/run.sh $(E2E)
+
+soak: $(VENV)/.ready ## 100 upgrades under load, 200 agents killed at any moment (root; half an hour)
+	UPGRADE_SWAPS=100 UPGRADE_KILLS=200 $(PYTEST) -q -s tests/kernel/test_upgrade.py
 
 bench: $(VENV)/.ready ## speed as ratios within one run (root); fails on none; BENCH=--quick is shorter
 	@./scripts/apt.sh $(APT_BENCH)

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from agent.app.agent import build, stop_on_signals
 from agent.config import Config
@@ -46,16 +47,22 @@ class AgentProcess:
     ready: Path
 
     def __post_init__(self) -> None:
-        self.ready.unlink(missing_ok=True)
-        argument = pickle.dumps((self.config, str(self.ready))).hex()
-        command = [sys.executable, "-m", "tests.kernel.agent_process", argument]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self._process = self.spawn(self.config, self.ready, stderr=subprocess.PIPE)
         deadline = time.monotonic() + START_SECONDS
         while not self.ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"the agent did not start: {self.errors}")
             time.sleep(0.02)
+
+    @staticmethod
+    def spawn(config: Config, ready: Path, **how: Any) -> subprocess.Popen[str]:
+        """Begin one; `ready` is there when it enforces."""
+        ready.unlink(missing_ok=True)
+        argument = pickle.dumps((config, str(ready))).hex()
+        command = [sys.executable, "-m", "tests.kernel.agent_process", argument]
+        how = {"stderr": subprocess.DEVNULL} | how
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True, **how)
 
     @property
     def pid(self) -> int:

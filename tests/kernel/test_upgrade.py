@@ -1,0 +1,104 @@
+"""Upgrades and deaths under load: nothing allowed fails, nothing forbidden passes, counters never go backwards.
+
+UPGRADE_SWAPS (3) and UPGRADE_KILLS (6) say how often; `make soak` runs 100 and 200. Each start compiles, loads and
+replaces every program on every hook, so that a new release is no more than this with other text.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.config import Config
+from tests.kernel.agent_process import AgentProcess
+from tests.kernel.test_agent import Machine
+from tests.kernel.test_faults import Traffic, machine, managed_pod, watched  # noqa: F401  machine is a fixture
+
+SWAPS = int(os.environ.get("UPGRADE_SWAPS", "3"))
+KILLS = int(os.environ.get("UPGRADE_KILLS", "6"))
+SEED = int(os.environ.get("UPGRADE_SEED", str(random.SystemRandom().randrange(1 << 32))))
+_START = 120.0
+
+
+def program_ids(config: Config) -> set[str]:
+    """Programs of the newest generation, by their pins: others after each replacement."""
+    generations = (config.pins / "v1" / "programs").iterdir()
+    return {entry.name for entry in generations}
+
+
+@pytest.mark.timeout(120 + 15 * SWAPS)
+def test_programs_are_replaced_under_load(machine: Machine) -> None:  # noqa: F811
+    """4 clients make connections and send packets without pause, on two pods."""
+    pods = [managed_pod(machine, name) for name in ("p", "q")]
+    config, ready = machine.config(), machine.folder / "ready"
+    agent = AgentProcess(config, ready)
+    traffic = [Traffic(pod) for pod in pods]
+    with watched(config.pins):
+        assert all(each.flows() for each in traffic)
+        for number in range(SWAPS):
+            before = program_ids(config)
+            agent.kill()
+            agent = AgentProcess(config, ready)
+            assert ready.read_text() == "adopted"
+            assert program_ids(config).isdisjoint(before), "another generation is attached"
+            assert all(each.flows() for each in traffic)
+            _progress("swap", number + 1, SWAPS, traffic)
+        assert agent.stop() == 0, agent.errors
+    for each in traffic:
+        each.end()
+
+
+@contextmanager
+def started(config: Config, ready: Path) -> Iterator[subprocess.Popen[str]]:
+    """An agent in a process group of its own, its loader with it; killed when the block ends."""
+    process = AgentProcess.spawn(config, ready, start_new_session=True)
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.timeout(180 + 15 * KILLS)
+def test_agents_die_at_any_moment(machine: Machine) -> None:  # noqa: F811
+    """With their loader: while clang works, between two pins, two links, two writes, or when all is well."""
+    draw = random.Random(SEED)
+    pods = [managed_pod(machine, name) for name in ("p", "q")]
+    config, ready = machine.config(), machine.folder / "ready"
+    began = time.monotonic()
+    agent = AgentProcess(config, ready)
+    takes = time.monotonic() - began
+    traffic = [Traffic(pod) for pod in pods]
+    assert all(each.flows() for each in traffic)
+    agent.kill()
+    with watched(config.pins):
+        for number in range(KILLS):
+            with started(config, ready):
+                time.sleep(draw.uniform(0, takes * 1.3))
+            for each in traffic:
+                each.check()
+            _progress(f"kill (seed {SEED})", number + 1, KILLS, traffic)
+            if number % 10 == 9 or number + 1 == KILLS:
+                agent = AgentProcess(config, ready)
+                assert ready.read_text() == "adopted", f"seed {SEED}"
+                assert all(each.flows() for each in traffic)
+                assert len(program_ids(config)) == 1, "generations that never came to life are gone"
+                assert agent.stop() == 0, agent.errors
+    for each in traffic:
+        each.end()
+
+
+def _progress(what: str, number: int, of: int, traffic: list[Traffic]) -> None:
+    if of < 20 or number % 10:
+        return
+    tried, forbidden = (sum(each.get(name) for each in traffic) for name in ("tried", "forbidden"))
+    sys.stderr.write(f"\n{what} {number}/{of}: {tried} rounds of allowed, {forbidden} of forbidden, 0 wrong")
