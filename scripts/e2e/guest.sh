@@ -4,8 +4,8 @@ set -euo pipefail
 tree=$1 key=$2
 echo node >"$tree/etc/hostname"
 printf '127.0.0.1 localhost\n::1 localhost\n10.0.2.15 node\n' >"$tree/etc/hosts"
-echo 'nameserver 10.0.2.3' >"$tree/etc/resolv.conf"
-echo '/dev/vda / ext4 rw,noatime 0 0' >"$tree/etc/fstab"
+echo 'nameserver 10.0.2.2' >"$tree/etc/resolv.conf" # nobody answers there
+printf '/dev/vda / ext4 rw,noatime 0 0\n/dev/vdb /var/lib/containerd ext4 rw,noatime 0 0\n' >"$tree/etc/fstab"
 install -d -m 0700 "$tree/root/.ssh"
 install -m 0600 "$key" "$tree/root/.ssh/authorized_keys"
 printf 'UseDNS no\nPermitRootLogin prohibit-password\nMaxSessions 100\n' >"$tree/etc/ssh/sshd_config.d/e2e.conf"
@@ -17,4 +17,5 @@ for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_re
 	ln -sf /dev/null "$tree/etc/systemd/system/$unit"
 done
 chroot "$tree" systemctl --quiet enable systemd-networkd ssh
+mkdir -p "$tree/var/lib/containerd" "$tree/var/lib/e2e"
 rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/*

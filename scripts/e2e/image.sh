@@ -56,10 +56,13 @@ buildah bud --isolation chroot --pull-never --signature-policy "$store/policy.js
 	tail -n 30 "$store/build.log" >&2
 	exit 1
 }
-rm -rf "$out"
+built=$(tail -n 1 "$store/build.log")
+[ "$(cat "$out.id" 2>/dev/null)" != "$built" ] || exit 0
+rm -f "$out" "$out.id"
 # One archive of both: an OCI layout keeps blobs once.
 rm -rf "$store/layout"
 buildah push -q --signature-policy "$store/policy.json" "docker.io/library/$tag" "oci:$store/layout:docker.io/library/$tag"
 buildah push -q --signature-policy "$store/policy.json" localhost/pause:1 "oci:$store/layout:localhost/pause:1"
 tar -C "$store/layout" -cf "$out" .
+echo "$built" >"$out.id"
 say "$tag $(du -h "$out" | cut -f1)"

@@ -1,49 +1,13 @@
 #!/usr/bin/env bash
-# Runs in the machine of vm.sh, as e2e-node: one real Kubernetes node with its control plane.
-#   e2e-node up                                 etcd, API server, controllers, scheduler, containerd, kubelet
+# Runs in the machine of vm.sh, as e2e-node: containerd and a kubelet, for the control plane of control.sh.
+#   e2e-node up                                 with systemd's cgroup driver; certificates are in /var/lib/e2e
 #   e2e-node drivers KUBELET CONTAINERD [ROOT]  all pods go, then both run with these cgroup drivers (systemd or cgroupfs) and
 #                                               this cgroupRoot
 set -euo pipefail
-state=/var/lib/e2e pki=/var/lib/e2e/pki address=10.0.2.15 name=node
-export KUBECONFIG=$state/admin.kubeconfig
+state=/var/lib/e2e pki=/var/lib/e2e/pki server=10.0.2.2 address=10.0.2.15 name=node
 started=$SECONDS
 say() { printf '[node %4d s] %s\n' "$((SECONDS - started))" "$*" >&2; }
 minor=$(kubelet --version | sed 's/.*v1\.//; s/\..*//')
-
-certificate() { # FILE SUBJECT [NAMES]
-	openssl ecparam -name prime256v1 -genkey -noout -out "$pki/$1.key"
-	openssl req -new -key "$pki/$1.key" -subj "$2" -out "$pki/$1.csr"
-	printf 'extendedKeyUsage=serverAuth,clientAuth\n%s\n' "${3:+subjectAltName=$3}" >"$pki/extension"
-	openssl x509 -req -in "$pki/$1.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days 3650 \
-		-extfile "$pki/extension" -out "$pki/$1.crt" 2>/dev/null
-}
-
-kubeconfig() { # FILE: of the certificate with that name
-	cat >"$state/$1.kubeconfig" <<-END
-		{"apiVersion": "v1", "kind": "Config", "current-context": "e2e",
-		"clusters": [{"name": "e2e", "cluster": {"server": "https://$address:6443",
-		"certificate-authority-data": "$(base64 -w0 "$pki/ca.crt")"}}],
-		"users": [{"name": "e2e", "user": {"client-certificate-data": "$(base64 -w0 "$pki/$1.crt")",
-		"client-key-data": "$(base64 -w0 "$pki/$1.key")"}}],
-		"contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": "e2e"}}]}
-	END
-}
-
-certificates() {
-	mkdir -p "$pki"
-	openssl ecparam -name prime256v1 -genkey -noout -out "$pki/ca.key"
-	openssl req -x509 -new -key "$pki/ca.key" -subj /CN=e2e -days 3650 -out "$pki/ca.crt"
-	openssl genrsa -out "$pki/sa.key" 2048 2>/dev/null
-	openssl rsa -in "$pki/sa.key" -pubout -out "$pki/sa.pub" 2>/dev/null
-	certificate server /CN=kube-apiserver \
-		"IP:$address,IP:127.0.0.1,IP:10.96.0.1,DNS:localhost,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local"
-	certificate kubelet-server "/CN=$name" "IP:$address,DNS:$name"
-	certificate admin /O=system:masters/CN=admin
-	certificate controllers /CN=system:kube-controller-manager
-	certificate scheduler /CN=system:kube-scheduler
-	certificate kubelet "/O=system:nodes/CN=system:node:$name"
-	for client in admin controllers scheduler kubelet; do kubeconfig $client; done
-}
 
 unit() { # NAME COMMAND: a service that comes back
 	cat >"/etc/systemd/system/$1.service" <<-END
@@ -57,24 +21,6 @@ unit() { # NAME COMMAND: a service that comes back
 	END
 	systemctl daemon-reload
 	systemctl restart "$1"
-}
-
-control_plane() {
-	local gate=""
-	# Tokens as of 1.21: bound to the pod, projected.
-	[ "$minor" -ge 21 ] || gate=--feature-gates=BoundServiceAccountTokenVolume=true
-	unit e2e-etcd "/usr/bin/etcd --data-dir $state/etcd --log-level warn --unsafe-no-fsync"
-	unit kube-apiserver "/usr/local/bin/kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 \
---advertise-address=$address --secure-port=6443 --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=Node,RBAC \
---allow-privileged=true --client-ca-file=$pki/ca.crt --tls-cert-file=$pki/server.crt --tls-private-key-file=$pki/server.key \
---kubelet-certificate-authority=$pki/ca.crt --kubelet-client-certificate=$pki/admin.crt --kubelet-client-key=$pki/admin.key \
---kubelet-preferred-address-types=InternalIP --service-account-issuer=https://kubernetes.default.svc \
---service-account-key-file=$pki/sa.pub --service-account-signing-key-file=$pki/sa.key --cert-dir=$state/certs \
---enable-admission-plugins=NodeRestriction --profiling=false $gate"
-	unit kube-controller-manager "/usr/local/bin/kube-controller-manager --kubeconfig=$state/controllers.kubeconfig --leader-elect=false \
---service-account-private-key-file=$pki/sa.key --root-ca-file=$pki/ca.crt --use-service-account-credentials=true \
---node-monitor-grace-period=5m --cert-dir=$state/certs $gate"
-	unit kube-scheduler "/usr/local/bin/kube-scheduler --kubeconfig=$state/scheduler.kubeconfig --leader-elect=false"
 }
 
 runtime() { # DRIVER
@@ -138,13 +84,10 @@ kubelet_root() { # DRIVER ROOT: the kubelet wants its root to exist
 	esac
 }
 
-api() { # PATH
-	curl -fsS --max-time 30 --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" "https://$address:6443$1"
-}
-
-wait_ready() {
-	local n=0
-	until api "/api/v1/nodes/$name" 2>/dev/null | tr -d ' \n' | grep -q '"type":"Ready","status":"True"'; do
+wait_ready() { # WHAT
+	local n=0 path="https://$server:6443/api/v1/nodes/$name"
+	until curl -fsS --max-time 30 --cacert "$pki/ca.crt" --cert "$pki/kubelet.crt" --key "$pki/kubelet.key" "$path" 2>/dev/null |
+		tr -d ' \n' | grep -q '"type":"Ready","status":"True"'; do
 		n=$((n + 1))
 		[ $n -lt 300 ] || { journalctl -u kubelet -n 30 --no-pager >&2; exit 1; }
 		sleep 1
@@ -153,18 +96,13 @@ wait_ready() {
 }
 
 up() {
-	certificates
 	runtime systemd
-	control_plane
-	until [ "$(api /readyz 2>/dev/null)" = ok ]; do sleep 0.5; done
-	say "API server ready"
 	# No kube-proxy: one rule is all that pods need to reach the API server at its service's address.
 	for chain in PREROUTING OUTPUT; do
-		iptables -t nat -A $chain -d 10.96.0.1/32 -p tcp --dport 443 -j DNAT --to-destination $address:6443
+		iptables -t nat -A $chain -d 10.96.0.1/32 -p tcp --dport 443 -j DNAT --to-destination $server:6443
 	done
 	kubelet_unit systemd ""
 	wait_ready systemd systemd
-	until api /api/v1/namespaces/default/serviceaccounts/default >/dev/null 2>&1; do sleep 0.5; done
 }
 
 wipe() { # every pod and what is left of it

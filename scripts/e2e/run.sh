@@ -6,4 +6,4 @@ cd "$here/../.."
 [ "${KEEP:-0}" = 1 ] || trap '"$here/vm.sh" down' EXIT
 "$here/vm.sh" up
 eval "$("$here/vm.sh" env)"
-.venv/bin/python -m pytest -v -rA --durations=0 tests/e2e "$@"
+"$here/vm.sh" in .venv/bin/python -m pytest -v -rA --durations=0 tests/e2e "$@"

@@ -23,8 +23,9 @@ def documents(path: Path) -> list[dict[str, Any]]:
 def daemonset() -> dict[str, Any]:
     """As in daemonset.yaml, but for the time that an answer may take: the machine may be emulated."""
     (found,) = (obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] == "DaemonSet")
-    for probe in ("livenessProbe", "readinessProbe"):
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         container(found)[probe]["timeoutSeconds"] = 30
+    container(found)["startupProbe"]["failureThreshold"] = 300
     return found
 
 

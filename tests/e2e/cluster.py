@@ -25,12 +25,14 @@ _PLURALS = {"TaskNetworkPolicy": "tasknetworkpolicies", "ClusterTaskNetworkPolic
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float = SLOW_SECONDS) -> T:
-    """What `look` finds, as soon as it finds anything. An unreachable API server counts as nothing found."""
+    """What `look` finds, as soon as it finds anything. A busy or unreachable API server counts as nothing found."""
     deadline, last = time.monotonic() + seconds, ""
     while time.monotonic() < deadline:
         try:
             found = look()
         except (ApiError, ws_client.ApiException) as exc:
+            if 400 <= exc.status < 500 and exc.status not in (404, 409):
+                raise
             found, last = None, str(exc)
         if found:
             return found
@@ -57,9 +59,13 @@ class Cluster:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """By server-side apply: made, or changed where they are there."""
+        query = {"fieldManager": "dagwall-e2e", "force": "true"}
         for obj in objects:
-            query = {"fieldManager": "dagwall-e2e", "force": "true"}
-            self.api.send("PATCH", self.path(obj), obj, kind="application/apply-patch+yaml", **query)
+
+            def patch(obj: dict[str, Any] = obj) -> dict[str, Any]:
+                return self.api.send("PATCH", self.path(obj), obj, kind="application/apply-patch+yaml", **query)
+
+            wait_for(f"{obj['kind']} {obj['metadata']['name']}", patch)
 
     def get(self, obj: dict[str, Any]) -> dict[str, Any]:
         return self.api.get(self.path(obj))
@@ -70,11 +76,7 @@ class Cluster:
     def delete(self, *objects: dict[str, Any]) -> None:
         """And wait until they have gone."""
         for obj in objects:
-            try:
-                self.api.send("DELETE", self.path(obj), {"gracePeriodSeconds": 0})
-            except ApiError as exc:
-                if exc.status != 404:
-                    raise
+            wait_for(f"end of {obj['metadata']['name']}", lambda obj=obj: self._deleted(obj))  # type: ignore[misc]
         for obj in objects:
             wait_for(f"end of {obj['metadata']['name']}", lambda obj=obj: self._gone(obj))  # type: ignore[misc]
 
@@ -102,11 +104,21 @@ class Cluster:
             )
         return output["stdout"]
 
+    def _deleted(self, obj: dict[str, Any]) -> bool:
+        try:
+            return bool(self.api.send("DELETE", self.path(obj), {"gracePeriodSeconds": 0}))
+        except ApiError as exc:
+            if exc.status != 404:
+                raise
+            return True
+
     def _gone(self, obj: dict[str, Any]) -> bool:
         try:
             self.get(obj)
         except ApiError as exc:
-            return exc.status == 404
+            if exc.status != 404:
+                raise
+            return True
         return False
 
 

@@ -35,7 +35,7 @@ def beside(rig: Rig, without: str) -> dict[str, Any]:
         "--metrics=", "--log-level=debug",
     ]  # fmt: skip
     agent["securityContext"]["capabilities"]["add"] = [c for c in CAPABILITIES if c != without]
-    for key in ("livenessProbe", "readinessProbe", "ports"):
+    for key in ("startupProbe", "livenessProbe", "readinessProbe", "ports"):
         del agent[key]
     spec = {**template["spec"], "nodeName": rig.node, "restartPolicy": "Never", "terminationGracePeriodSeconds": 5}
     metadata = {"name": name, "namespace": SYSTEM, "labels": {"e2e": "capabilities"}}
@@ -67,8 +67,7 @@ def outcome(rig: Rig) -> Iterator[dict[str, str]]:
     """Last words by the capability that was missing; "" of the agents that enforce. All start at once."""
     pods = [beside(rig, without) for without in (ALL, *CAPABILITIES)]
     rig.cluster.delete(*pods)
-    for pod in pods:
-        rig.cluster.api.send("POST", rig.cluster.path(pod, named=False), pod)
+    rig.cluster.apply(*pods)
     said = {}
     for without in (ALL, *CAPABILITIES):
         wait_for(f"end or success of {name_of(without)}", lambda w=without: ended(rig, w) or enforces(rig, w))  # type: ignore[misc]

@@ -103,8 +103,7 @@ def task(name: str, program: str, *arguments: str, dag: str = "e2e", **spec: Any
 
 def start(cluster: Cluster, *pods: dict[str, Any]) -> dict[str, str]:
     """Make the pods and wait until all are ready; their addresses by name."""
-    for one in pods:
-        cluster.api.send("POST", cluster.path(one, named=False), one)
+    cluster.apply(*pods)
     found = {}
     for one in pods:
         name = one["metadata"]["name"]
