@@ -10,13 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """How one field is stored. `code` is a struct-module code in host order; `swap`: network order in memory."""
+    """How one field is stored. `code` is a struct-module code in host order; `swap`: network order in memory.
+
+    `inner`: what the bytes of a nested struct, or of an array of them, are.
+    """
 
     code: str
     size: int
     align: int
     swap: bool = False
     count: int = 1
+    inner: Layout | None = None
 
 
 u8 = FieldType("B", 1, 1)
@@ -95,6 +99,7 @@ class Layout:
         return out
 
 
-def nested(layout: Layout) -> FieldType:
-    """A struct inside a struct, as bytes."""
-    return raw(layout.size, max(f.align for f in layout.fields.values()))
+def nested(layout: Layout, count: int = 1) -> FieldType:
+    """A struct inside a struct, or an array of them, as bytes."""
+    size, align = layout.size * count, max(f.align for f in layout.fields.values())
+    return FieldType(f"{size}s", size, align, inner=layout)

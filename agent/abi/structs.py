@@ -45,7 +45,7 @@ ENDPOINT = Layout(
     state=u8,
     flags=u8,
     pad=raw(2),
-    defaults=raw(2 * RULE.size, align=4),
+    defaults=nested(RULE, 2),
 )
 EPOCH = Layout("epoch", epoch=u32, evicted=u32)
 NEARBY = Layout("nearby", cgroup_id=u64, epoch=u32, state=u8, pad=raw(3))
@@ -106,7 +106,7 @@ IDENTITY_COUNTS = Layout(
     denied_packets=u64,
     denied_bytes=u64,
 )
-IDENTITY_TOTALS = Layout("identity_totals", by=raw(2 * IDENTITY_COUNTS.size, align=8))
+IDENTITY_TOTALS = Layout("identity_totals", by=nested(IDENTITY_COUNTS, 2))
 DENIAL_KEY = Layout("denial_key", slot=u32, rule=u32, identity=u32, reason=u8, direction=u8, verdict=u8, pad=u8)
 DENIAL = Layout("denial", packets=u64, bytes=u64)
 CREATOR = Layout("creator", cookie=u64, cgroup_id=u64)

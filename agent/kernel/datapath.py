@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.abi.structs import MAPS
-from agent.errors import KernelError, LoadError
+from agent.errors import KernelError, LoadError, MapError
 from agent.kernel import loader, syscall
 from agent.kernel.loader import Loaded, Request
 from agent.kernel.maps import KernelMap
+from agent.kernel.migrate import Migration, refuse_newer, schema_map
 from agent.kernel.pins import Pins, ensure_bpffs
 from agent.kernel.probe import Features
 from agent.kernel.programs import ATTACH_ORDER, HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, Program
@@ -50,15 +51,31 @@ class Datapath:
         self._tails: list[int] = []
         self._links: dict[tuple[int, str], int] = {}
         self._events: RingBuffer | None = None
-        self._sockets = -1
+        self._sockets = self._schema = -1
+        self._migration: Migration | None = None
 
     def load(self) -> Loaded:
         """Compile, load and pin a new generation beside the attached one; open all maps. Attaches nothing.
 
-        Raises LoadError; whatever was attached before stays.
+        Raises LoadError; whatever was attached before stays, another release's as well.
         """
         ensure_bpffs(self.pins.root.parent)
-        self.adopted = (self.pins.maps / "endpoints").exists()
+        refuse_newer(self.pins)
+        self._migration = Migration.between(self.pins)
+        if self._migration is None:
+            return self._load()
+        try:
+            self._migration.share()
+            loaded = self._load()
+            self._migration.copy(self.maps)
+        except (OSError, LoadError, MapError) as exc:
+            self.pins.remove_version()
+            raise LoadError(f"{self._migration.old.version} stays in force: {exc}") from exc
+        self._pin_schema()
+        return loaded
+
+    def _load(self) -> Loaded:
+        self.adopted = self._migration is not None or (self.pins.maps / "endpoints").exists()
         generation = self.pins.next_generation()
         request = Request(
             root=str(self.pins.root), generation=generation, entries=self._entries,
@@ -73,6 +90,8 @@ class Datapath:
         self.programs = {name: syscall.open_pin(str(folder / name)) for name in loaded.instructions}
         self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS.values()]
         self._open_maps()
+        if self._migration is None:
+            self._pin_schema()
         return loaded
 
     @property
@@ -95,6 +114,11 @@ class Datapath:
         *older, _ = self.pins.generations()
         for generation in older:
             self.pins.remove_generation(generation)
+        if self._migration is not None:
+            self._migration.settle(self.maps)
+            self._migration = None
+        for other in self.pins.others():  # left by a start that died before this line
+            other.remove_version()
 
     def hooks(self) -> list[str]:
         """Hooks that this generation has a program for."""
@@ -129,6 +153,7 @@ class Datapath:
         folder = self.pins.programs(generation)
         held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
         held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self._sockets}
+        held[self.pins.schema] = self._schema
         held |= {folder / name: fd for name, fd in self.programs.items()}
         held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
         return held | {self.pins.links / str(cgroup) / hook: fd for (cgroup, hook), fd in self._links.items()}
@@ -139,10 +164,10 @@ class Datapath:
             self._events.close()
         for kernel_map in self.maps.values():
             kernel_map.close()
-        sockets = [self._sockets] if self._sockets >= 0 else []
-        for fd in (*self.programs.values(), *self._tails, *self._links.values(), *sockets):
+        own = [fd for fd in (self._sockets, self._schema) if fd >= 0]
+        for fd in (*self.programs.values(), *self._tails, *self._links.values(), *own):
             os.close(fd)
-        self._sockets = -1
+        self._sockets = self._schema = -1
         self.maps, self.programs, self._tails, self._links, self._events = {}, {}, [], {}, None
 
     def _open_maps(self) -> None:
@@ -151,10 +176,18 @@ class Datapath:
         self._events = RingBuffer(syscall.open_pin(str(self.pins.maps / "events")))
         self._sockets = syscall.open_pin(str(self.pins.maps / "sockets"))
 
+    def _pin_schema(self) -> None:
+        """The maps are whole."""
+        if self.pins.schema.exists():
+            self._schema = syscall.open_pin(str(self.pins.schema))
+            return
+        self._schema = schema_map()
+        syscall.pin(self._schema, str(self.pins.schema))
+
     def _attach(self, root: Path, cgroup_id: int, pin: Path, program: Program) -> None:
         fd = self.programs[program.name]
         try:
-            link = _updated(pin, fd) if pin.exists() else None
+            link = self._inherited(pin, fd) or (_updated(pin, fd) if pin.exists() else None)
             if link is None:
                 link = _created(root, fd, program.attach_type)
                 syscall.pin(link, str(pin))
@@ -164,6 +197,16 @@ class Datapath:
         if previous is not None:
             os.close(previous)
         self._links[(cgroup_id, program.name)] = link
+
+    def _inherited(self, pin: Path, program: int) -> int | None:
+        """A link of an older release, which has this program now and is pinned here."""
+        name = pin.relative_to(self.pins.version)
+        for old in (other.version / name for other in self.pins.others()):
+            link = _updated(old, program) if old.exists() else None
+            if link is not None:
+                old.rename(pin)
+                return link
+        return None
 
 
 def _updated(pin: Path, program: int) -> int | None:

@@ -32,7 +32,7 @@ class KernelMap:
 
     def get(self, key: bytes) -> bytes | None:
         """The packed value, or None. Of a per-CPU map: the values of all possible CPUs in a row."""
-        size = self.spec.value.size * (_possible_cpus() if self.spec.per_cpu else 1)
+        size = self.spec.value.size * (possible_cpus() if self.spec.per_cpu else 1)
         return syscall.map_lookup(self.fd, key, size)
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -103,7 +103,7 @@ def sum_per_cpu(value: bytes, words: int) -> tuple[int, ...]:
     return tuple(sum(columns[word::words]) for word in range(words))
 
 
-def _possible_cpus() -> int:
+def possible_cpus() -> int:
     """Number of CPUs that the kernel sizes per-CPU values for (sysfs: `0-3`, `0,2-5`)."""
     global _cpus  # noqa: PLW0603  a constant of the machine, read once
     if not _cpus:

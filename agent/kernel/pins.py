@@ -1,6 +1,7 @@
 """Where dagwall keeps its kernel objects: one folder of bpffs, so that they outlive the agent.
 
 ROOT/v1/maps/NAME           all maps; an existing pin is used as it is
+ROOT/v1/schema              what is in them (agent.abi.schema); the last pin of a start, so that its maps are whole
 ROOT/v1/programs/N/NAME     one generation of programs and their tail arrays
 ROOT/v1/links/CGROUP/HOOK   attachments, by the id of the root cgroup
 """
@@ -22,13 +23,28 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """Paths below one root, of this ABI version."""
+    """Paths below one root, of this release's ABI version or another's."""
 
     root: Path
+    abi: int = ABI_VERSION
 
     @property
     def version(self) -> Path:
-        return self.root / f"v{ABI_VERSION}"
+        return self.root / f"v{self.abi}"
+
+    @property
+    def schema(self) -> Path:
+        return self.version / "schema"
+
+    def others(self) -> list[Pins]:
+        """Pins of other ABI versions below the same root, oldest first."""
+        folders = self.root.glob("v*") if self.root.is_dir() else ()
+        numbers = sorted(int(folder.name[1:]) for folder in folders if folder.name[1:].isdigit())
+        return [Pins(self.root, number) for number in numbers if number != self.abi]
+
+    def remove_version(self) -> None:
+        """Everything of this ABI version."""
+        shutil.rmtree(self.version, ignore_errors=True)
 
     @property
     def maps(self) -> Path:

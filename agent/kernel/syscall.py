@@ -26,6 +26,7 @@ ENOTSUPP = 524
 class Command(IntEnum):
     """enum bpf_cmd"""
 
+    MAP_CREATE = 0
     MAP_LOOKUP = 1
     MAP_UPDATE = 2
     MAP_DELETE = 3
@@ -42,6 +43,12 @@ class Command(IntEnum):
     LINK_CREATE = 28
     LINK_UPDATE = 29
     ENABLE_STATS = 32
+
+
+class MapType(IntEnum):
+    """enum bpf_map_type"""
+
+    ARRAY = 2
 
 
 class ProgType(IntEnum):
@@ -84,6 +91,11 @@ def bpf(command: Command, attr: bytes | bytearray) -> tuple[int, bytes]:
 
 def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(data, len(data) or 1)
+
+
+def map_create(of: MapType, key_size: int, value_size: int, entries: int) -> int:
+    """A descriptor of a new map."""
+    return bpf(Command.MAP_CREATE, struct.pack("=IIII", of, key_size, value_size, entries))[0]
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

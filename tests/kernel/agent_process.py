@@ -45,9 +45,10 @@ class AgentProcess:
 
     config: Config
     ready: Path
+    release: Path = Path(__file__).parents[2]  # the tree that it runs from
 
     def __post_init__(self) -> None:
-        self._process = self.spawn(self.config, self.ready, stderr=subprocess.PIPE)
+        self._process = self.spawn(self.config, self.ready, stderr=subprocess.PIPE, cwd=self.release)
         deadline = time.monotonic() + START_SECONDS
         while not self.ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config
+from agent.kernel.pins import Pins
 from tests.kernel.agent_process import AgentProcess
 from tests.kernel.test_agent import Machine
 from tests.kernel.test_faults import Traffic, machine, managed_pod, watched  # noqa: F401  machine is a fixture
@@ -26,13 +27,12 @@ from tests.kernel.test_faults import Traffic, machine, managed_pod, watched  # n
 SWAPS = int(os.environ.get("UPGRADE_SWAPS", "3"))
 KILLS = int(os.environ.get("UPGRADE_KILLS", "6"))
 SEED = int(os.environ.get("UPGRADE_SEED", str(random.SystemRandom().randrange(1 << 32))))
-_START = 120.0
+ROOT = Path(__file__).parents[2]
 
 
 def program_ids(config: Config) -> set[str]:
     """Programs of the newest generation, by their pins: others after each replacement."""
-    generations = (config.pins / "v1" / "programs").iterdir()
-    return {entry.name for entry in generations}
+    return {str(number) for number in Pins(config.pins).generations()}
 
 
 @pytest.mark.timeout(120 + 15 * SWAPS)
@@ -58,9 +58,9 @@ def test_programs_are_replaced_under_load(machine: Machine) -> None:  # noqa: F8
 
 
 @contextmanager
-def started(config: Config, ready: Path) -> Iterator[subprocess.Popen[str]]:
+def started(config: Config, ready: Path, release: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
     """An agent in a process group of its own, its loader with it; killed when the block ends."""
-    process = AgentProcess.spawn(config, ready, start_new_session=True)
+    process = AgentProcess.spawn(config, ready, start_new_session=True, cwd=release)
     try:
         yield process
     finally:

@@ -1,0 +1,139 @@
+"""What is in the maps, as a text that a later release can read: each release pins its own beside its maps.
+
+Values are carried over field by field, by name: what the new release does not know is dropped, what is new is zero,
+integers may become wider. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.abi.layout import Layout
+from agent.abi.structs import ABI_VERSION, EVENT, MAPS, PROMOTED, U32, MapSpec
+from agent.errors import LoadError
+
+Convert = Callable[[bytes], bytes]
+
+KERNEL_ONLY = {"events": MapSpec(U32, EVENT, 0), "sockets": MapSpec(U32, PROMOTED, 0)}
+"""Maps that nobody can copy: a release uses them as they are, or begins with empty ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field as the release that wrote it had it; `inner` are those of a nested struct."""
+
+    name: str
+    size: int
+    offset: int
+    inner: tuple[Field, ...] = ()
+    inner_size: int = 0
+    integer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One map: sizes in bytes."""
+
+    key: tuple[Field, ...]
+    value: tuple[Field, ...]
+    key_size: int
+    value_size: int
+    per_cpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """All maps of a release."""
+
+    abi: int
+    tables: Mapping[str, Table]
+
+    def encode(self) -> bytes:
+        return json.dumps({"abi": self.abi, "tables": {n: _plain(t) for n, t in self.tables.items()}}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Schema:
+        """Raises LoadError where it is none."""
+        try:
+            said = json.loads(data.rstrip(b"\0"))
+            return cls(int(said["abi"]), {str(name): _table(each) for name, each in said["tables"].items()})
+        except (ValueError, LookupError, TypeError, AttributeError) as exc:
+            raise LoadError(f"the schema of the pinned maps cannot be read: {exc!r}") from exc
+
+
+def own_schema() -> Schema:
+    """This release's."""
+    every = MAPS | KERNEL_ONLY
+    return Schema(ABI_VERSION, {name: _described(spec) for name, spec in every.items()})
+
+
+def converter(old: Sequence[Field], new: Sequence[Field], new_size: int) -> Convert:
+    """Bytes of the old struct into bytes of the new one."""
+    before = {field.name: field for field in old}
+    steps = [
+        (before[field.name], field) for field in new if field.name in before and not field.name.startswith("pad")
+    ]
+
+    def convert(data: bytes) -> bytes:
+        out = bytearray(new_size)
+        for source, target in steps:
+            out[target.offset : target.offset + target.size] = _carried(data, source, target)
+        return bytes(out)
+
+    return convert
+
+
+def _carried(data: bytes, source: Field, target: Field) -> bytes:
+    """One field. Raises LoadError where an integer does not fit any more."""
+    raw = data[source.offset : source.offset + source.size]
+    if source.inner and target.inner:
+        each = converter(source.inner, target.inner, target.inner_size)
+        parts = (each(raw[at : at + source.inner_size]) for at in range(0, len(raw), source.inner_size))
+        return b"".join(parts)[: target.size].ljust(target.size, b"\0")
+    if source.size == target.size:
+        return raw
+    if not (source.integer and target.integer):
+        return raw[: target.size].ljust(target.size, b"\0")
+    try:
+        return int.from_bytes(raw, sys.byteorder).to_bytes(target.size, sys.byteorder)
+    except OverflowError as exc:
+        raise LoadError(f"field {target.name}: {raw.hex()} does not fit into {target.size} bytes") from exc
+
+
+def _described(spec: MapSpec) -> Table:
+    return Table(fields_of(spec.key), fields_of(spec.value), spec.key.size, spec.value.size, spec.per_cpu)
+
+
+def fields_of(layout: Layout) -> tuple[Field, ...]:
+    return tuple(
+        Field(
+            name, of.size, layout.offsets[name], fields_of(of.inner) if of.inner else (),
+            of.inner.size if of.inner else 0, integer=of.count == 1 and not of.swap and not of.code.endswith("s"),
+        )
+        for name, of in layout.fields.items()
+    )  # fmt: skip
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    return {
+        "key": [_listed(f) for f in table.key], "value": [_listed(f) for f in table.value],
+        "keySize": table.key_size, "valueSize": table.value_size, "perCpu": table.per_cpu,
+    }  # fmt: skip
+
+
+def _listed(field: Field) -> list[Any]:
+    return [field.name, field.size, field.offset, [_listed(f) for f in field.inner], field.inner_size, field.integer]
+
+
+def _table(said: Mapping[str, Any]) -> Table:
+    key, value = (tuple(_field(f) for f in said[part]) for part in ("key", "value"))
+    return Table(key, value, int(said["keySize"]), int(said["valueSize"]), bool(said["perCpu"]))
+
+
+def _field(said: Sequence[Any]) -> Field:
+    name, size, offset, inner, inner_size, integer = said
+    return Field(str(name), int(size), int(offset), tuple(_field(f) for f in inner), int(inner_size), bool(integer))

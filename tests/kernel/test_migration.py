@@ -1,0 +1,131 @@
+"""From one release to the next with other structs in the maps, and back: enforcement has no gap, counters survive.
+
+The next release is this one with another ABI: a field more in front of each denial, one more in identities' counts.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.abi.layout import Layout, nested, u64
+from agent.abi.structs import DENIAL, DENIAL_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, U32, MapSpec
+from agent.kernel import syscall
+from agent.kernel.maps import KernelMap, sum_per_cpu
+from agent.kernel.pins import Pins
+from tests.kernel.agent_process import AgentProcess
+from tests.kernel.test_agent import Machine
+from tests.kernel.test_faults import Traffic, machine, managed_pod  # noqa: F401  machine is a fixture
+from tests.kernel.test_upgrade import started
+
+ROOT = Path(__file__).parents[2]
+_EDITS = [
+    ("bpf/types.h", "#define ABI_VERSION 1", "#define ABI_VERSION 2"),
+    ("bpf/types.h", "struct denial { /* value of `denials` */\n", "struct denial {\n\t__u64 first_ns;\n"),
+    ("bpf/types.h", "sizeof(struct denial) == 16", "sizeof(struct denial) == 24"),
+    ("bpf/types.h", "\t__u64 denied_bytes;\n", "\t__u64 denied_bytes;\n\t__u64 spare;\n"),
+    ("bpf/types.h", "sizeof(struct identity_totals) == 128", "sizeof(struct identity_totals) == 144"),
+    ("agent/abi/structs.py", "ABI_VERSION = 1", "ABI_VERSION = 2"),
+    ("agent/abi/structs.py", 'Layout("denial", packets=u64', 'Layout("denial", first_ns=u64, packets=u64'),
+    ("agent/abi/structs.py", "    denied_bytes=u64,\n", "    denied_bytes=u64,\n    spare=u64,\n"),
+    ("agent/flows/decode.py", "width = len(_COUNTERS)", "width = len(_COUNTERS) + 1"),
+]
+_COUNTS = Layout("identity_counts", **IDENTITY_COUNTS.fields, spare=u64)
+_SPECS = {
+    1: (MapSpec(DENIAL_KEY, DENIAL, 0), MapSpec(U32, IDENTITY_TOTALS, 0, per_cpu=True)),
+    2: (
+        MapSpec(DENIAL_KEY, Layout("denial", first_ns=u64, **DENIAL.fields), 0),
+        MapSpec(U32, Layout("identity_totals", by=nested(_COUNTS, 2)), 0, per_cpu=True),
+    ),
+}
+
+
+@pytest.fixture
+def next_release(tmp_path: Path) -> Path:
+    tree = tmp_path / "next"
+    for part in ("agent", "bpf", "tests", "lab"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    for name, old, new in _EDITS:
+        text = (tree / name).read_text(encoding="utf-8")
+        assert text.count(old) == 1, (name, old)
+        (tree / name).write_text(text.replace(old, new), encoding="utf-8")
+    return tree
+
+
+def totals(pins: Path, abi: int) -> dict[object, int]:
+    """Packets denied by key, and everything that the first identities did, as the pins of this ABI have it."""
+    folder = Pins(pins, abi).maps
+    denials, identities = (
+        KernelMap(name, syscall.open_pin(str(folder / name)), spec)
+        for name, spec in zip(("denials", "identities"), _SPECS[abi], strict=True)
+    )
+    found: dict[object, int] = {
+        key: int(denials.spec.value.unpack(value)["packets"]) for key, value in denials.items()
+    }
+    words = identities.spec.value.size // 8
+    for slot in range(4):
+        sums = sum_per_cpu(identities.get(U32.pack(value=slot)) or b"", words)
+        for direction in range(2):
+            own = sums[direction * words // 2 :][: len(IDENTITY_COUNTS.fields)]
+            found |= {(slot, direction, name): count for name, count in zip(IDENTITY_COUNTS.fields, own, strict=True)}
+    denials.close()
+    identities.close()
+    return found
+
+
+def test_the_next_release_takes_over_under_load_and_the_one_before_does_not_take_it_back(
+    machine: Machine,  # noqa: F811
+    next_release: Path,
+) -> None:
+    pod = managed_pod(machine)
+    config, ready = machine.config(), machine.folder / "ready"
+    first = AgentProcess(config, ready)
+    traffic = Traffic(pod)
+    assert traffic.flows()
+    assert first.stop() == 0, first.errors
+    before = totals(config.pins, 1)
+    assert any(count > 20 for count in before.values())
+    second = AgentProcess(config, ready, next_release)
+    assert ready.read_text() == "adopted"
+    assert not Pins(config.pins, 1).version.exists(), "nothing of the old release is left"
+    assert traffic.flows()
+    after = totals(config.pins, 2)
+    assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
+    assert sum(after.values()) > sum(before.values()), "and it goes on counting"
+    assert second.stop() == 0, second.errors
+    with pytest.raises(AssertionError, match=r"a newer release of dagwall .ABI 2, this one's is 1. is in force"):
+        AgentProcess(config, ready)
+    assert traffic.flows(), "theirs stays in force"
+    third = AgentProcess(config, ready, next_release)
+    assert third.stop() == 0, third.errors
+    traffic.end()
+
+
+def test_a_death_on_the_way_is_made_good_by_the_next_start(
+    machine: Machine,  # noqa: F811
+    next_release: Path,
+) -> None:
+    pod = managed_pod(machine)
+    config, ready, draw = machine.config(), machine.folder / "ready", random.Random(5)
+    began = time.monotonic()
+    first = AgentProcess(config, ready)
+    takes = time.monotonic() - began
+    traffic = Traffic(pod)
+    assert traffic.flows()
+    first.kill()
+    before = totals(config.pins, 1)
+    for _ in range(6):
+        with started(config, ready, next_release):
+            time.sleep(draw.uniform(0.6, 1.2) * takes)
+        traffic.check()
+    last = AgentProcess(config, ready, next_release)
+    assert traffic.flows()
+    assert not Pins(config.pins, 1).version.exists()
+    after = totals(config.pins, 2)
+    assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
+    assert last.stop() == 0, last.errors
+    traffic.end()
