@@ -14,8 +14,8 @@ from immutables import Map
 
 from agent.app.drain import Drain, Outputs
 from agent.app.following import Following
-from agent.app.node import Node, Observer
-from agent.app.state import State, StateFolder
+from agent.app.node import PINS_WERE_GONE, Node, Observer
+from agent.app.state import State, StateFolder, boot_id
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
 from agent.flows.account import Accountant
@@ -114,6 +114,9 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
     loaded = datapath.load()
     event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
+    gone = state.complete and state.boot == boot_id() and not datapath.adopted
+    if gone:
+        event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
     limits = _limits(datapath)
     numbers = IdentityNumbers(state.numbers)
     writer = Writer(
@@ -131,7 +134,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
         watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
-        known_here=state.complete, observer=outputs, publish=lambda _: publish(agent[0]),
+        known_here=state.complete, pins_were_gone=gone, observer=outputs, publish=lambda _: publish(agent[0]),
     )  # fmt: skip
     following = Following(source, addresses, node.updated)
     agent.append(Agent(node, following, drain, datapath, loaded, state_folder, []))

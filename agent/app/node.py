@@ -44,6 +44,9 @@ SCAN_SECONDS = 30.0
 """Between two full scans of the cgroup tree: for what no directory event has told."""
 
 
+PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"
+
+
 @dataclass(slots=True)
 class Timers:
     """When what is due, on the monotonic clock."""
@@ -76,6 +79,7 @@ class Node:
         state: StateFolder,
         hz: int,
         known_here: bool,
+        pins_were_gone: bool,
         observer: Observer,
         publish: Callable[[Node], None],
     ) -> None:
@@ -85,7 +89,7 @@ class Node:
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
         self.settler = Settler(writer, config.log_folders, observer.pending, known_here)
-        self._observer = observer
+        self._observer, self.pins_were_gone = observer, pins_were_gone
         self.attached_after_seconds = 0.0
         self.told = Told(config.node)
         self.context = self.told.context(writer)

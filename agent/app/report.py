@@ -149,6 +149,7 @@ class Reporter:
             object_errors=tuple(str(problem) for problem in node.source.problems),
             unenforceable=(),
             contradicting=0,
+            pins_were_gone=node.pins_were_gone,
             outside=tuple(f"{cluster.pod_name(f.uid)}: {f.path}" for f in node.folders.outside.values()),
             started=time.time() - process_age_seconds(),
             enforcing_after_seconds=round(self._first or 0.0, 3),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from agent.abi.structs import ENDPOINT_SLOTS, EPOCH, IDENTITY_SLOTS, SLOT
 from agent.app.agent import Agent
 from agent.app.drain import Drain
-from agent.app.node import Node
+from agent.app.node import PINS_WERE_GONE, Node
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
 from agent.kernel.programs import HOOKS
@@ -120,6 +120,8 @@ def notices(node: Node) -> list[str]:
     stale = node.source.stale_seconds()
     if stale > 0:
         out.append(f"the API server has not answered for {stale:.0f} s: the last snapshot is enforced")
+    if node.pins_were_gone:
+        out.append(f"at this agent's start: {PINS_WERE_GONE}")
     if cluster.settings.audit_everything:
         out.append("--posture audit: every policy only reports what it would deny")
     if not any(namespace.managed for namespace in cluster.namespaces.values()):

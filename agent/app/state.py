@@ -26,19 +26,23 @@ _SCHEMA = """
 CREATE TABLE numbers (identity TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE claims (uid TEXT PRIMARY KEY, claim TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE namespaces (name TEXT PRIMARY KEY, managed INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 """
 _CACHE_KB = 256
 
 
 @dataclass(slots=True)
 class State:
-    """What is remembered. `complete`: the sources have listed everything at least once on this node."""
+    """What is remembered. `complete`: the sources have listed everything at least once on this node.
+
+    `boot`: the kernel's boot id when that was written (proc(5), random/boot_id); pins do not outlive it.
+    """
 
     numbers: dict[Identity, IdentityNumber] = field(default_factory=dict)
     claims: dict[PodUid, Claim] = field(default_factory=dict)
     namespaces: dict[str, bool] = field(default_factory=dict)  # is it managed
     complete: bool = False
+    boot: str = ""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,11 @@ def change_of(
         namespaces={name: namespace.managed for name, namespace in writer.cluster.namespaces.items()},
         complete=complete,
     )
+
+
+def boot_id() -> str:
+    """Another one after each boot of this machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 class StateFolder:
@@ -100,6 +109,7 @@ class StateFolder:
                 claims={PodUid(uid): _claim(json.loads(c)) for uid, c in self._all("SELECT uid, claim FROM claims")},
                 namespaces={name: bool(m) for name, m in self._all("SELECT name, managed FROM namespaces")},
                 complete=bool(facts.get("complete")),
+                boot=str(facts.get("boot") or ""),
             )
 
     def keep(self, change: StateChange) -> None:
@@ -115,7 +125,7 @@ class StateFolder:
             if told != self._kept:
                 self._db.execute("DELETE FROM namespaces")
                 self._put("namespaces", change.namespaces.items())
-                self._put("facts", [("complete", change.complete)])
+                self._put("facts", [("complete", change.complete), ("boot", boot_id())])
         self._numbers, self._claims, self._kept = {}, {}, told
 
     def close(self) -> None:

@@ -132,6 +132,10 @@ class Metrics(Collector):
 
 def _agent_families(status: Status) -> Iterator[Metric]:
     yield _gauge("dagwall_ready", "1 when everything known is enforced and no problem is open.", status.ready)
+    yield _gauge(
+        "dagwall_pins_were_gone", "1 when nothing was enforced before this agent's start, though one had been here.",
+        status.pins_were_gone,
+    )  # fmt: skip
     yield _gauges("dagwall_endpoints", "Endpoints of this node by state.", ["state"], status.endpoints)
     yield _gauges(
         "dagwall_map_entries", "Entries used in a kernel map.", ["map"], [(m.name, m.used) for m in status.maps]

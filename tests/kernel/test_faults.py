@@ -22,6 +22,7 @@ import pytest
 
 from agent.abi.structs import DENIAL, DENIAL_KEY, IDENTITY_TOTALS, MAPS, U32
 from agent.app.agent import build
+from agent.app.rows import notices
 from agent.config import OnAgentLoss
 from agent.errors import StateError
 from agent.kernel import syscall
@@ -322,6 +323,17 @@ def _pinned(folder: Path) -> set[str]:
 
 ALLOW_ALL = struct.pack("=BBhi", 0xB7, 0, 0, 1) + struct.pack("=BBhi", 0x95, 0, 0, 0)
 LINK_DETACH = 34
+
+
+def test_pins_that_were_gone_when_an_agent_starts_are_said(machine: Machine) -> None:
+    """Nobody held them: nothing was enforced in between. A node that never was enforced is no such node."""
+    managed_pod(machine)
+    for gone in (False, False, True, False):
+        if gone:
+            detach(machine.config().pins)
+        with machine.agent() as agent:
+            assert agent.node.pins_were_gone is gone
+            assert any("pins were gone" in each for each in notices(agent.node)) is gone
 
 
 def test_links_detached_by_force_come_back_and_a_foreign_program_goes_on(machine: Machine) -> None:
