@@ -51,7 +51,7 @@ from_tree localhost/pause:1 "$store/pause" --entrypoint '["/sleep", "2147483647"
 { grep -v '^ *cert *=' /etc/pip.conf 2>/dev/null || echo '[global]'; echo 'cert = /mnt/ca.crt'; } >"$store/pip.conf"
 mounts=(-v /etc/ssl/certs/ca-certificates.crt:/mnt/ca.crt:ro -v "$store/pip.conf:/etc/pip.conf:ro")
 say "building $tag"
-buildah bud --isolation chroot --pull-never --signature-policy "$store/policy.json" --layers --timestamp 0 \
+buildah bud --isolation chroot --pull-never --signature-policy "$store/policy.json" --layers \
 	"${mounts[@]}" -t "docker.io/library/$tag" "$root" >"$store/build.log" 2>&1 || {
 	tail -n 30 "$store/build.log" >&2
 	exit 1

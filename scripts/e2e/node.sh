@@ -47,6 +47,7 @@ runtime() { # DRIVER
 
 kubelet_unit() { # DRIVER ROOT
 	local flags="--config=$state/kubelet.json --kubeconfig=$state/kubelet.kubeconfig --hostname-override=$name --node-ip=$address --v=1"
+	flags="$flags --housekeeping-interval=60s" # of cadvisor, which keeps an emulated CPU busy
 	local endpoint=unix:///run/containerd/containerd.sock setting=""
 	if [ "$minor" -lt 27 ]; then
 		flags="$flags --container-runtime=remote --container-runtime-endpoint=$endpoint"
