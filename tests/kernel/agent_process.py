@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from agent.app.agent import build, stop_on_signals
 from agent.config import Config
+from agent.kernel import syscall
 from agent.model.cluster import Settings
 from agent.model.flow import Denial, Flow
 
@@ -81,7 +84,23 @@ class AgentProcess:
         return self._process.returncode
 
 
+def die_at(step: str) -> None:
+    """`COMMAND:N`: SIGKILL in place of the Nth call of this bpf(2) command."""
+    name, _, number = step.partition(":")
+    calls, real = Counter[str](), syscall.bpf
+
+    def counted(command: syscall.Command, attr: bytes | bytearray) -> tuple[int, bytes]:
+        calls[command.name] += 1
+        if command.name == name and calls[name] == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(command, attr)
+
+    syscall.bpf = counted
+
+
 def main() -> None:
+    if step := os.environ.get("DIE_AT"):
+        die_at(step)
     config, ready = pickle.loads(bytes.fromhex(sys.argv[1]))
     settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
     agent = build(config, settings, Nowhere(), lambda _: None)

@@ -6,6 +6,7 @@ replaces every program on every hook, so that a new release is no more than this
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -15,12 +16,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.config import Config
 from agent.kernel.pins import Pins
 from tests.kernel.agent_process import AgentProcess
+from tests.kernel.rig import eventually
 from tests.kernel.test_agent import Machine
 from tests.kernel.test_faults import Traffic, machine, managed_pod, watched  # noqa: F401  machine is a fixture
 
@@ -58,13 +61,14 @@ def test_programs_are_replaced_under_load(machine: Machine) -> None:  # noqa: F8
 
 
 @contextmanager
-def started(config: Config, ready: Path, release: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+def started(config: Config, ready: Path, release: Path = ROOT, **how: Any) -> Iterator[subprocess.Popen[str]]:
     """An agent in a process group of its own, its loader with it; killed when the block ends."""
-    process = AgentProcess.spawn(config, ready, start_new_session=True, cwd=release)
+    process = AgentProcess.spawn(config, ready, start_new_session=True, cwd=release, **how)
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -95,6 +99,43 @@ def test_agents_die_at_any_moment(machine: Machine) -> None:  # noqa: F811
                 assert agent.stop() == 0, agent.errors
     for each in traffic:
         each.end()
+
+
+STEPS = [
+    "OBJ_GET:1", "OBJ_GET:12", "OBJ_GET:25", "OBJ_GET:30", "INFO:1", "INFO:16",  # programs, tail arrays, maps, links
+    "MAP_UPDATE:1", "MAP_UPDATE:2", "MAP_UPDATE:3",  # reconciling
+    "LINK_UPDATE:1", "LINK_UPDATE:4", "LINK_UPDATE:7",  # replacing
+]  # fmt: skip
+LOADED = (1, 5, 9, 11)  # pins of a generation: programs, then tail arrays
+
+
+@pytest.mark.timeout(600)
+def test_agents_die_at_each_step(machine: Machine) -> None:  # noqa: F811
+    """Of a start on a node that is enforced: load, pin, open, reconcile, replace."""
+    pod = managed_pod(machine)
+    config, ready = machine.config(), machine.folder / "ready"
+    AgentProcess(config, ready).kill()
+    traffic = Traffic(pod)
+    with watched(config.pins):
+        for step in STEPS:
+            with started(config, ready, env=os.environ | {"DIE_AT": step}) as process:
+                eventually(lambda: ready.exists() or process.poll() is not None, 120)
+                assert process.poll() == -signal.SIGKILL, f"{step} was not reached"
+            assert traffic.flows(), step
+            traffic.check()
+        for pins in LOADED:
+            folder = Pins(config.pins).programs(Pins(config.pins).next_generation())
+            with started(config, ready) as process:
+                reached = eventually(lambda: folder.is_dir() and len(list(folder.iterdir())) >= pins, 120)  # noqa: B023
+                assert reached, f"pin {pins}"
+            assert traffic.flows(), f"pin {pins}"
+            traffic.check()
+        last = AgentProcess(config, ready)
+        assert ready.read_text() == "adopted"
+        assert len(program_ids(config)) == 1
+        assert traffic.flows()
+        assert last.stop() == 0, last.errors
+    traffic.end()
 
 
 def _progress(what: str, number: int, of: int, traffic: list[Traffic]) -> None:
