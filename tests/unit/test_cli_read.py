@@ -48,7 +48,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 def test_status_is_an_exit_code_too(agent: Agent) -> None:
     ready = agent.ask("status").output
     assert ready.startswith("ready\n")
-    for part in ("rules", "10.0%", "egress", "2 managed", "4 flows_quota", "airflow/p: NET_RAW", "a.yaml:3"):
+    for part in ("rules", "10.0%", "egress", "2 managed", "4 flows_quota", "p: NET_RAW", "a.yaml:3", "AF_VSOCK"):
         assert part in ready
     agent.view = unready("not attached to /kubepods")
     assert agent.ask("status", code=1).output.startswith("not ready\n  problem: not attached to /kubepods\n")
