@@ -18,13 +18,14 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from lab.remains import bpffs_of, cgroup_of, hold, release, sweep, take_down
 
 T = TypeVar("T")
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -152,22 +153,20 @@ class ScratchNode:
 
     def __init__(self) -> None:
         self.name = f"dw{os.getpid():x}{next(_serial):x}"
-        self.root = cgroup_mount() / f"dagwall-{self.name}"
+        self.root = cgroup_of(self.name, cgroup_mount())
         self.kubepods = self.root / "kubepods"
         self.world = f"{self.name}-w"
         self.pods: list[Pod] = []
         self._servers: list[Server] = []
-        self._bpffs = Path(f"/run/{self.name}-bpf")
-
-    @property
-    def bpffs(self) -> Path:
-        """A bpffs of this node's own."""
-        return self._bpffs
+        self.bpffs = bpffs_of(self.name)  # of this node's own
+        self._lock = -1
 
     def __enter__(self) -> ScratchNode:
+        sweep(cgroup_mount())
+        self._lock = hold(self.name)
         (self.kubepods / "burstable").mkdir(parents=True)
-        self._bpffs.mkdir()
-        subprocess.run(["mount", "-t", "bpf", "bpf", str(self._bpffs)], check=True)
+        self.bpffs.mkdir()
+        subprocess.run(["mount", "-t", "bpf", "bpf", str(self.bpffs)], check=True)
         ip(f"netns add {self.world}")
         ip("link set lo up", netns=self.world)
         with in_netns(self.world):
@@ -183,13 +182,8 @@ class ScratchNode:
                 with contextlib.suppress(ProcessLookupError, ChildProcessError):
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
-        for pod in self.pods:
-            subprocess.run(["ip", "netns", "del", pod.netns], check=False, capture_output=True)
-        subprocess.run(["ip", "netns", "del", self.world], check=False, capture_output=True)
-        subprocess.run(["umount", str(self._bpffs)], check=False, capture_output=True)
-        with contextlib.suppress(OSError):
-            self._bpffs.rmdir()
-        self._remove_tree(self.root)
+        take_down(self.name, cgroup_mount())
+        release(self.name, self._lock)
 
     def add_pod(self, uid: str | None = None, *, qos: str = "burstable", ipv4: str = "", ipv6: str = "") -> Pod:
         """A pod with one container, in the cgroupfs driver's layout."""
@@ -240,20 +234,6 @@ class ScratchNode:
             "route add default via fe80::7 dev eth0",
             netns=pod.netns,
         )
-
-    def _remove_tree(self, folder: Path) -> None:
-        if not folder.exists():
-            return
-        for child in folder.iterdir():
-            if child.is_dir():
-                self._remove_tree(child)
-        for _ in range(50):
-            try:
-                folder.rmdir()
-            except OSError:
-                time.sleep(0.02)  # a process of it is still on its way out
-            else:
-                return
 
 
 class Server:
