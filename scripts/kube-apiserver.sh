@@ -11,6 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 say() { printf '[kube-apiserver] %s\n' "$*" >&2; }
 
 "$here/apt.sh" etcd-server openssl curl >&2
+command -v kubectl >/dev/null || "$here/apt.sh" kubernetes-client >&2
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9
