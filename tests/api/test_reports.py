@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from agent.app.agent import Agent, build
+from agent.app.leases import Leases
+from agent.app.own_node import OwnNode
 from agent.app.serve import Serving
 from agent.config import Config
 from agent.errors import ApiError
 from agent.model.cluster import Settings
+from agent.outputs.policy_status import NodeReport
 from agent.parse.objects import STARTUP_TAINT
 from agent.sources.kube_api import KubeApi
 from lab.node import Pod, cgroup_mount
@@ -306,3 +309,27 @@ def test_it_may_write_nothing_else(cluster: Reporting, method: str, path: str) -
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     with pytest.raises(ApiError, match="403"):
         api.send(method, path, {"metadata": {"labels": {"a": "b"}}}, kind=kind)
+
+
+def test_two_nodes_add_up_and_one_of_them_writes(cluster: Reporting) -> None:
+    """By Leases on the server: this node's agent, and another node's reports beside it."""
+    cluster.plane.apply(policy(cluster.name, 8330))
+    name = f"TaskNetworkPolicy/{cluster.name}/etl"
+    with cluster.agent():
+        api = KubeApi.connect(str(cluster.plane.token_kubeconfig("dagwall-system", "dagwall-agent")))
+        other = Leases(api, OwnNode(api, "n2"), "dagwall-system")
+        try:
+            other.report(NodeReport({name: (1, 3)}, "no pods' root"), 0.0, time.time())
+            assert eventually(lambda: "n2: no pods' root" in cluster.condition("Programmed").get("message", ""), 45)
+            assert cluster.condition("Programmed")["status"] == "False"
+            other.report(NodeReport({name: (1, 3)}), 100.0, time.time())
+            assert eventually(lambda: cluster.condition("Programmed")["status"] == "True", 45)
+            assert (cluster.status()["nodes"], cluster.status()["endpoints"]) == (2, 3)
+            other.elect(0.0, time.time())
+            assert not other.election.holds(0.0), "n1 has it"
+        finally:
+            path = "/apis/coordination.k8s.io/v1/namespaces/dagwall-system/leases/dagwall-node-n2"
+            cluster.plane.request("DELETE", path)
+    other.elect(20.0, time.time())
+    assert other.election.holds(20.0), "n1 has ended and given it back"
+    other.resign()
