@@ -15,7 +15,7 @@ APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zst
 .PHONY: help setup demo run check manifests fmt test unit layout kernel api e2e soak bench matrix bcc clean
 
 help: ## what there is to do
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml
 	@./scripts/setup.sh $(VENV) $(APT)

@@ -29,7 +29,10 @@ def own_cgroup(mount: Path) -> int:
 
 
 def host_addresses() -> tuple[Address, ...]:
-    """All addresses of this network namespace but loopback: bridges and gateways included, as pods see them (P12)."""
+    """All addresses of this network namespace but loopback: bridges and gateways included, as pods see them (P12).
+
+    Without fe80::/10: every pod's veth brings one, nothing routes to them, and each change costs a whole compile.
+    """
     with IPRoute() as netlink:
         return addresses_of(netlink.get_addr())
 
@@ -67,7 +70,8 @@ def addresses_of(messages: Iterable[Any]) -> tuple[Address, ...]:
     """Addresses in RTM_NEWADDR messages, sorted. Where IFA_LOCAL is given it is ours; IFA_ADDRESS may be a peer's."""
     texts = {message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in messages}
     found = {ip_address(text) for text in texts if text}
-    return tuple(sorted((a for a in found if not a.is_loopback), key=lambda a: (a.version, int(a))))
+    ours = (a for a in found if not a.is_loopback and not (a.version == 6 and a.is_link_local))
+    return tuple(sorted(ours, key=lambda a: (a.version, int(a))))
 
 
 def log_folders(path: Path = LOG_FOLDERS) -> dict[PodUid, Name]:

@@ -23,9 +23,11 @@ def test_addresses_of_messages() -> None:
         Message(IFA_ADDRESS="10.9.9.9", IFA_LOCAL="10.0.0.2"),
         Message(IFA_ADDRESS="fd00::2"),
         Message(IFA_ADDRESS="::1"),
+        Message(IFA_ADDRESS="fe80::1234"),  # of a pod's veth
+        Message(IFA_ADDRESS="169.254.25.10"),  # node-local DNS
         Message(),
     ]
-    assert addresses_of(messages) == (ip_address("10.0.0.2"), ip_address("fd00::2"))
+    assert addresses_of(messages) == tuple(map(ip_address, ("10.0.0.2", "169.254.25.10", "fd00::2")))
 
 
 def test_this_host_has_no_loopback_among_its_addresses() -> None:
