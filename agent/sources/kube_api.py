@@ -7,12 +7,14 @@ ApiError; what the server says in JSON is returned as it is.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
 from kubernetes import client, config
+from urllib3.util.ssl_ import create_urllib3_context
 
 from agent.errors import ApiError
 from agent.sources.reflector import Resource
@@ -45,7 +47,9 @@ class KubeApi:
         except config.ConfigException as exc:
             raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
         settings.retries = 0  # informers have a backoff of their own
-        return cls(client.ApiClient(settings))
+        api = client.ApiClient(settings)
+        _trust_as_kubernetes_does(api.rest_client.pool_manager.connection_pool_kw)
+        return cls(api)
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """One JSON document."""
@@ -109,6 +113,13 @@ class KubeApi:
             answer.release_conn()
             raise ApiError(f"{method} {path}: {answer.status} {_message(said)}", answer.status)
         return answer
+
+
+def _trust_as_kubernetes_does(pool: dict[str, Any]) -> None:
+    """Python 3.13 refuses clusters' CAs without key usage or key identifiers, which Kubernetes' own clients take."""
+    context = create_urllib3_context(cert_reqs=pool.get("cert_reqs"))
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    pool["ssl_context"] = context
 
 
 def _document(answer: urllib3.BaseHTTPResponse, asked: str) -> dict[str, Any]:
