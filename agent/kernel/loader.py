@@ -57,7 +57,7 @@ class Loaded:
     verified: dict[str, int]
 
 
-def load(request: Request, timeout_seconds: float = 180) -> Loaded:
+def load(request: Request, timeout_seconds: float = 600) -> Loaded:
     """Run the loader in a process of its own. Raises LoadError with what bcc or the verifier said."""
     command = [sys.executable, "-m", "agent.kernel.loader"]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
