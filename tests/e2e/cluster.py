@@ -17,7 +17,7 @@ from agent.errors import ApiError
 from agent.sources.kube_api import KubeApi
 
 T = TypeVar("T")
-SLOW_SECONDS = 600.0
+SLOW_SECONDS = 1200.0
 """How long anything may take: the machine may be emulated."""
 
 _GROUPS = {"customresourcedefinitions": "apis/apiextensions.k8s.io/v1"}
@@ -88,7 +88,8 @@ class Cluster:
         """Standard output of a command in a pod's container. Raises AssertionError with both outputs if it fails."""
         query = [("command", word) for word in command] + [("stdout", "true"), ("stderr", "true")]
         query += [("container", container)] if container else []
-        url = f"{self._settings.host}/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
+        host = self._settings.host.replace("http", "ws", 1)
+        url = f"{host}/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
         shell = ws_client.WSClient(self._settings, url, {}, capture_all=True)
         output = {"stdout": "", "stderr": ""}
         deadline = time.monotonic() + SLOW_SECONDS
