@@ -14,9 +14,9 @@ _HEADER = """\
 # Dagwall on every node: kubectl apply -f daemonset.yaml
 #
 # All that it needs, in one file: made by `make manifests` from deploy/base, where it is to be changed. What people
-# vary is in deploy/overlays. With Kubernetes 1.30 or newer apply deploy/agent-policy.yaml beside it: it confines the
-# agent's right to patch nodes. `kubectl delete -f` of this file deletes the definitions, and with them every policy;
-# to take the agent away and keep them, delete the DaemonSet.
+# vary is in deploy/overlays; deploy/startup-taint.yaml keeps tasks off nodes whose agent has not been ready yet.
+# `kubectl delete -f` of this file deletes the definitions, and with them every policy; to take the agent away and
+# keep them, delete the DaemonSet.
 """
 
 

@@ -14,8 +14,9 @@ from immutables import Map
 
 from agent.app.drain import Drain, Outputs
 from agent.app.following import Following
-from agent.app.node import PINS_WERE_GONE, Node, Observer
-from agent.app.state import State, StateFolder, boot_id
+from agent.app.node import Node
+from agent.app.state import PINS_WERE_GONE, State, StateFolder, boot_id
+from agent.app.told import Observer
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
 from agent.flows.account import Accountant
@@ -59,7 +60,8 @@ class Agent:
                 ("source", lambda: self.following.run(self.node.stopping)),
             )
         ]
-        before = threading.excepthook
+        if self._failure:  # before the loop began
+            self.node.stop()
         threading.excepthook = lambda failed: self._failed(failed.thread, failed.exc_value)
         for thread in threads:
             thread.start()
@@ -70,7 +72,7 @@ class Agent:
             self.node.closer.inbox.put(None)
             for thread in threads:
                 thread.join(timeout=30)
-            threading.excepthook = before
+            threading.excepthook = threading.__excepthook__
             self.node.close()
             self.following.addresses.close()
             self._state.close()
@@ -102,6 +104,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
 
     `publish` is called from the writing thread when there is something new to show. Raises DagwallError.
     """
+    failures: list[BaseException] = []
+    threading.excepthook = lambda failed: failures.append(failed.exc_value or RuntimeError("a thread ended"))
     state_folder = StateFolder(config.state)
     state = state_folder.read()
     found, jiffies = features(), Jiffies()
@@ -134,10 +138,11 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
         watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
-        known_here=state.complete, pins_were_gone=gone, observer=outputs, publish=lambda _: publish(agent[0]),
+        known_here=state.complete or datapath.adopted, pins_were_gone=gone, observer=outputs,
+        publish=lambda _: publish(agent[0]),
     )  # fmt: skip
     following = Following(source, addresses, node.updated)
-    agent.append(Agent(node, following, drain, datapath, loaded, state_folder, []))
+    agent.append(Agent(node, following, drain, datapath, loaded, state_folder, failures))
     node.start(first)
     return agent[0]
 

@@ -175,6 +175,7 @@ class KubeReports:
         if now >= read_at + max(CONDITION_SECONDS, len(reports) / NODES_A_SECOND):
             reports = self._leases.reports(wall)
             self._reports = (now, reports)
+        failed, written = None, 0
         for ref, status in self._statuses.due(judged, reports, now, micro_time(wall)[:19] + "Z"):
             body = {
                 "apiVersion": f"{GROUP}/{VERSION}", "kind": ref.kind,
@@ -187,8 +188,14 @@ class KubeReports:
                     fieldManager="dagwall", force="true",
                 )  # fmt: skip
             except ApiError as exc:
-                if exc.status != 404:  # deleted meanwhile
-                    raise
+                if exc.status == 0:
+                    raise  # nobody answers: the others need not be tried
+                failed = exc if exc.status != 404 else failed  # deleted meanwhile
+            else:
+                written += 1
+        if failed is not None and not written:
+            raise failed
+        self._failures["status"] += failed is not None
 
     def _try(self, name: str, now: float, work: Callable[[], None]) -> None:
         topic = self._topics[name]

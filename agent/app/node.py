@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from agent.abi.structs import U32, U64
 from agent.app.closer import Closer, stalls
@@ -20,14 +19,13 @@ from agent.app.health import Health
 from agent.app.settings import pack_config
 from agent.app.settler import Settler
 from agent.app.state import StateFolder, change_of
-from agent.app.told import Told
+from agent.app.told import Observer, Told
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.config import Config
 from agent.flows.decode import RawEvent, decode_event
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.model.identity import PodUid
-from agent.model.report import EndpointRow
 from agent.model.settle import Settled, SettledBy
 from agent.model.verdict import EndpointState, EventKind
 from agent.sources.cgroup_ids import path_of
@@ -44,9 +42,6 @@ SCAN_SECONDS = 30.0
 """Between two full scans of the cgroup tree: for what no directory event has told."""
 
 
-PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"
-
-
 @dataclass(slots=True)
 class Timers:
     """When what is due, on the monotonic clock."""
@@ -54,14 +49,6 @@ class Timers:
     heartbeat: float = 0.0
     health: float = 0.0
     scan: float = 0.0
-
-
-class Observer(Protocol):
-    """Who is told what the writing thread sees: how long things took, in seconds, and whose claims contradict."""
-
-    def policy_latency(self, seconds: float) -> None: ...
-    def pending(self, seconds: float) -> None: ...
-    def contradiction(self, row: EndpointRow) -> None: ...
 
 
 class Node:
@@ -101,6 +88,7 @@ class Node:
         self._stopping = False
         self._timers = Timers()
         self._untold: Changes | None = None
+        self._refused = Changes()
 
     # -- start
 
@@ -247,12 +235,14 @@ class Node:
             self._write_config()
             self.settler.settle_unknown()
             outcome = self.health.guarded(lambda: self.writer.expire(now))
-            if outcome.gone:
-                self.settler.forget(outcome.gone)
+            self.settler.forget(outcome.gone)
+            if self.writer.endpoints.touched or self.settler.touched:
                 self._after(outcome, Changes())
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
             self.health.check()
+            if "state" in self.health.problems:
+                self._save()
             self._publish(self)
         if now >= self._timers.scan:
             self._timers.scan = now + SCAN_SECONDS
@@ -264,8 +254,11 @@ class Node:
         """Others are told once for all that one turn of the loop has changed."""
         if outcome.refused:
             self.health.say("revision", f"revision refused: {outcome.refused}")
-        elif changes != Changes():
+            self._refused |= changes
+            return
+        if changes != Changes():
             self.health.say("revision", "")
+            changes, self._refused = changes | self._refused, Changes()
         self._untold = changes if self._untold is None else self._untold | changes
 
     def _tell(self, also: Iterable[PodUid] = ()) -> None:

@@ -1,7 +1,7 @@
 """This node's own object: its uid, and the taint that keeps tasks away until the agent has been ready here (L3).
 
 Whoever makes nodes gives them the taint (the kubelet's --register-with-taints); the agent only takes it off. Its
-right to patch nodes is confined to its own node and this taint by deploy/agent-policy.yaml.
+right to patch nodes is confined to its own node and this taint by deploy/startup-taint.yaml, which gives it.
 """
 
 from __future__ import annotations

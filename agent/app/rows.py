@@ -9,7 +9,8 @@ from dataclasses import replace
 from agent.abi.structs import ENDPOINT_SLOTS, EPOCH, IDENTITY_SLOTS, SLOT
 from agent.app.agent import Agent
 from agent.app.drain import Drain
-from agent.app.node import PINS_WERE_GONE, Node
+from agent.app.node import Node
+from agent.app.state import PINS_WERE_GONE
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
 from agent.kernel.programs import HOOKS

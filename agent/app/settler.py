@@ -27,11 +27,11 @@ class Settler:
     known_here: bool = False  # the namespaces were listed here before a restart (L3)
     settled: dict[PodUid, Settled] = field(default_factory=dict)
     _since: dict[PodUid, float] = field(default_factory=dict)
-    _touched: set[PodUid] = field(default_factory=set)
+    touched: set[PodUid] = field(default_factory=set)  # until take_touched
 
     def take_touched(self) -> set[PodUid]:
         """Pods of which something else is settled than at the last call."""
-        touched, self._touched = self._touched, set()
+        touched, self.touched = self.touched, set()
         return touched
 
     def settle_unknown(self) -> None:
@@ -49,7 +49,7 @@ class Settler:
 
     def _say(self, uid: PodUid, found: Settled) -> None:
         if self.settled.get(uid) != found:
-            self._touched.add(uid)
+            self.touched.add(uid)
             self.settled[uid] = found
 
     def _time(self, pending: list[PodUid]) -> None:

@@ -29,6 +29,7 @@ CREATE TABLE namespaces (name TEXT PRIMARY KEY, managed INTEGER NOT NULL) WITHOU
 CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 """
 _CACHE_KB = 256
+PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from immutables import Map
 
@@ -19,6 +20,14 @@ from agent.sync.endpoints import Endpoint
 from agent.sync.writer import Writer
 
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
+
+
+class Observer(Protocol):
+    """Who is told what the writing thread sees: how long things took, in seconds, and whose claims contradict."""
+
+    def policy_latency(self, seconds: float) -> None: ...
+    def pending(self, seconds: float) -> None: ...
+    def contradiction(self, row: EndpointRow) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,8 @@ class Told:
             before = rows.pop(uid, None)
             if endpoint is not None and endpoint.folders:
                 rows[uid] = row = endpoint_row(endpoint, writer, settled.get(uid))
-                if row.contradictions and (before is None or before.contradictions != row.contradictions):
+                said = before and (before.contradictions, before.state)
+                if row.contradictions and said != (row.contradictions, row.state):
                     self.contradicting.append(row)
             facts = facts_of(endpoint, writer, self.node) if endpoint is not None else None
             if endpoint is None or facts is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from agent.kernel.probe import Features
 from agent.kernel.programs import ATTACH_ORDER, HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, Program
 from agent.kernel.ring import RingBuffer
 from agent.kernel.syscall import AttachType
+from agent.log import event
 
 _HOOKS = {program.name: program for program in HOOKS}
 
@@ -106,18 +108,23 @@ class Datapath:
         Other programs on these cgroups stay. Older generations are unpinned afterwards.
         """
         for root in roots:
-            cgroup_id = root.stat().st_ino
+            try:
+                cgroup_id = root.stat().st_ino
+            except FileNotFoundError:
+                continue  # it went before its event came
             folder = self.pins.links / str(cgroup_id)
             folder.mkdir(parents=True, exist_ok=True)
             for hook in self.hooks():
                 self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
-        *older, _ = self.pins.generations()
-        for generation in older:
+        for generation in self.pins.generations()[:-1]:
             self.pins.remove_generation(generation)
         if self._migration is not None:
             self._migration.settle(self.maps)
             self._migration = None
         for other in self.pins.others():  # left by a start that died before this line
+            event(
+                "pins.counts_lost", level=logging.WARNING, abi=other.abi, why="counted by its programs since the copy"
+            )
             other.remove_version()
 
     def hooks(self) -> list[str]:

@@ -48,8 +48,16 @@ def schema_map() -> int:
 
 
 def refuse_newer(pins: Pins) -> None:
-    """LoadError where a newer release's programs are in force: they stay, and nothing is guessed about their maps."""
-    newer = [each for each in pins.others() if each.abi > pins.abi]
+    """LoadError where a newer release's programs are in force: they stay, and nothing is guessed about their maps.
+
+    Without a link they never came into force: a start of that release has died on its way, and its pins go.
+    """
+    newer = []
+    for each in pins.others():
+        if each.abi > pins.abi and any(each.links.glob("*/*")):
+            newer.append(each)
+        elif each.abi > pins.abi:
+            each.remove_version()
     if newer:
         raise LoadError(
             f"{newer[-1].version}: a newer release of dagwall (ABI {newer[-1].abi}, this one's is {pins.abi}) is in "

@@ -98,19 +98,23 @@ class KubeApi:
     ) -> urllib3.BaseHTTPResponse:  # fmt: skip
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json"} | ({"Content-Type": kind} if kind else {})
-        for auth in self._api.configuration.auth_settings().values():
-            if auth["in"] == "header" and auth["value"]:
-                headers[auth["key"]] = auth["value"]
         try:
+            for auth in self._api.configuration.auth_settings().values():
+                if auth["in"] == "header" and auth["value"]:
+                    headers[auth["key"]] = auth["value"]
             answer: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 method, url, headers=headers, body=body, preload_content=False, retries=False,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
             )  # fmt: skip
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
+        except (urllib3.exceptions.HTTPError, OSError, config.ConfigException) as exc:
             raise ApiError(f"{method} {path}: {exc}", 0) from exc
         if not 200 <= answer.status < 300:
-            said = answer.read(2000).decode(errors="replace")
-            answer.release_conn()
+            try:
+                said = answer.read(2000).decode(errors="replace")
+            except (urllib3.exceptions.HTTPError, OSError) as exc:
+                said = f"its answer broke off: {exc}"
+            finally:
+                answer.close()
             raise ApiError(f"{method} {path}: {answer.status} {_message(said)}", answer.status)
         return answer
 
@@ -125,7 +129,7 @@ def _trust_as_kubernetes_does(pool: dict[str, Any]) -> None:
 def _document(answer: urllib3.BaseHTTPResponse, asked: str) -> dict[str, Any]:
     try:
         return dict(json.loads(answer.read()))
-    except (urllib3.exceptions.HTTPError, ValueError) as exc:
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, TypeError) as exc:
         raise ApiError(f"{asked}: {exc}", 0) from exc
     finally:
         answer.release_conn()

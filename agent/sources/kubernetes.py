@@ -61,6 +61,7 @@ class Informer:
 
     reflector: Reflector
     settled: bool = False  # listed at least once, or known not to be served
+    absent: bool = False  # not served when it was asked last
     failing_since: float = 0.0  # monotonic; 0: the last call succeeded
 
 
@@ -133,8 +134,8 @@ class KubernetesSource:
 
     def _keep(self) -> None:
         """What is in force now, for the next agent; after it was handed over, and never half a list of it."""
-        judged = [i.reflector for i in self.informers if i.reflector.resource.judged]
-        if self.kept is None or not self._to_keep or not all(reflector.listed for reflector in judged):
+        judged = [i for i in self.informers if i.reflector.resource.judged]
+        if self.kept is None or not self._to_keep or not all(i.reflector.listed or i.absent for i in judged):
             return
         self._to_keep = False
         try:
@@ -223,7 +224,7 @@ class KubernetesSource:
             pages = self.api.pages(reflector.resource)
             step = reflector.listing((page.get("items") or (), page["metadata"]["resourceVersion"]) for page in pages)
             self._answers.put(_Answer(informer, step))
-            informer.failing_since = 0.0
+            informer.failing_since, informer.absent = 0.0, False
         seconds = WATCH_SECONDS - random.randint(0, 30)
         for kind, obj in self.api.watch(reflector.resource, reflector.version, seconds):
             informer.failing_since = 0.0
@@ -241,6 +242,7 @@ class KubernetesSource:
         if reflector.resource.optional and exc.status == 404:
             if not informer.settled:
                 event("api.not_served", level=logging.WARNING, kind=reflector.resource.kind)
+            informer.absent = True
             self._answers.put(_Answer(informer, reflector.listing(())))
             return
         if not informer.failing_since:

@@ -55,7 +55,7 @@ class EndpointTable:
         self._nearby: dict[int, int] = {}
         self._leaving: dict[int, float] = {}  # when a folder's entry goes; what left first stands first
         self._unexplained: dict[PodUid, None] = {}  # no assignment yet, in the order they came
-        self._touched: set[PodUid] = set()
+        self.touched: set[PodUid] = set()
         self._hurried: list[PodUid] = []
         self._ops = EndpointOps()
 
@@ -66,7 +66,7 @@ class EndpointTable:
 
     def take_touched(self) -> set[PodUid]:
         """Pods of which anything has changed since the last call, those that have gone among them."""
-        touched, self._touched = self._touched, set()
+        touched, self.touched = self.touched, set()
         return touched
 
     def pending(self) -> list[PodUid]:
@@ -188,7 +188,7 @@ class EndpointTable:
 
     def _endpoint(self, uid: PodUid) -> Endpoint:
         """The pod's; a new one is unexplained. Whoever asks is about to change it."""
-        self._touched.add(uid)
+        self.touched.add(uid)
         if uid not in self.by_uid:
             self.by_uid[uid] = Endpoint(uid)
             self._unexplained[uid] = None
@@ -231,7 +231,7 @@ class EndpointTable:
         if endpoint is None:
             return None
         endpoint.folders.discard(cgroup)
-        self._touched.add(endpoint.uid)
+        self.touched.add(endpoint.uid)
         if endpoint.folders:
             return None
         self._unexplained.pop(endpoint.uid, None)

@@ -151,7 +151,9 @@ class Writer:
         for uid in leaving:
             pods = pods.delete(uid)
         if leaving:
+            missed = self._missed  # of a refused revision: what is in force now says nothing about it
             outcome = self.update(replace(self.cluster, pods=pods), Changes(pods=leaving))
+            self._missed |= missed
         else:
             outcome = self._carry_out(Plan())
         outcome.gone = gone

@@ -100,10 +100,10 @@ def test_the_metrics_that_are_scraped_are_the_agent_s() -> None:
     assert endpoint["port"] in {port["name"] for port in container["ports"]}
 
 
-@pytest.mark.parametrize("name", ["admission-policy.yaml", "agent-policy.yaml"])
+@pytest.mark.parametrize("name", ["admission-policy.yaml", "startup-taint.yaml"])
 def test_the_admission_policies_are_whole(name: str) -> None:
     """The server is older than the kind (1.30): fields against the documented schema, names against each other."""
-    policy, binding = documents(DEPLOY / name)
+    *_, policy, binding = documents(DEPLOY / name)
     assert {policy["apiVersion"], binding["apiVersion"]} == {"admissionregistration.k8s.io/v1"}
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
     assert set(binding["spec"]["validationActions"]) <= {"Deny", "Warn", "Audit"}

@@ -29,12 +29,18 @@ from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
 
 
+def rights() -> list[dict[str, Any]]:
+    """daemonset.yaml but the agents, and the right for the taint; its admission policy is unknown to this server."""
+    taint = [obj for obj in documents(ROOT / "deploy" / "startup-taint.yaml") if "rbac" in obj["apiVersion"]]
+    return [obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"] + taint
+
+
 class Reporting(Cluster):
-    """The agent as `dagwall run` wires it, by the rights of daemonset.yaml and no others."""
+    """The agent as `dagwall run` wires it, by the rights of the manifests and no others."""
 
     @contextmanager
     def agent(self, settings: Settings | None = None) -> Iterator[Agent]:
-        self.plane.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
+        self.plane.apply(*rights())
         config = Config(
             node="n1", kubeconfig=self.plane.token_kubeconfig("dagwall-system", "dagwall-agent"),
             pins=self.node.bpffs / "dagwall", socket=self.folder / "s.sock", metrics="",
@@ -209,8 +215,8 @@ def binding(namespace: str, account: str, dag: str = "*") -> dict[str, Any]:
 
 
 def granted() -> set[tuple[str, str, str]]:
-    """(group, resource, verb) that daemonset.yaml gives the agent."""
-    roles = [obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] in ("Role", "ClusterRole")]
+    """(group, resource, verb) that the manifests give the agent."""
+    roles = [obj for obj in rights() if obj["kind"] in ("Role", "ClusterRole")]
     return {
         (group, resource, verb)
         for role in roles
@@ -304,7 +310,7 @@ def test_a_contradicting_claim_is_one_event_and_counts_in_the_binding_s_status(c
     ],
 )  # fmt: skip
 def test_it_may_write_nothing_else(cluster: Reporting, method: str, path: str) -> None:
-    cluster.plane.apply(*(obj for obj in documents(ROOT / "daemonset.yaml") if obj["kind"] != "DaemonSet"))
+    cluster.plane.apply(*rights())
     api = KubeApi.connect(str(cluster.plane.token_kubeconfig("dagwall-system", "dagwall-agent")))
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     with pytest.raises(ApiError, match="403"):

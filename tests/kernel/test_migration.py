@@ -129,3 +129,14 @@ def test_a_death_on_the_way_is_made_good_by_the_next_start(
     assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
     assert last.stop() == 0, last.errors
     traffic.end()
+
+
+def test_a_newer_release_that_never_came_into_force_does_not_bar_the_way_back(machine: Machine) -> None:  # noqa: F811
+    """It died while it was loaded, and was rolled back."""
+    config, ready = machine.config(), machine.folder / "ready"
+    assert AgentProcess(config, ready).stop() == 0
+    Pins(config.pins, 2).maps.mkdir(parents=True)
+    back = AgentProcess(config, ready)
+    assert ready.read_text() == "adopted"
+    assert not Pins(config.pins, 2).version.exists()
+    assert back.stop() == 0, back.errors

@@ -9,9 +9,11 @@ import pytest
 from immutables import Map
 
 from agent.app.told import Told
-from agent.compiler.changes import Changes
+from agent.compiler.changes import EVERYTHING, Changes
+from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import Posture
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import LINGER_SECONDS
 from agent.sync.writer import Writer
@@ -92,3 +94,17 @@ def test_a_contradiction_is_told_once() -> None:
         told.update(set(writer.endpoints.by_uid), writer, {})
         seen += [row.pod for row in told.contradicting]
     assert seen == ["pod-2"]
+
+
+def test_a_contradiction_that_begins_to_quarantine_is_told_again() -> None:
+    """I5: a binding that goes from audit to enforce says the same sentence."""
+    claimed = pod(2)
+    audit = TaskIdentityBinding("b", "etl", ("sa",), ("other",))
+    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1")
+    writer.start(replace(cluster(claimed), bindings=Map({"b": audit})), [(claimed.uid, 20)])
+    told.update(writer.endpoints.take_touched(), writer, {})
+    assert [row.state for row in told.contradicting] == ["managed"]
+    enforced = replace(cluster(claimed), bindings=Map({"b": replace(audit, posture=Posture.ENFORCE)}))
+    writer.update(enforced, EVERYTHING)
+    told.update(writer.endpoints.take_touched(), writer, {})
+    assert [row.state for row in told.contradicting] == ["quarantined"]

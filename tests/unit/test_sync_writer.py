@@ -314,3 +314,21 @@ def test_a_first_list_that_does_not_fit_is_refused_and_the_maps_stay() -> None:
     limit.closed = False
     assert not after.update(cluster(pod(A), port=80), Changes(everything_else=True)).refused
     assert passes(maps, 10, TO_80)
+
+
+def test_a_refused_revision_is_not_forgotten_when_a_pod_s_time_ends_meanwhile() -> None:
+    maps, limit = DictMaps(), Limit()
+    writer = started(maps, cluster(pod(A)), limit)
+    writer.update(cluster(), Changes(pods=frozenset({A})))  # A leaves: its folders are still there
+    limit.closed = True
+    refused = cluster(pod(B), port=80)
+    assert writer.update(refused, Changes(pods=frozenset({B}), everything_else=True)).refused
+    limit.closed = False
+    for folder in (10, 11):
+        writer.remove_folder(folder, 0.0)
+    writer.expire(LINGER_SECONDS + 1)
+    other = PodUid("c")
+    writer.add_folder(B, 20)
+    writer.update(cluster(pod(B), pod(other), port=80), Changes(pods=frozenset({other})))
+    assert passes(maps, 20, TO_80)
+    assert not passes(maps, 20, TO_443)
