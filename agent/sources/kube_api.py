@@ -14,7 +14,9 @@ from urllib.parse import urlencode
 
 import urllib3
 from kubernetes import client, config
-from urllib3.util.ssl_ import create_urllib3_context
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
+from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 from agent.errors import ApiError
 from agent.sources.reflector import Resource
@@ -48,7 +50,7 @@ class KubeApi:
             raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
         settings.retries = 0  # informers have a backoff of their own
         api = client.ApiClient(settings)
-        _trust_as_kubernetes_does(api.rest_client.pool_manager.connection_pool_kw)
+        api.rest_client.pool_manager.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": _Pool}
         return cls(api)
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
@@ -119,11 +121,21 @@ class KubeApi:
         return answer
 
 
-def _trust_as_kubernetes_does(pool: dict[str, Any]) -> None:
-    """Python 3.13 refuses clusters' CAs without key usage or key identifiers, which Kubernetes' own clients take."""
-    context = create_urllib3_context(cert_reqs=pool.get("cert_reqs"))
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    pool["ssl_context"] = context
+class _Connection(HTTPSConnection):
+    """Python 3.13 refuses clusters' CAs without key usage or key identifiers, which Kubernetes' own clients take.
+
+    A context of its own for each connection: urllib3 loads the certificates into it, renewed ones too, and OpenSSL
+    does not bear that in a context in which another thread is shaking hands.
+    """
+
+    def connect(self) -> None:
+        self.ssl_context = create_urllib3_context(cert_reqs=resolve_cert_reqs(self.cert_reqs))
+        self.ssl_context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        super().connect()
+
+
+class _Pool(HTTPSConnectionPool):
+    ConnectionCls = _Connection
 
 
 def _document(answer: urllib3.BaseHTTPResponse, asked: str) -> dict[str, Any]:
