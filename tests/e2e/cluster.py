@@ -81,8 +81,14 @@ class Cluster:
             wait_for(f"end of {obj['metadata']['name']}", lambda obj=obj: self._gone(obj))  # type: ignore[misc]
 
     def log(self, namespace: str, pod: str, **query: str) -> str:
-        answer = self.api._open(f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query, read_seconds=60)
-        return answer.read().decode(errors="replace")
+        """What a container has written; "" where it has not begun."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        try:
+            return self.api._open(path, query, read_seconds=60).read().decode(errors="replace")
+        except ApiError as exc:
+            if exc.status != 400:
+                raise
+            return ""
 
     def run(self, namespace: str, pod: str, *command: str, container: str = "") -> str:
         """Standard output of a command in a pod's container. Raises AssertionError with both outputs if it fails."""

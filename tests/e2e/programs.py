@@ -81,6 +81,7 @@ while True:
         counts["forbidden refused"] += said in ("EACCES", "EPERM")
         if said not in ("EACCES", "EPERM"):
             print(json.dumps({"surprise": f"forbidden {kind} {said}", "time": time.time()}), flush=True)
+    time.sleep(0.05)
     if time.time() - told > 2:
         told = time.time()
         print(json.dumps({"counts": counts, "time": told}), flush=True)

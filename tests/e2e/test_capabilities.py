@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ApiError
 from tests.e2e import programs
 from tests.e2e.agents import SYSTEM, container, daemonset
 from tests.e2e.cluster import wait_for
@@ -43,10 +42,7 @@ def beside(rig: Rig, without: str) -> dict[str, Any]:
 
 
 def events(rig: Rig, without: str) -> list[dict[str, Any]]:
-    try:
-        log = rig.cluster.log(SYSTEM, name_of(without), container="agent")
-    except ApiError:
-        return []
+    log = rig.cluster.log(SYSTEM, name_of(without), container="agent")
     return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
 
 

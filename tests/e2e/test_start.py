@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from tests.e2e import programs
-from tests.e2e.agents import SYSTEM
 from tests.e2e.cluster import Cluster, wait_for
 from tests.e2e.workloads import PORT, REFUSED, TASKS, Rig, task
 
@@ -40,8 +39,7 @@ def test_a_pod_is_enforced_before_its_first_instruction(rig: Rig) -> None:
         pod = task(name, programs.FIRST, *targets)
         cluster.delete(pod)
         cluster.apply(pod)
-    command = ("/opt/dagwall/bin/python", "-c", LOOK, *names)
-    seen = json.loads(cluster.run(SYSTEM, agents.of(rig.node), *command, container="agent"))
+    seen = json.loads(agents.python(rig.node, LOOK, *names))
     try:
         report(names, seen, {name: first(cluster, name) for name in names})
     finally:
