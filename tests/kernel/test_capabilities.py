@@ -21,7 +21,7 @@ from lab.node import ScratchNode
 from tests.kernel.agent_process import START_SECONDS
 from tests.kernel.rig import eventually
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.timeout(2 * START_SECONDS)]
 
 ROOT = Path(__file__).parents[2]
 SO_COOKIE = 57
