@@ -336,6 +336,23 @@ def test_pins_that_were_gone_when_an_agent_starts_are_said(machine: Machine) -> 
             assert any("pins were gone" in each for each in notices(agent.node)) is gone
 
 
+def test_a_wall_clock_that_jumps_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stamps reports; what waits, ends and lives goes by the monotonic clock and by jiffies."""
+    pod, real = managed_pod(machine), time.time
+    with machine.agent() as agent:
+        for day in (0, 1, -30, 0):
+            monkeypatch.setattr(time, "time", lambda day=day: real() + day * 86400)
+            known = len(machine.outputs.seen_flows)
+            fresh = managed_pod(machine, f"p{day}")
+            assert eventually(lambda fresh=fresh: fresh.run(tcp, V4, ALLOWED) == "ok", 5)  # type: ignore[misc]
+            for each in (pod, fresh):
+                assert each.run(tcp, V4, ALLOWED) == "ok"
+                assert each.run(tcp, V4, FORBIDDEN) in REFUSED
+            assert eventually(lambda known=known: len(machine.outputs.seen_flows) > known, 5)  # type: ignore[misc]
+            assert machine.outputs.seen_flows[-1].time == pytest.approx(time.time(), abs=30)
+            assert agent.node.health.problems == {}
+
+
 def test_links_detached_by_force_come_back_and_a_foreign_program_goes_on(machine: Machine) -> None:
     pod = managed_pod(machine)
     statistics, _ = syscall.bpf(Command.ENABLE_STATS, struct.pack("=I", 0))
