@@ -200,8 +200,11 @@ class ScratchNode:
         return pod
 
     def add_addresses(self, *addresses: str) -> None:
-        """Peers' addresses: the world answers for them."""
-        ip(*(f"addr replace {a}/{128 if ':' in a else 32} dev lo" for a in addresses), netns=self.world)
+        """Peers' addresses: the world answers for them. Without `nodad` an IPv6 one may be tentative for a moment."""
+        ip(
+            *(f"addr replace {a}{'/128 dev lo nodad' if ':' in a else '/32 dev lo'}" for a in addresses),
+            netns=self.world,
+        )
 
     def serve(self, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> Server:
         """An echo server in the world."""
