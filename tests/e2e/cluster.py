@@ -7,9 +7,11 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import websocket
 from kubernetes import client, config
 from kubernetes.stream import ws_client
 
@@ -38,6 +40,13 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = SLOW_SECO
             return found
         time.sleep(0.5)
     raise AssertionError(f"no {what} within {seconds:.0f} s. {last}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    code: int
+    stdout: str
+    stderr: str
 
 
 class Cluster:
@@ -91,25 +100,33 @@ class Cluster:
             return ""
 
     def run(self, namespace: str, pod: str, *command: str, container: str = "") -> str:
-        """Standard output of a command in a pod's container. Raises AssertionError with both outputs if it fails."""
+        """Standard output of a command in a pod's container; it runs again if the connection is lost.
+
+        Raises AssertionError with both outputs if it fails.
+        """
         query = [("command", word) for word in command] + [("stdout", "true"), ("stderr", "true")]
         query += [("container", container)] if container else []
         host = self._settings.host.replace("http", "ws", 1)
         url = f"{host}/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
+        said = wait_for(f"answer of {pod}", lambda: self._said(url))
+        if said.code:
+            raise AssertionError(f"{shlex.join(command)[:200]}: {said.code}\n{said.stdout}\n{said.stderr}")
+        return said.stdout
+
+    def _said(self, url: str) -> _Said | None:
+        """None where the connection was lost before the command's end."""
         shell = ws_client.WSClient(self._settings, url, {}, capture_all=True)
-        output = {"stdout": "", "stderr": ""}
-        deadline = time.monotonic() + SLOW_SECONDS
-        while shell.is_open() and time.monotonic() < deadline:
-            shell.update(timeout=5)
-            output["stdout"] += shell.read_stdout(timeout=0) or ""
-            output["stderr"] += shell.read_stderr(timeout=0) or ""
-        code = shell.returncode
-        shell.close()
-        if code:
-            raise AssertionError(
-                f"{shlex.join(command)[:200]} in {pod}: {code}\n{output['stdout']}\n{output['stderr']}"
-            )
-        return output["stdout"]
+        stdout = stderr = ""
+        try:
+            while shell.is_open():
+                shell.update(timeout=5)
+                stdout += shell.read_stdout(timeout=0) or ""
+                stderr += shell.read_stderr(timeout=0) or ""
+            return _Said(shell.returncode, stdout, stderr)
+        except (websocket.WebSocketException, TypeError):  # TypeError: it ended without a status
+            return None
+        finally:
+            shell.close()
 
     def _deleted(self, obj: dict[str, Any]) -> bool:
         try:

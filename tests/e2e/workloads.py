@@ -51,7 +51,7 @@ class Rig:
 
 
 QOS: dict[str, dict[str, Any]] = {
-    "guaranteed": {k: {"cpu": "20m", "memory": "64Mi"} for k in ("limits", "requests")},
+    "guaranteed": {k: {"cpu": "250m", "memory": "64Mi"} for k in ("limits", "requests")},
     "burstable": {"requests": {"cpu": "10m", "memory": "16Mi"}},
     "besteffort": {},
 }
