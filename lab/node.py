@@ -215,11 +215,10 @@ class ScratchNode:
 
     def _wire(self, pod: Pod) -> None:
         peer = f"v{len(self.pods)}"
+        ip(f"netns add {pod.netns}")
         ip(
-            f"netns add {pod.netns}",
-            f"link add eth0 netns {pod.netns} type veth peer name {peer} netns {self.world}",
-        )
-        ip(
+            # From the world's side: older kernels look for an eth0 where the command runs, and machines have one.
+            f"link add {peer} type veth peer name eth0 netns {pod.netns}",
             f"addr add 169.254.7.1/32 dev {peer}",
             f"addr add fe80::7/64 dev {peer} nodad",
             f"link set {peer} up",
