@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.kernel.probe import features
 from bench.contestants import ADDRESS, Contestant, Nftables, Variant, dagwall, empty_programs, without_sockops
-from lab.node import Pod, ScratchNode
+from lab.node import Pod, ScratchNode, cgroup_mount
 
 MODES = ("udp_tx", "udp_rr", "udp_sendto", "tcp_rr", "tcp_crr", "tcp_conn", "tcp_stream")
 PACKETS = {"udp_tx": 1, "udp_sendto": 1, "udp_rr": 2, "tcp_rr": 4}
@@ -125,7 +125,7 @@ def _progress(text: str) -> None:
 
 
 def _contestants(node: ScratchNode, pod: Pod) -> dict[str, list[Contestant]]:
-    found, root = features(), node.kubepods
+    found, root = features(cgroup_mount()), node.kubepods
     out: dict[str, list[Contestant]] = {"none": [Contestant("none")], "none2": [Contestant("none2")]}
     out["floor"] = [empty_programs(root, load) for load in range(LOADS)]
     for variant in (LONG, YOUNG, UNMANAGED):

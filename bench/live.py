@@ -12,7 +12,7 @@ from agent.kernel import syscall
 from agent.kernel.probe import features
 from bench.contestants import ADDRESS, Attached, dagwall, empty_programs
 from bench.endtoend import LOADS, LONG, UNMANAGED, YOUNG, Load, tune
-from lab.node import ScratchNode
+from lab.node import ScratchNode, cgroup_mount
 
 Times = dict[str, dict[str, float]]
 """contestant -> hook -> ns a call over the floor, median over the loads."""
@@ -24,7 +24,7 @@ def measure(mode: str, milliseconds: int) -> Times:
         pod = node.add_pod()
         node.add_addresses(ADDRESS)
         tune(node, pod)
-        found, load = features(), Load(node, pod, Path(folder))
+        found, load = features(cgroup_mount()), Load(node, pod, Path(folder))
         switch, _ = syscall.bpf(syscall.Command.ENABLE_STATS, struct.pack("=I", 0))
         try:
             floor = _medians([empty_programs(node.kubepods, n) for n in range(LOADS)], load, mode, milliseconds)

@@ -46,6 +46,7 @@ struct subject {
 	__u8 direction;
 	__u8 hook;
 	__u8 kind;
+	__u8 family;
 	__u32 identity;
 	__u32 slot;
 	__u32 pid;
@@ -86,6 +87,7 @@ static __always_inline void report(const struct config *config, const struct sub
 	event->length = s->length;
 	event->kind = s->kind;
 	event->hook = s->hook;
+	event->family = s->family;
 	events.ringbuf_submit(event, 0);
 }
 

@@ -5,18 +5,55 @@
  * Return 1: goes on; 0 (sock_create): EPERM.
  */
 
-static __always_inline int may_be_raw(const struct config *config, const struct endpoint *endpoint)
+/* No policy gives leave for a family that no hook judges. */
+static __always_inline int has_leave(const struct config *config, const struct endpoint *endpoint, __u8 hook)
 {
 	if (!endpoint || endpoint->state == STATE_PENDING)
 		return agent_is_gone(config) && !config->loss_denies;
-	return endpoint->state == STATE_UNMANAGED || (endpoint->flags & ENDPOINT_RAW_SOCKETS);
+	if (endpoint->state == STATE_UNMANAGED)
+		return 1;
+	return hook == HOOK_SOCK_CREATE && (endpoint->flags & ENDPOINT_RAW_SOCKETS);
+}
+
+/* May this process have a socket that needs leave? If not, that is reported. */
+static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol)
+{
+	__u64 leaf = bpf_get_current_cgroup_id();
+	struct config *config = configuration();
+
+	if (!config)
+		return 0;
+	struct endpoint *endpoint = endpoint_of_task(config, leaf);
+
+	if (has_leave(config, endpoint, hook))
+		return 1;
+	if (!endpoint) {
+		ask_agent(leaf, bpf_get_current_ancestor_cgroup_id(config->pod_level[0]),
+			  bpf_get_current_ancestor_cgroup_id(config->pod_level[1]), hook);
+		return 0;
+	}
+	struct rule rule = { .reason = hook == HOOK_SOCK_CREATE ? DROP_RAW_SOCKET : DROP_SOCKET_FAMILY };
+	struct subject subject = {
+		.cgroup_id = leaf,
+		.task_cgroup_id = leaf,
+		.protocol = protocol,
+		.direction = DIRECTION_EGRESS,
+		.hook = hook,
+		.family = family,
+		.identity = endpoint->identity,
+		.slot = endpoint->slot,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	if (endpoint->state == STATE_PENDING)
+		rule.reason = DROP_PENDING;
+	record_denial(config, &subject, &rule, 1);
+	return 0;
 }
 
 int sock_create(struct bpf_sock *sk)
 {
 	enum { STREAM = 1, RAW = 3 };
-	__u64 leaf = bpf_get_current_cgroup_id();
-	struct config *config = configuration();
 
 	if (sk->type == STREAM) {
 		__u64 cookie = bpf_get_socket_cookie(sk);
@@ -24,40 +61,12 @@ int sock_create(struct bpf_sock *sk)
 		struct creator *creator = creators.lookup(&index);
 
 		if (creator) {
-			creator->cgroup_id = leaf;
+			creator->cgroup_id = bpf_get_current_cgroup_id();
 			creator->cookie = cookie;
 		}
 		return 1;
 	}
-	if (sk->type != RAW)
-		return 1;
-	if (!config)
-		return 0;
-	struct endpoint *endpoint = endpoint_of_task(config, leaf);
-
-	if (may_be_raw(config, endpoint))
-		return 1;
-	if (!endpoint) {
-		ask_agent(leaf, bpf_get_current_ancestor_cgroup_id(config->pod_level[0]),
-			  bpf_get_current_ancestor_cgroup_id(config->pod_level[1]), HOOK_SOCK_CREATE);
-		return 0;
-	}
-	struct rule rule = {
-		.reason = endpoint->state == STATE_PENDING ? DROP_PENDING : DROP_RAW_SOCKET,
-	};
-	struct subject subject = {
-		.cgroup_id = leaf,
-		.task_cgroup_id = leaf,
-		.protocol = sk->protocol,
-		.direction = DIRECTION_EGRESS,
-		.hook = HOOK_SOCK_CREATE,
-		.identity = endpoint->identity,
-		.slot = endpoint->slot,
-		.pid = bpf_get_current_pid_tgid() >> 32,
-	};
-
-	record_denial(config, &subject, &rule, 1);
-	return 0;
+	return sk->type == RAW ? may_have_socket(HOOK_SOCK_CREATE, 0, sk->protocol) : 1;
 }
 
 int sock_release(struct bpf_sock *sk)

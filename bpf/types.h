@@ -29,13 +29,14 @@ enum drop_reason {
 	DROP_NOT_A_REPLY = 10,
 	DROP_AGENT_GONE = 11,
 	DROP_NOT_READY = 12,
+	DROP_SOCKET_FAMILY = 13,
 };
 
 enum endpoint_state { STATE_PENDING = 0, STATE_MANAGED = 1, STATE_UNMANAGED = 2, STATE_QUARANTINED = 3 };
 
 enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2 };
 
-enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3 };
+enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4 };
 
 enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4 };
 
@@ -251,7 +252,8 @@ struct event { /* record of the ring buffer `events` */
 	__u32 length; /* of the packet, bytes */
 	__u8 kind; /* enum event_kind */
 	__u8 hook; /* enum hook */
-	__u8 pad[2];
+	__u8 family; /* HOOK_SOCKET_CREATE: of the socket */
+	__u8 pad;
 };
 _Static_assert(sizeof(struct event) == 96, "ABI: agent/abi/layout.py");
 

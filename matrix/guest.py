@@ -19,6 +19,7 @@ from agent.errors import KernelError
 from agent.kernel import loader, probe
 from agent.kernel.loader import Request
 from agent.kernel.pins import Pins, ensure_bpffs
+from agent.sources.cgroups import find_cgroup2_mount
 
 
 class Records:
@@ -54,10 +55,10 @@ def report_programs(records: Records, timeout_seconds: float) -> bool:
     """The agent's own probe and loader. False where the programs do not load: no test could tell more."""
     began = time.monotonic()
     try:
-        found = probe.features()
+        found = probe.features(find_cgroup2_mount())
         records("features", **found.as_dict())
         with _pins() as pins:
-            request = Request(str(pins.root), 1, set_retval=found.set_retval, sockops=found.sockops)
+            request = Request(str(pins.root), 1, found.as_dict())
             loaded = loader.load(request, timeout_seconds)
     except KernelError as exc:
         records("refused", error=str(exc))

@@ -131,7 +131,8 @@ EVENT = Layout(
     length=u32,
     kind=u8,
     hook=u8,
-    pad=raw(2),
+    family=u8,
+    pad=raw(1),
 )
 
 STRUCTS = (

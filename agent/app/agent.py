@@ -108,7 +108,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     threading.excepthook = lambda failed: failures.append(failed.exc_value or RuntimeError("a thread ended"))
     state_folder = StateFolder(config.state)
     state = state_folder.read()
-    found, jiffies = features(), Jiffies()
+    mount = config.cgroup_mount or find_cgroup2_mount()
+    found, jiffies = features(mount), Jiffies()
     hz = measure_hz(jiffies)
     addresses = AddressWatch()  # before the first look, so that nothing falls between
     settings = replace(settings, node=config.node, host_addresses=host_addresses())
@@ -137,7 +138,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     )  # fmt: skip
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
-        watcher=CgroupWatcher(config.cgroup_mount or find_cgroup2_mount(), config.cgroup_roots),
+        watcher=CgroupWatcher(mount, config.cgroup_roots),
         known_here=state.complete or datapath.adopted, pins_were_gone=gone, observer=outputs,
         publish=lambda _: publish(agent[0]),
     )  # fmt: skip

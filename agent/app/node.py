@@ -19,7 +19,7 @@ from agent.app.health import Health
 from agent.app.settings import pack_config
 from agent.app.settler import Settler
 from agent.app.state import StateFolder, change_of
-from agent.app.told import Observer, Told
+from agent.app.told import HELD_BY_LSM, Observer, Told
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.config import Config
 from agent.flows.decode import RawEvent, decode_event
@@ -78,7 +78,7 @@ class Node:
         self.settler = Settler(writer, config.log_folders, observer.pending, known_here)
         self._observer, self.pins_were_gone = observer, pins_were_gone
         self.attached_after_seconds = 0.0
-        self.told = Told(config.node)
+        self.told = Told(config.node, HELD_BY_LSM if datapath.features.lsm_cgroup else frozenset())
         self.context = self.told.context(writer)
         self._state, self._publish = state, publish
         self._levels = DEFAULT_LEVELS

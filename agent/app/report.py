@@ -20,11 +20,11 @@ from agent import __version__
 from agent.app.agent import Agent, resident_bytes
 from agent.app.drain import Drain
 from agent.app.rows import (
-    NOT_COVERED,
     denial_rows,
     hook_states,
     identity_row,
     known_fill,
+    not_covered,
     notices,
     read_fill,
     with_rows,
@@ -150,7 +150,7 @@ class Reporter:
             object_errors=tuple(str(problem) for problem in node.source.problems),
             unenforceable=(),
             contradicting=0,
-            not_covered=NOT_COVERED,
+            not_covered=not_covered(agent.datapath.features),
             pins_were_gone=node.pins_were_gone,
             outside=tuple(f"{cluster.pod_name(f.uid)}: {f.path}" for f in node.folders.outside.values()),
             started=time.time() - process_age_seconds(),

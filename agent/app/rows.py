@@ -13,6 +13,7 @@ from agent.app.node import Node
 from agent.app.state import PINS_WERE_GONE
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
+from agent.kernel.probe import Features
 from agent.kernel.programs import HOOKS
 from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
 from agent.model.policy import RuleRef
@@ -23,17 +24,22 @@ from agent.model.want import RuleId
 from agent.outputs.words import reason_name
 
 _ESCAPES = {
-    "NET_RAW": "AF_PACKET frames skip cgroup hooks and are not covered in this build; drop the capability",
+    "NET_RAW": "AF_PACKET frames skip cgroup hooks, and this kernel lacks lsm_cgroup; drop the capability",
     "privileged": "it can load and remove programs, and leave its cgroup",
 }
 
-
-NOT_COVERED = (
+_WITHOUT_LSM = (
     "AF_PACKET and AF_XDP: frames skip the cgroup hooks; needs NET_RAW (listed below where a pod has it)",
     "AF_VSOCK: reaches the hypervisor; no cgroup hook sees it (seccompProfile RuntimeDefault refuses it)",
+)
+_ANYWHERE = (
     "sockets made outside of the pods' folders: by a container runtime whose socket is mounted, or a host daemon",
 )
-"""Ways out that no program of this build sees (S6): for everyone, whatever the policies say."""
+
+
+def not_covered(features: Features) -> tuple[str, ...]:
+    """Ways out that no program sees on this kernel (S6): for everyone, whatever the policies say."""
+    return _ANYWHERE if features.lsm_cgroup else _WITHOUT_LSM + _ANYWHERE
 
 
 def identity_row(identity: Identity, number: IdentityNumber, endpoints: int, drain: Drain) -> IdentityRow:

@@ -19,6 +19,8 @@ from agent.model.verdict import EndpointState
 from agent.sync.endpoints import Endpoint
 from agent.sync.writer import Writer
 
+HELD_BY_LSM = frozenset({"NET_RAW"})
+"""With socket_create, the capability is good for nothing but raw IP sockets, whose packets are judged."""
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
 
@@ -41,9 +43,13 @@ class _Entry:
 
 @dataclass(slots=True)
 class Told:
-    """Written by one thread; the maps are immutable, and others may hold on to them."""
+    """Written by one thread; the maps are immutable, and others may hold on to them.
+
+    held: ways to escape against which this kernel has a means (L8).
+    """
 
     node: str
+    held: frozenset[str] = frozenset()
     by_slot: Map[int, EndpointFacts] = field(default_factory=Map)
     by_cgroup: Map[int, EndpointFacts] = field(default_factory=Map)
     rows: Map[PodUid, EndpointRow] = field(default_factory=Map)  # of endpoints with a folder
@@ -64,7 +70,7 @@ class Told:
             endpoint = endpoints.get(uid)
             before = rows.pop(uid, None)
             if endpoint is not None and endpoint.folders:
-                rows[uid] = row = endpoint_row(endpoint, writer, settled.get(uid))
+                rows[uid] = row = endpoint_row(endpoint, writer, settled.get(uid), self.held)
                 said = before and (before.contradictions, before.state)
                 if row.contradictions and said != (row.contradictions, row.state):
                     self.contradicting.append(row)
@@ -81,7 +87,7 @@ class Told:
         return Context(writer.cluster, self.by_slot, self.by_cgroup, writer.compiler.rule_refs, self.node)
 
 
-def endpoint_row(endpoint: Endpoint, writer: Writer, settled: Settled | None) -> EndpointRow:
+def endpoint_row(endpoint: Endpoint, writer: Writer, settled: Settled | None, held: frozenset[str]) -> EndpointRow:
     """What the agent says of an endpoint. `settled`: who explained it where no snapshot could."""
     pod, assignment = writer.cluster.pods.get(endpoint.uid), endpoint.assignment
     claim = pod.claim if pod is not None else _NO_CLAIM
@@ -99,7 +105,7 @@ def endpoint_row(endpoint: Endpoint, writer: Writer, settled: Settled | None) ->
         slot=endpoint.slot,
         cgroup_ids=tuple(sorted(endpoint.folders)),
         settled_by=settled.by.value if settled is not None and (pod is None or settled.unclassified) else "",
-        escapes=pod.escapes if pod is not None else (),
+        escapes=tuple(way for way in pod.escapes if way not in held) if pod is not None else (),
         contradictions=claim.contradictions + against,
         attestation=assignment.attestation.name.lower() if assignment is not None and known else "",
         binding=assignment.binding if assignment is not None else "",

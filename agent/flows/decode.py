@@ -81,6 +81,7 @@ class RawEvent:
     slot: int
     pid: int
     length: int
+    family: int  # of a socket, where the hook is SOCKET_CREATE
 
 
 def decode_event(data: bytes) -> RawEvent:

@@ -12,7 +12,7 @@ from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, Tuple
 from agent.model.identity import Identity, Kind, PodUid
 from agent.model.policy import RuleRef
-from agent.model.verdict import DropReason, Hook
+from agent.model.verdict import DropReason
 from agent.model.want import RuleId
 
 NameOf = Callable[[Address], PeerName]
@@ -75,7 +75,7 @@ class Joiner:
             time=time,
             endpoint=endpoint,
             tuple=Tuple(event.peer, event.protocol, event.service_port, event.direction),
-            peer=NO_PEER if event.hook is Hook.SOCK_CREATE else self._name_of(event.peer),
+            peer=self._name_of(event.peer) if event.hook.has_peer else NO_PEER,
             verdict=event.verdict,
             reason=event.reason,
             rule=_rule_name(event.rule, context),
@@ -85,6 +85,7 @@ class Joiner:
             source_port=event.client_port,
             opened_by=opener if opener and opener.uid != endpoint.uid else None,
             nearest=_nearest(event, endpoint, context.cluster),
+            family=event.family,
         )
 
 

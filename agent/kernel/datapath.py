@@ -80,8 +80,8 @@ class Datapath:
         self.adopted = self._migration is not None or (self.pins.maps / "endpoints").exists()
         generation = self.pins.next_generation()
         request = Request(
-            root=str(self.pins.root), generation=generation, entries=self._entries,
-            set_retval=self.features.set_retval, sockops=self.features.sockops, promote_packets=self._promote_packets,
+            root=str(self.pins.root), generation=generation, features=self.features.as_dict(),
+            entries=self._entries, promote_packets=self._promote_packets,
         )  # fmt: skip
         try:
             loaded = loader.load(request)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import LoadError
-from agent.kernel import syscall
+from agent.kernel import lsm, syscall
 from agent.kernel.pins import Pins
 from agent.kernel.programs import (
     PROGRAMS,
@@ -30,6 +30,7 @@ from agent.kernel.programs import (
     source_folder,
     source_text,
 )
+from agent.kernel.syscall import ProgType
 
 BCC_FLOOR = "0.25"
 _INSTALL = "apt-get install python3-bpfcc"
@@ -42,8 +43,7 @@ class Request:
 
     root: str
     generation: int
-    set_retval: bool
-    sockops: bool
+    features: dict[str, bool]
     entries: dict[str, int] = field(default_factory=dict)
     promote_packets: int = PROMOTE_PACKETS
 
@@ -100,13 +100,14 @@ def _load_here(request: Request) -> Loaded:
     pins = Pins(Path(request.root))
     pins.maps.mkdir(parents=True, exist_ok=True)
     flags = compiler_flags(
-        folder, pins.maps, request.entries, set_retval=request.set_retval, promote_packets=request.promote_packets
-    )
+        folder, pins.maps, request.entries,
+        set_retval=request.features["set_retval"], promote_packets=request.promote_packets,
+    )  # fmt: skip
     with _quiet_unless_failing():
         module = bcc.BPF(text=source_text(folder), cflags=flags)
         target = pins.programs(request.generation)
         target.mkdir(parents=True)
-        wanted = [p for p in PROGRAMS if request.sockops or p.name != "sockops"]
+        wanted = [p for p in PROGRAMS if not p.needs or request.features[p.needs]]
         infos = {p.name: _load_program(module, p, target) for p in wanted}
     for name in TAIL_ARRAYS.values():
         syscall.pin(module[name].map_fd, str(target / name))
@@ -130,7 +131,10 @@ def _require(bcc: Any) -> None:
 
 def _load_program(module: Any, program: Program, target: Path) -> syscall.ProgInfo:
     try:
-        fd = module.load_func(program.name, program.prog_type, attach_type=program.attach_type).fd
+        if program.prog_type is ProgType.LSM:  # bcc would load it for the whole machine
+            fd = lsm.load(program.name, module.dump_func(program.name))
+        else:
+            fd = module.load_func(program.name, program.prog_type, attach_type=program.attach_type).fd
     except Exception as exc:  # bcc raises bare Exception
         raise LoadError(f"{program.name}: {exc}") from exc
     syscall.pin(fd, str(target / program.name))

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from agent.errors import KernelError
-from agent.kernel import syscall
+from agent.kernel import lsm, syscall
+from agent.kernel.instructions import EXIT, call, set_register
 from agent.kernel.syscall import AttachType, ProgType
 
 _KNOWN_RATES = (100, 250, 300, 1000)
-
-
-def _instruction(op: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    return struct.pack("=BBhi", op, dst | src << 4, offset, immediate)
-
-
-def _call(helper: int) -> bytes:
-    return _instruction(0x85, immediate=helper)
-
-
-_EXIT = _instruction(0x95)
 _HELPER_JIFFIES64 = 118
 _HELPER_SET_RETVAL = 187
-
-
-def _set_register(register: int, value: int) -> bytes:
-    return _instruction(0xB7, dst=register, immediate=value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +24,7 @@ class Features:
 
     set_retval: bool  # a refused connect() says EACCES; without it EPERM
     sockops: bool  # pending connections are retried after milliseconds, not after a second
+    lsm_cgroup: bool  # sockets that no other hook judges are refused: AF_PACKET, AF_XDP, AF_VSOCK
 
     def as_dict(self) -> dict[str, bool]:
         return asdict(self)
@@ -53,14 +40,18 @@ def _loads(prog_type: ProgType, attach_type: AttachType, code: bytes) -> bool:
     return True
 
 
-def features() -> Features:
-    """Probe the kernel; takes well under a millisecond. Raises KernelError where no program loads at all."""
+def features(mount: Path) -> Features:
+    """Probe the kernel; most of the time, a tenth of a second, goes into reading its types.
+
+    mount: a cgroup folder that this process is below. Raises KernelError where no program loads at all.
+    """
     syscall.raise_memlock()
-    retval = _set_register(1, -13) + _call(_HELPER_SET_RETVAL) + _set_register(0, 0) + _EXIT
-    sockops = _set_register(0, 1) + _EXIT
+    retval = set_register(1, -13) + call(_HELPER_SET_RETVAL) + set_register(0, 0) + EXIT
+    sockops = set_register(0, 1) + EXIT
     return Features(
         set_retval=_loads(ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4, retval),
         sockops=_loads(ProgType.SOCK_OPS, AttachType.SOCK_OPS, sockops),
+        lsm_cgroup=lsm.works(mount),
     )
 
 
@@ -69,7 +60,7 @@ class Jiffies:
 
     def __init__(self) -> None:
         syscall.raise_memlock()
-        self._program = syscall.load_program(ProgType.SOCKET_FILTER, 0, _call(_HELPER_JIFFIES64) + _EXIT)
+        self._program = syscall.load_program(ProgType.SOCKET_FILTER, 0, call(_HELPER_JIFFIES64) + EXIT)
 
     def now(self) -> int:
         """Low 32 bits of jiffies."""

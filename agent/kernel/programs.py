@@ -9,7 +9,7 @@ from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
 from agent.kernel.syscall import AttachType, ProgType
 
-SOURCES = ("maps.c", "record.c", "judge.c", "skb.c", "slow.c", "connect.c", "sock.c", "sockops.c")
+SOURCES = ("maps.c", "record.c", "judge.c", "skb.c", "slow.c", "connect.c", "sock.c", "lsm.c", "sockops.c")
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
@@ -18,12 +18,16 @@ _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One function of bpf/. `tail`: index in its direction's tail array instead of a hook of its own."""
+    """One function of bpf/. `tail`: index in its direction's tail array instead of a hook of its own.
+
+    `needs`: the name of the Feature without which a kernel does not have its hook.
+    """
 
     name: str
     prog_type: ProgType
     attach_type: AttachType
     tail: int | None = None
+    needs: str = ""
 
 
 PROGRAMS = (
@@ -35,11 +39,21 @@ PROGRAMS = (
     Program("connect6", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
     Program("sock_create", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
     Program("sock_release", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
-    Program("sockops", ProgType.SOCK_OPS, AttachType.SOCK_OPS),
+    Program("socket_create", ProgType.LSM, AttachType.LSM_CGROUP, needs="lsm_cgroup"),
+    Program("sockops", ProgType.SOCK_OPS, AttachType.SOCK_OPS, needs="sockops"),
 )
 TAIL_ARRAYS = {AttachType.INET_EGRESS: "tail_egress", AttachType.INET_INGRESS: "tail_ingress"}
 HOOKS = tuple(program for program in PROGRAMS if program.tail is None)
-ATTACH_ORDER = ("ingress", "sock_release", "sock_create", "connect4", "connect6", "egress", "sockops")
+ATTACH_ORDER = (
+    "ingress",
+    "sock_release",
+    "sock_create",
+    "socket_create",
+    "connect4",
+    "connect6",
+    "egress",
+    "sockops",
+)
 
 
 def source_folder() -> Path:

@@ -59,6 +59,7 @@ class ProgType(IntEnum):
     CGROUP_SOCK = 9
     SOCK_OPS = 13
     CGROUP_SOCK_ADDR = 18
+    LSM = 29
 
 
 class AttachType(IntEnum):
@@ -71,6 +72,7 @@ class AttachType(IntEnum):
     CONNECT4 = 10
     CONNECT6 = 11
     SOCK_RELEASE = 34
+    LSM_CGROUP = 43
 
 
 def raise_memlock() -> None:
@@ -256,14 +258,24 @@ def link_info(fd: int) -> LinkInfo:
     return LinkInfo(number, prog, cgroup, attach)
 
 
-def load_program(prog_type: ProgType, attach_type: int, instructions: bytes) -> int:
-    """Loads a few raw instructions: for probes. GPL, since some helpers ask for it."""
+def load_program(
+    prog_type: ProgType, attach_type: int, instructions: bytes, name: str = "dagwall_probe", *, btf_id: int = 0
+) -> int:
+    """Loads raw instructions; its descriptor. GPL, since some helpers ask for it.
+
+    btf_id: of the kernel's function to attach to, for types that want one; an error has the verifier's words then.
+    """
     code, license_ = _buffer(instructions), _buffer(b"GPL\0")
+    log = ctypes.create_string_buffer(1 << 20 if btf_id else 1)
+    at_log = (1, len(log), ctypes.addressof(log)) if btf_id else (0, 0, 0)
     attr = struct.pack(
-        "=IIQQIIQII16sII", prog_type, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_),
-        0, 0, 0, 0, 0, b"dagwall_probe", 0, attach_type,
+        "=IIQQIIQII16sIIIIQIIQII", prog_type, len(instructions) // 8, ctypes.addressof(code),
+        ctypes.addressof(license_), *at_log, 0, 0, name.encode(), 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id,
     )  # fmt: skip
-    return bpf(Command.PROG_LOAD, attr)[0]
+    try:
+        return bpf(Command.PROG_LOAD, attr)[0]
+    except OSError as exc:
+        raise OSError(exc.errno, f"{exc.strerror}\n{log.value.decode(errors='replace')[-4000:]}".strip()) from exc
 
 
 def run_program(program: int, data: bytes = bytes(64), repeat: int = 1) -> tuple[int, int]:

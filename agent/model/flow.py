@@ -99,4 +99,5 @@ class Denial:
     source_port: int = 0
     opened_by: EndpointFacts | None = None  # another endpoint's process used this socket (L7)
     nearest: str = ""  # the rule that comes closest, and what it lacks
+    family: int = 0  # AF_ number of a socket that was asked for, where the hook is SOCKET_CREATE
     extra: dict[str, str] = field(default_factory=dict)

@@ -39,6 +39,7 @@ class DropReason(IntEnum):
     NOT_A_REPLY = 10  # a datagram that only looks like an answer (P9)
     AGENT_GONE = 11  # unknown pod, agent dead, --on-agent-loss=deny (L6)
     NOT_READY = 12  # the slow path is missing: managed endpoints fail closed
+    SOCKET_FAMILY = 13  # socket() of a family whose traffic no hook judges (S6)
 
 
 class EndpointState(IntEnum):
@@ -57,6 +58,12 @@ class Hook(IntEnum):
     INGRESS = 1
     CONNECT = 2
     SOCK_CREATE = 3
+    SOCKET_CREATE = 4
+
+    @property
+    def has_peer(self) -> bool:
+        """False where only a socket was asked for."""
+        return self not in (Hook.SOCK_CREATE, Hook.SOCKET_CREATE)
 
 
 class EventKind(IntEnum):

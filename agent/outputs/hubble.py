@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName
 from agent.model.identity import Claim, Identity, Kind
-from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.model.verdict import Direction, DropReason, Verdict
 from agent.outputs.words import protocol_name, readable, reason_name, sentence, socket_text
 
 MAX_LINE_BYTES = 64 * 1024
@@ -34,13 +34,13 @@ DROP_REASONS: dict[DropReason, tuple[int, str]] = {
     DropReason.NOT_A_REPLY: (133, "POLICY_DENIED"),
     DropReason.AGENT_GONE: (202, "DROP_HOST_NOT_READY"),
     DropReason.NOT_READY: (202, "DROP_HOST_NOT_READY"),
+    DropReason.SOCKET_FAMILY: (133, "POLICY_DENIED"),
 }
 """Hubble's number and name for each of our reasons; ours stands in `dagwall.reason`."""
 
 _RESERVED = {"node": (1, "reserved:host"), "kube-apiserver": (7, "reserved:kube-apiserver")}
 _L4 = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _ICMP = {1: "ICMPv4", 58: "ICMPv6"}
-_HOOKS = {Hook.EGRESS: "egress", Hook.INGRESS: "ingress", Hook.CONNECT: "connect", Hook.SOCK_CREATE: "sock_create"}
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
 
@@ -154,7 +154,7 @@ def _peer(peer: PeerName, version: int) -> dict[str, Any]:
 def _ip(seen: Flow | Denial, *, egress: bool) -> dict[str, str]:
     """Our own address is left out: the kernel's key does not hold it, the pod's name says more."""
     address = seen.tuple.peer
-    if isinstance(seen, Denial) and seen.hook is Hook.SOCK_CREATE:
+    if isinstance(seen, Denial) and not seen.hook.has_peer:
         return {}
     return {"destination" if egress else "source": str(address), "ipVersion": f"IPv{address.version}"}
 
@@ -212,7 +212,7 @@ def _ours(seen: Flow | Denial) -> dict[str, Any]:
         "counts": {},
     }
     if isinstance(seen, Denial):
-        out |= {"reason": reason_name(seen.reason), "nearest": readable(seen.nearest), "hook": _HOOKS[seen.hook]}
+        out |= {"reason": reason_name(seen.reason), "nearest": readable(seen.nearest), "hook": seen.hook.name.lower()}
         if seen.opened_by is not None:
             out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
         out |= {"extra": dict(seen.extra)} if seen.extra else {}

@@ -8,7 +8,7 @@ from typing import Any
 from agent.model.flow import Denial, EndpointFacts, Flow
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.selector import id_matches
-from agent.outputs.words import protocol_name, reason_name, sentence
+from agent.outputs.words import protocol_of, reason_name, sentence
 
 _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
@@ -59,7 +59,7 @@ def record_of(seen: Flow | Denial) -> Record:
         "peer": seen.peer.name,
         "peer_kind": seen.peer.kind.value,
         "address": str(seen.tuple.peer),
-        "protocol": protocol_name(seen.tuple.protocol),
+        "protocol": protocol_of(seen),
         "port": seen.tuple.service_port,
         "verdict": seen.verdict.name.lower(),
         "rule": seen.rule,

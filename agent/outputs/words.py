@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 
-from agent.model.flow import Denial, Tuple
+from agent.model.flow import Denial, Flow, Tuple
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.parse.peers import PROTOCOLS, WITH_PORTS
 
+_FAMILIES = {int(family): family.name for family in socket.AddressFamily} | {44: "AF_XDP"}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _LACKS_PORT = re.compile(r"\bport (\d+)/(\d+)")
 _LACKS_PROTOCOL = re.compile(r"\bport protocol (\d+)")
@@ -26,12 +28,20 @@ WHY = {
     DropReason.NOT_A_REPLY: "it only looks like an answer: no live flow asked for it",
     DropReason.AGENT_GONE: "the agent is not running and the pod is unknown (--on-agent-loss deny)",
     DropReason.NOT_READY: "the programs are not complete on this node",
+    DropReason.SOCKET_FAMILY: "what it sends could not be judged",
 }
 """A clause for each reason that people can read."""
 
 
 def protocol_name(number: int) -> str:
     return PROTOCOL_NAMES.get(number, f"protocol {number}")
+
+
+def protocol_of(seen: Flow | Denial) -> str:
+    """`TCP`; of a socket that was refused for its family, `AF_PACKET`."""
+    if isinstance(seen, Denial) and seen.hook is Hook.SOCKET_CREATE:
+        return _FAMILIES.get(seen.family, f"AF_{seen.family}")
+    return protocol_name(seen.tuple.protocol)
 
 
 def reason_name(reason: DropReason) -> str:
@@ -67,9 +77,9 @@ def readable(nearest: str) -> str:
 
 
 def _what(denial: Denial) -> str:
-    flow, protocol = denial.tuple, protocol_name(denial.tuple.protocol)
-    if denial.hook is Hook.SOCK_CREATE:
-        return f"a raw {protocol} socket"
+    flow, protocol = denial.tuple, protocol_of(denial)
+    if not denial.hook.has_peer:
+        return f"a raw {protocol} socket" if denial.hook is Hook.SOCK_CREATE else f"an {protocol} socket"
     if flow.direction is Direction.EGRESS:
         return f"{protocol} to {where(flow)} ({denial.peer})"
     port = f" to port {flow.service_port}" if flow.protocol in WITH_PORTS else ""

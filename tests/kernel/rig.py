@@ -28,7 +28,7 @@ TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
 def attached(**entries: int) -> Iterator[Rig]:
     """A scratch node with the programs attached to its pods' root; maps of these sizes."""
     with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(), entries)
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()), entries)
         try:
             datapath.load()
             rig = Rig(node, datapath)

@@ -117,6 +117,12 @@ def message(address: str, port: int) -> str:
         return attempt(s.sendmsg, [b"ping"], [], 0, (address, port))
 
 
+def a_socket(family: int) -> str:
+    """Of a family, with the type that it asks for."""
+    kind = socket.SOCK_STREAM if family in (socket.AF_UNIX, socket.AF_INET, socket.AF_VSOCK) else socket.SOCK_RAW
+    return attempt(lambda: socket.socket(family, kind).close())
+
+
 def raw_socket(family: int = socket.AF_INET, protocol: int = socket.IPPROTO_ICMP) -> str:
     return attempt(lambda: socket.socket(family, socket.SOCK_RAW, protocol).close())
 

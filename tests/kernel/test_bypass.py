@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import os
+import platform
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from agent.abi.structs import FLAG_RAW_SOCKETS
-from agent.model.verdict import DropReason, EventKind, Hook, Verdict
+from agent.kernel import lsm
+from agent.kernel.instructions import EXIT, set_register
+from agent.model.verdict import DropReason, EndpointState, EventKind, Hook, Verdict
 from lab.node import in_netns, join_cgroup
 from tests.kernel import sockets as s
 from tests.kernel.rig import ICMP, SCTP, TCP, UDP, Rig, eventually
@@ -151,6 +155,44 @@ def test_raw_sockets_need_leave(rig: Rig) -> None:
     assert rig.event(EventKind.DENIED, slot=slot)["hook"] == Hook.SOCK_CREATE
 
 
+AF_XDP = 44
+
+
+def test_sockets_that_no_hook_judges_are_refused(rig: Rig) -> None:
+    """S6: where the kernel has lsm_cgroup; elsewhere `dagwall status` says that they are not covered."""
+    managed, granted, unmanaged = (rig.node.add_pod() for _ in range(3))
+    slot, _ = rig.manage(managed)
+    rig.manage(granted, flags=FLAG_RAW_SOCKETS)
+    rig.manage(unmanaged, state=EndpointState.UNMANAGED)
+    families = (socket.AF_PACKET, socket.AF_VSOCK, AF_XDP)
+    outcomes = [unmanaged.run(s.a_socket, family) for family in families]
+    assert outcomes[0] == "ok"
+    if rig.datapath.features.lsm_cgroup:
+        outcomes = ["EPERM"] * len(families)
+    assert [managed.run(s.a_socket, family) for family in families] == outcomes
+    assert [granted.run(s.a_socket, family) for family in families] == outcomes
+    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_NETLINK):
+        assert managed.run(s.a_socket, family) == "ok"
+    if rig.datapath.features.lsm_cgroup:
+        assert rig.denials(slot) == {DropReason.SOCKET_FAMILY: len(families)}
+        event = rig.event(EventKind.DENIED, slot=slot, hook=Hook.SOCKET_CREATE)
+        assert event["family"] == socket.AF_PACKET
+        assert rig.node.add_pod().run(s.a_socket, socket.AF_PACKET) == "EPERM"  # nobody knows it yet
+
+
+def test_lsm_cgroup_is_found_where_the_kernel_has_it(rig: Rig, tmp_path: Path) -> None:
+    """By what the kernel says of itself: its release, its active LSMs, and that root may load such programs."""
+    subprocess.run(["mount", "-t", "securityfs", "none", str(tmp_path)], check=False)
+    try:
+        active = tmp_path / "lsm"
+        modules = active.read_text().split(",") if active.exists() else []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=False)
+    release = tuple(int(part) for part in platform.release().split(".")[:2])
+    there = "bpf" in modules and release >= (6, 0)
+    assert rig.datapath.features.lsm_cgroup == (there and not _forbidden_to_root()), modules
+
+
 def test_source_routes_are_dropped(rig: Rig) -> None:
     pod = rig.node.add_pod()
     slot, ruleset = rig.manage(pod, flags=FLAG_RAW_SOCKETS)
@@ -285,6 +327,15 @@ def test_tcp_mid_stream_without_a_flow_is_judged_in_either_direction(rig: Rig) -
     rig.node.serve(V4, 7160)
     rig.rule(ruleset, V4, TCP, 7160)
     assert pod.run(_pause_in_a_connection, rig, slot, V4, 7160) == "ok"
+
+
+def _forbidden_to_root() -> bool:
+    """Some hosts of virtual machines forbid LSM programs altogether."""
+    try:
+        os.close(lsm.load("dagwall_test", set_register(0, 1) + EXIT))
+    except PermissionError:
+        return True
+    return False
 
 
 def _connected_then_elsewhere(address: str, port: int, other: int) -> tuple[str, str]:

@@ -35,7 +35,7 @@ from agent.model.identity import PodUid
 from agent.model.verdict import Direction, EndpointState, EventKind, Verdict
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.writer import Writer
-from lab.node import Pod, ScratchNode, in_netns
+from lab.node import Pod, ScratchNode, cgroup_mount, in_netns
 from tests import caselib
 from tests.caselib import Expectation
 from tests.kernel.rig import ICMP, SCTP, TCP, UDP, Rig, eventually
@@ -76,7 +76,7 @@ class Theatre:
 @pytest.fixture(scope="module")
 def theatre() -> Iterator[Theatre]:
     with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features())
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()))
         try:
             datapath.load()
             made = Theatre(node, Rig(node, datapath), Wire(node.world))

@@ -25,7 +25,7 @@ from agent.kernel.pins import Pins
 from agent.kernel.probe import features
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.writer import Writer
-from lab.node import Pod, ScratchNode
+from lab.node import Pod, ScratchNode, cgroup_mount
 from tests.conformance import CASES, snapshot, uid_of
 from tests.kernel.rig import Rig
 from tests.kernel.sockets import name_of
@@ -69,7 +69,7 @@ def stage() -> Iterator[Stage]:
         for case in CASES for step in case["steps"] for each in step["state"]["pods"]
     }  # fmt: skip
     with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features())
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()))
         try:
             datapath.load()
             rig = Rig(node, datapath)

@@ -30,10 +30,11 @@ from agent.kernel.datapath import detach
 from agent.kernel.maps import KernelMap, sum_per_cpu
 from agent.kernel.pins import Pins
 from agent.kernel.probe import features
+from agent.kernel.programs import HOOKS
 from agent.kernel.syscall import AttachType, Command, ProgType
 from agent.model.cluster import Settings
 from agent.model.verdict import DropReason, Loss
-from lab.node import Pod, ScratchNode
+from lab.node import Pod, ScratchNode, cgroup_mount
 from tests.kernel.agent_process import AgentProcess, Nowhere
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp, udp
@@ -421,7 +422,8 @@ def test_detach_leaves_nothing(machine: Machine) -> None:
     assert {kind for kind, _ in ours} == {PROG_BY_ID, MAP_BY_ID, LINK_BY_ID}
     assert len(ours) >= len(MAPS) + 9 + 7
     assert {each for each in ours if _lives(*each)} == ours
-    assert detach(machine.config().pins) == 7 or not features().sockops
+    there = features(cgroup_mount()).as_dict()
+    assert detach(machine.config().pins) == sum(not hook.needs or there[hook.needs] for hook in HOOKS)
     assert eventually(lambda: not any(_lives(*each) for each in ours), 10), [e for e in ours if _lives(*e)]
     assert not machine.config().pins.exists()
     assert pod.run(tcp, V4, FORBIDDEN) == "ok"

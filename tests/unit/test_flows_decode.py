@@ -42,9 +42,10 @@ def test_an_event() -> None:
         EVENT.pack(
             time_ns=1, cgroup_id=2, task_cgroup_id=3, ancestors=(4, 5), socket_cookie=6,
             peer=pack_address(ip_address("2001:db8::1")), service_port=53, client_port=4000, protocol=17, direction=0,
-            verdict=0, reason=2, rule=7, identity=8, slot=9, pid=10, length=11, kind=1, hook=2, pad=b"\0\0",
+            verdict=0, reason=2, rule=7, identity=8, slot=9, pid=10, length=11, kind=1, hook=2, family=12, pad=b"\0",
         )
     )  # fmt: skip
+    assert (got.kind, got.family) == (EventKind.DENIED, 12)
     assert (got.kind, got.hook, got.verdict) == (EventKind.DENIED, Hook.CONNECT, Verdict.DENY)
     assert (got.peer, got.service_port, got.client_port) == (ip_address("2001:db8::1"), 53, 4000)
     assert (got.reason, got.ancestors, got.socket_cookie) == (DropReason.DENY_RULE, (4, 5), 6)

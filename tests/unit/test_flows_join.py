@@ -35,7 +35,7 @@ EVENT = RawEvent(
     kind=EventKind.DENIED, hook=Hook.CONNECT, time_ns=1, cgroup_id=4711, task_cgroup_id=4711, ancestors=(1, 2),
     socket_cookie=5, peer=ip_address("192.0.2.9"), protocol=6, service_port=5432, client_port=4000,
     direction=Direction.EGRESS, verdict=Verdict.DENY, reason=DropReason.NO_RULE, rule=0, identity=NUMBER, slot=1,
-    pid=9, length=60,
+    pid=9, length=60, family=0,
 )  # fmt: skip
 
 

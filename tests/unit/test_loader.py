@@ -22,7 +22,7 @@ def refusal(bcc: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "bcc.py").write_text(bcc)
     monkeypatch.syspath_prepend(str(folder))
     with pytest.raises(LoadError) as caught:
-        loader.load(Request(root=str(folder / "pins"), generation=1, set_retval=True, sockops=True))
+        loader.load(Request(root=str(folder / "pins"), generation=1, features={"set_retval": True}))
     assert not (folder / "pins").exists()
     return str(caught.value)
 

@@ -73,6 +73,14 @@ def test_a_raw_socket_has_no_peer() -> None:
     assert got["Summary"] == "denied: a raw ICMP socket, raw sockets need a policy with `rawSockets: true`"
 
 
+def test_a_socket_of_a_refused_family_is_named() -> None:
+    refused = replace(denial(reason=DropReason.SOCKET_FAMILY), hook=Hook.SOCKET_CREATE, family=17, nearest="")
+    got = parsed(replace(refused, tuple=replace(refused.tuple, protocol=0, peer=ip_address("::"))))
+    assert (got["IP"], got["l4"]) == ({}, {})
+    assert got["Summary"] == "denied: an AF_PACKET socket, what it sends could not be judged"
+    assert got["dagwall"]["hook"] == "socket_create"  # type: ignore[index]
+
+
 def test_our_own_facts_stand_beside() -> None:
     ours = parsed(denial())["dagwall"]
     assert isinstance(ours, dict)

@@ -1,0 +1,72 @@
+"""BPF_LSM_CGROUP: programs on security_socket_create() of a cgroup's processes.
+
+bcc loads LSM programs for the whole machine only. So libbpf, which bcc brings along, is asked for the number of the
+kernel's function, and the program is loaded by bpf(2). Source: kernel, Documentation/bpf/libbpf/program_types.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+from pathlib import Path
+
+from agent.kernel import syscall
+from agent.kernel.instructions import EXIT, load_argument, set_register, skip_unless
+from agent.kernel.syscall import AttachType, ProgType
+
+_LIBBPF = "libbpf.so.1"
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_MAGIC_PROTOCOL = 0x64_77_61_6C
+"""A protocol that no socket has: without a program in the way, asking for it is EPROTONOSUPPORT."""
+
+
+def load(name: str, instructions: bytes) -> int:
+    """A program for `socket_create`; its descriptor. Raises OSError with the verifier's words."""
+    return syscall.load_program(
+        ProgType.LSM, AttachType.LSM_CGROUP, instructions, name, btf_id=_socket_create_btf_id()
+    )
+
+
+def works(mount: Path) -> bool:
+    """Does the kernel ask such programs? Tried below `mount`, where this process must be, on a protocol nobody has.
+
+    A kernel may load and attach them and never ask: where BPF is not among its active LSMs.
+    """
+    refuse_magic = load_argument(2) + skip_unless(_MAGIC_PROTOCOL, 2) + set_register(0, 0) + EXIT
+    try:
+        program = load("dagwall_probe", refuse_magic + set_register(0, 1) + EXIT)
+    except OSError:
+        return False
+    cgroup = link = -1
+    try:
+        cgroup = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+        link = syscall.link_create(program, cgroup, AttachType.LSM_CGROUP)
+        return _is_refused()
+    except OSError:
+        return False
+    finally:
+        for fd in (program, cgroup, link):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _is_refused() -> bool:
+    try:
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, _MAGIC_PROTOCOL).close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _socket_create_btf_id() -> int:
+    """Raises OSError where the kernel has no types or no such function, or libbpf is not there."""
+    if not _BTF.exists():
+        raise OSError(f"{_BTF} does not exist")
+    number = int(ctypes.CDLL(_LIBBPF).libbpf_find_vmlinux_btf_id(b"socket_create", int(AttachType.LSM_CGROUP)))
+    if number < 0:
+        raise OSError(-number, "the kernel has no bpf_lsm_socket_create()")
+    return number
