@@ -170,7 +170,7 @@ def _flow_cells(row: dict[str, Any]) -> tuple[str, ...]:
     denial = row["kind"] == "denial"
     port = f":{row['port']}" if row["port"] else ""
     address = f"[{row['address']}]" if ":" in row["address"] and port else row["address"]
-    where = "a raw socket" if row["reason"] == "raw_socket" else f"{address}{port}/{row['protocol']}"
+    where = f"{address}{port}/{row['protocol']}" if address else f"{row['protocol']} socket"
     because = row["rule"] or row["reason"].replace("_", " ")
     return (
         clock(row["time"]),

@@ -32,7 +32,7 @@ class Record:
     direction: str
     peer: str
     peer_kind: str
-    address: str
+    address: str  # empty where only a socket was asked for
     protocol: str
     port: int
     verdict: str
@@ -58,7 +58,7 @@ def record_of(seen: Flow | Denial) -> Record:
         "direction": seen.tuple.direction.name.lower(),
         "peer": seen.peer.name,
         "peer_kind": seen.peer.kind.value,
-        "address": str(seen.tuple.peer),
+        "address": "" if isinstance(seen, Denial) and not seen.hook.has_peer else str(seen.tuple.peer),
         "protocol": protocol_of(seen),
         "port": seen.tuple.service_port,
         "verdict": seen.verdict.name.lower(),

@@ -43,7 +43,7 @@ def grouped(denials: Iterable[Denial], reasons: Mapping[str, str]) -> tuple[Why,
         flow = denial.tuple
         key = (
             denial.endpoint.identity, denial.verdict, denial.reason, denial.rule, flow.direction, flow.peer,
-            flow.protocol, flow.service_port,
+            flow.protocol, flow.service_port, denial.family,
         )  # fmt: skip
         known = groups.get(key)
         if known is None:

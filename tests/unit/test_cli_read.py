@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from agent.cli import main
 from agent.cli.show import amount, clean
 from agent.model.cluster import Cluster
 from agent.model.report import View
+from agent.model.verdict import DropReason, Hook
 from agent.outputs.api import ApiServer
 from agent.outputs.questions import Questions
 from agent.outputs.recent import Recent
@@ -99,6 +102,22 @@ def test_following(agent: Agent) -> None:
     later.start()
     lines = agent.ask("flows", "-f", "-o", "json").output.splitlines()
     assert [json.loads(line)["verdict"] for line in lines] == ["allow", "deny"]
+
+
+def test_refused_sockets_have_no_address(agent: Agent) -> None:
+    kinds = ((Hook.SOCK_CREATE, DropReason.RAW_SOCKET, 1, 0), (Hook.SOCKET_CREATE, DropReason.SOCKET_FAMILY, 0, 17))
+    for family in (17, 40):
+        for hook, reason, protocol, of in kinds:
+            seen = denial(time=time.time(), reason=reason)
+            nothing = replace(seen.tuple, peer=ip_address("::"), protocol=protocol, service_port=0)
+            agent.recent.denials([replace(seen, hook=hook, tuple=nothing, family=of and family, nearest="")])
+    lines = agent.ask("flows").output
+    assert (lines.count("ICMP socket"), lines.count("AF_PACKET socket"), lines.count("AF_VSOCK socket")) == (2, 1, 1)
+    assert "::" not in lines
+    texts = [row["text"] for row in json.loads(agent.ask("why", "-o", "json").output)["denials"]]
+    assert sorted(text.partition(",")[0] for text in texts) == [
+        "denied: a raw ICMP socket", "denied: an AF_PACKET socket", "denied: an AF_VSOCK socket"
+    ]  # fmt: skip
 
 
 def test_why(agent: Agent) -> None:
