@@ -50,6 +50,16 @@ print(json.dumps([ask(*target.split(","), 20) for target in sys.argv[1:]]))
 )
 """Arguments are kind,address,port; prints a JSON list of ok, closed, timeout or the error's name."""
 
+FRAMES = """
+import errno, socket
+try:
+    socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    print("ok")
+except OSError as exc:
+    print(errno.errorcode[exc.errno])
+"""
+"""Asks for a socket that sends frames; prints ok or the error's name."""
+
 FIRST = (
     """
 import time

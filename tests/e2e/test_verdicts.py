@@ -46,6 +46,21 @@ def test_the_reason_is_told(rig: Rig, tasks: Start) -> None:
     assert wait_for("Event NetworkDenied", lambda: rig.cluster.list(path, fieldSelector=selector))
 
 
+def test_frames_are_refused_or_named_as_not_covered(rig: Rig, tasks: Start) -> None:
+    """S6, L8: a pod with NET_RAW, as a container runtime gives it to pods that do not drop it."""
+    sniffer = task("sniffer", programs.SERVE)
+    sniffer["spec"]["containers"][0]["securityContext"] = {"capabilities": {"add": ["NET_RAW"]}}
+    tasks(sniffer)
+    status, row = rig.agents.ask(rig.node, "status"), rig.endpoint("sniffer")
+    assert row
+    refuses = dict(status["features"])["lsm_cgroup"]
+    print(f"lsm_cgroup: {refuses}")
+    said = rig.cluster.run(TASKS, "sniffer", "/usr/bin/python3", "-S", "-c", programs.FRAMES).strip()
+    assert said == ("EPERM" if refuses else "ok")
+    assert ("NET_RAW" in row["escapes"]) != refuses
+    assert any("AF_PACKET" in sentence for sentence in status["not_covered"]) != refuses
+
+
 @pytest.mark.parametrize("name", ["forbidden"])
 def test_nobody_else_is_touched(rig: Rig, name: str) -> None:
     """The servers' namespace is not managed: its pods reach each other."""
