@@ -5,7 +5,7 @@
 # Without the internet, if the packages are there and wheels are in vagrant/wheels (README.md):
 #   packages  what `make` wants from Debian
 #   venv      dagwall and its tools in a virtual environment
-#   check     make check
+#   check     make check (PYTEST_TIMEOUT: seconds a test may take, where the machine is emulated)
 #   kernel    the kernel tests (KERNEL_TESTS: files or options of pytest)
 #   demo      make demo
 # With it:
@@ -21,6 +21,7 @@ KIND=v0.29.0 KUBECTL=v1.33.1 HELM=v3.18.3 CHART=1.16.0
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [ -f "$here/airflow.yaml" ] || here=/dagwall/vagrant # vagrant runs a copy of this file
 cd "$here/.."
+[ -n "${PYTEST_TIMEOUT:-}" ] || unset PYTEST_TIMEOUT # pytest takes an empty one for a mistake
 export KUBECONFIG=${KUBECONFIG:-/root/.kube/config} HOME=/root LANG=C.UTF-8
 [ ! -d vagrant/wheels ] || export PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/vagrant/wheels"
 started=$SECONDS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -80,10 +79,8 @@ def test_the_whole_internet_but_a_hole_does_not_multiply() -> None:
     assert len(want.rules) <= 150 * 12
 
 
-def test_a_full_range_is_one_class_and_no_time() -> None:
-    start = time.perf_counter()
+def test_a_full_range_is_one_class() -> None:
     want = whole(cluster([policy(0, EntityPeer(Entity.WORLD), ports=(PortMatch(6, 1, 65535),))], 1))
-    assert time.perf_counter() - start < 2
     assert set(want.ports) == set(range(1, 65536)) | {53, 65536 + 53}
     assert len(set(want.ports.values())) == 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,13 +110,11 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         FilesSource(tmp_path / "none", Store()).start()
 
 
-def test_an_edit_arrives_well_within_a_second(folder: Folder) -> None:
+def test_an_edit_arrives(folder: Folder) -> None:
     folder.write("a.yaml", policy())
     first = folder.source.start()
-    start = time.monotonic()
     folder.write("a.yaml", policy("10.1.0.0/16"))
     update = folder.next()
-    assert time.monotonic() - start < 0.5
     assert update.snapshot.revision == first.snapshot.revision + 1
     assert update.changes.everything_else
     assert folder.cidrs() == {"10.1.0.0/16"}
