@@ -19,6 +19,8 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280}
 _NUMBER = _NUMBERS.get(platform.machine(), 321)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
+_LOG_STATS = 4
+"""BPF_LOG_STATS: the verifier says what is wrong, without every instruction on its way."""
 ENOTSUPP = 524
 """A kernel-internal errno that old kernels return for missing map operations."""
 
@@ -266,8 +268,8 @@ def load_program(
     btf_id: of the kernel's function to attach to, for types that want one; an error has the verifier's words then.
     """
     code, license_ = _buffer(instructions), _buffer(b"GPL\0")
-    log = ctypes.create_string_buffer(1 << 20 if btf_id else 1)
-    at_log = (1, len(log), ctypes.addressof(log)) if btf_id else (0, 0, 0)
+    log = ctypes.create_string_buffer(1 << 16)
+    at_log = (_LOG_STATS, len(log), ctypes.addressof(log)) if btf_id else (0, 0, 0)
     attr = struct.pack(
         "=IIQQIIQII16sIIIIQIIQII", prog_type, len(instructions) // 8, ctypes.addressof(code),
         ctypes.addressof(license_), *at_log, 0, 0, name.encode(), 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id,
@@ -275,7 +277,7 @@ def load_program(
     try:
         return bpf(Command.PROG_LOAD, attr)[0]
     except OSError as exc:
-        raise OSError(exc.errno, f"{exc.strerror}\n{log.value.decode(errors='replace')[-4000:]}".strip()) from exc
+        raise OSError(exc.errno, f"{exc.strerror}\n{log.value.decode(errors='replace')}".strip()) from exc
 
 
 def run_program(program: int, data: bytes = bytes(64), repeat: int = 1) -> tuple[int, int]:
