@@ -109,6 +109,11 @@ class Reporter:
         published = self._published
         return published.status.problems if published is not None else ("starting",)
 
+    def lacking(self) -> tuple[str, ...]:
+        """Features that are off: no reason not to be ready, and said where readiness is asked for."""
+        features = published.status.features if (published := self._published) is not None else ()
+        return tuple(f"this kernel lacks {name}" for name, there in features if not there)
+
     def _complete(self, published: _Published) -> View:
         status, drain = published.status, published.drain
         raw = drain.denial_totals()

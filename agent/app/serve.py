@@ -35,7 +35,8 @@ class Serving:
         self.metrics = Metrics(self.registry, self.reporter.view, series=config.metric_series)
         self.kube = _kube(config)
         self.flow_log = FlowLog(RotatingFile(config.flow_log), config.node) if config.flow_log else None
-        application = app(self.registry, dead=self.reporter.dead, unready=self.reporter.unready)
+        said = self.reporter
+        application = app(self.registry, dead=said.dead, unready=said.unready, lacking=said.lacking)
         self.http = HttpServer(config.metrics, application) if config.metrics else None
         try:
             questions = Questions(self.reporter.view, self.reporter.cluster, self.recent)

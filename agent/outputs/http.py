@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -24,12 +24,15 @@ REQUESTS = 16
 """At the same time; more are closed unanswered, so that nobody can make the agent start threads without end."""
 REQUEST_SECONDS = 10.0
 
-Problems = Callable[[], Iterable[str]]
+Problems = Callable[[], Sequence[str]]
 """What is wrong, one sentence each; nothing: all is well."""
 
 
-def app(registry: CollectorRegistry, *, dead: Problems, unready: Problems) -> WSGIApplication:
-    """GET /metrics, /livez, /readyz; 503 with the problems as text."""
+def app(registry: CollectorRegistry, *, dead: Problems, unready: Problems, lacking: Problems) -> WSGIApplication:
+    """GET /metrics, /livez, /readyz; 503 with the problems as text.
+
+    lacking: what is said beside readiness without being against it.
+    """
     metrics: WSGIApplication = make_wsgi_app(registry)
 
     def guarded(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -45,8 +48,8 @@ def app(registry: CollectorRegistry, *, dead: Problems, unready: Problems) -> WS
         if path == "/metrics":
             return metrics(environ, start)
         if path in ("/livez", "/readyz"):
-            problems = list(dead() if path == "/livez" else unready())
-            return _text(start, "503 Service Unavailable" if problems else "200 OK", problems or ["ok"])
+            problems, notes = (dead(), ()) if path == "/livez" else (unready(), lacking())
+            return _text(start, "503 Service Unavailable" if problems else "200 OK", [*(problems or ["ok"]), *notes])
         return _text(start, "404 Not Found", ["/metrics, /livez, /readyz"])
 
     return guarded

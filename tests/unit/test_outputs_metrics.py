@@ -28,7 +28,9 @@ class Scraped:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, lambda: self.view, series=series)
         problems = lambda: self.view.status.problems if self.view else ("starting",)  # noqa: E731
-        self.server = HttpServer("127.0.0.1:0", app(self.registry, dead=tuple, unready=problems))
+        self.lacking: tuple[str, ...] = ()
+        said = app(self.registry, dead=tuple, unready=problems, lacking=lambda: self.lacking)
+        self.server = HttpServer("127.0.0.1:0", said)
         self.server.start()
 
     def get(self, path: str) -> tuple[int, str]:
@@ -137,7 +139,11 @@ def test_readiness_names_the_problems(scraped: Scraped) -> None:
     assert scraped.get("/readyz") == (200, "ok\n")
     scraped.view = unready("not attached to /kubepods", "revision refused")
     assert scraped.get("/readyz") == (503, "not attached to /kubepods\nrevision refused\n")
-    scraped.view = None
+    scraped.lacking = ("this kernel lacks sockops",)
+    assert scraped.get("/readyz")[1].endswith("revision refused\nthis kernel lacks sockops\n")
+    scraped.view = VIEW
+    assert scraped.get("/readyz") == (200, "ok\nthis kernel lacks sockops\n")
+    scraped.view, scraped.lacking = None, ()
     assert scraped.get("/readyz") == (503, "starting\n")
     assert scraped.get("/livez") == (200, "ok\n")
     assert scraped.get("/metrics")[0] == 200
