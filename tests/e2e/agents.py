@@ -88,6 +88,14 @@ class Agents:
         """What a noun command says as JSON, without the command line, whose imports take a minute when emulated."""
         return json.loads(self.python(node, _ASK, question))
 
+    def answers(self, node: str) -> bool:
+        """Ready or not."""
+        try:
+            self.ask(node, "status")
+        except AssertionError:
+            return False
+        return True
+
     def python(self, node: str, program: str, *arguments: str) -> str:
         """A program's output, run in a node's agent by dagwall's own Python."""
         command = ("/opt/dagwall/bin/python", "-c", program, *arguments)

@@ -58,6 +58,7 @@ def test_drivers_that_differ_are_said_with_the_pods_names(
     change(("systemd", "cgroupfs", ""))
     tasks(task("escaped", programs.SERVE))
     assert "cri-containerd" not in shell.run("find /sys/fs/cgroup/kubepods.slice -type d")
+    wait_for("an agent that answers", lambda: rig.agents.answers(rig.node))
     wait_for("name of the pod that no program sees", lambda: _names(rig, f"{TASKS}/escaped"))
     status = rig.agents.ask(rig.node, "status")
     print(*status["problems"], sep="\n")
