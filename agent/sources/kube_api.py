@@ -7,6 +7,7 @@ ApiError; what the server says in JSON is returned as it is.
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,10 +43,10 @@ class KubeApi:
         """
         settings = client.Configuration()
         try:
-            if kubeconfig:
-                config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]
+            if not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
             else:
-                config.load_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+                config.load_kube_config(kubeconfig or None, client_configuration=settings)  # type: ignore[no-untyped-call]
         except config.ConfigException as exc:
             raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
         settings.retries = 0  # informers have a backoff of their own
