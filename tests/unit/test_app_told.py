@@ -8,8 +8,10 @@ from random import Random
 import pytest
 from immutables import Map
 
-from agent.app.told import Told
+from agent.app.rows import not_covered, unenforceable
+from agent.app.told import HELD_BY_LSM, Told
 from agent.compiler.changes import EVERYTHING, Changes
+from agent.kernel.probe import Features
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
@@ -108,3 +110,22 @@ def test_a_contradiction_that_begins_to_quarantine_is_told_again() -> None:
     writer.update(enforced, EVERYTHING)
     told.update(writer.endpoints.take_touched(), writer, {})
     assert [row.state for row in told.contradicting] == ["quarantined"]
+
+
+@pytest.mark.parametrize(
+    ("held", "escapes"), [(frozenset(), ("privileged", "NET_RAW")), (HELD_BY_LSM, ("privileged",))]
+)
+def test_what_the_kernel_holds_is_no_way_out(held: frozenset[str], escapes: tuple[str, ...]) -> None:
+    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1", held)
+    writer.start(cluster(replace(pod(1), escapes=("privileged", "NET_RAW"))), [(pod(1).uid, 10)])
+    told.update({pod(1).uid}, writer, {})
+    (row,) = told.rows.values()
+    assert row.escapes == escapes
+    assert [text.split(": ")[:2] for text in unenforceable((row,))] == [["etl/pod-1", way] for way in escapes]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_no_program_sees_depends_on_the_kernel(there: bool) -> None:
+    said = not_covered(Features(set_retval=True, sockops=True, lsm_cgroup=there))
+    assert any("AF_PACKET" in sentence for sentence in said) != there
+    assert any("container runtime" in sentence for sentence in said)
