@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import random
 import socket
-import struct
 import subprocess
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.abi import structs
-from agent.kernel import syscall
+from agent.kernel import lsm, syscall
 from agent.kernel.datapath import Datapath
+from agent.kernel.instructions import EXIT, set_register
 from agent.kernel.pins import Pins
-from agent.kernel.probe import Features, Jiffies, measure_hz
+from agent.kernel.probe import Features, Jiffies, features, measure_hz
 from agent.kernel.programs import HOOKS, Program
+from agent.kernel.syscall import ProgType
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import DropReason, EndpointState, Verdict
 from agent.model.want import port_index
@@ -25,7 +26,7 @@ from lab.node import Pod, ScratchNode, cgroup_mount
 ADDRESS = "10.88.0.2"
 PORTS = range(7001, 7010)
 PREFIXES = 1000
-_RETURN_1 = struct.pack("=BBhi", 0xB7, 0, 0, 1) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+_RETURN_1 = set_register(0, 1) + EXIT
 
 
 @dataclass
@@ -73,12 +74,16 @@ class Attached(Contestant):
 
 
 def empty_programs(root: Path, load: int, *, without: frozenset[str] = frozenset()) -> Attached:
-    """The floor: `return 1` on the hooks that dagwall uses."""
+    """The floor: `return 1` on the hooks that dagwall uses on this kernel."""
 
     def one(program: Program) -> int:
+        if program.prog_type is ProgType.LSM:
+            return lsm.load("floor", _RETURN_1)
         return syscall.load_program(program.prog_type, program.attach_type, _RETURN_1)
 
-    fds = {program.name: one(program) for program in HOOKS if program.name not in without}
+    there = features(cgroup_mount()).as_dict()
+    hooks = [p for p in HOOKS if p.name not in without and (not p.needs or there[p.needs])]
+    fds = {program.name: one(program) for program in hooks}
     return Attached("floor", load, root, fds)
 
 
