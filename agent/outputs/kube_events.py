@@ -219,7 +219,7 @@ _FURTHER = f"more than {SERIES_OF_A_POD} different peers, ports or rules: furthe
 
 def _key(denial: Denial) -> tuple[object, ...]:
     return (
-        denial.endpoint.uid, denial.tuple, denial.verdict, denial.reason, denial.rule,
+        denial.endpoint.uid, denial.tuple, denial.family, denial.verdict, denial.reason, denial.rule,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from agent.model.flow import Denial
 from agent.model.report import EndpointRow
-from agent.model.verdict import Verdict
+from agent.model.verdict import DropReason, Hook, Verdict
 from agent.outputs.kube_events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
 from tests.unit.seen import denial, endpoint
 
@@ -47,6 +47,17 @@ def test_equal_denials_are_one_event_and_then_patches_of_it() -> None:
     assert second.name == first.name
     assert second.body == {"count": 3, "lastTimestamp": "1970-01-01T00:00:12Z"}
     assert written(events, 100.0) == [], "nothing new, nothing written"
+
+
+def test_each_refused_family_is_an_event() -> None:
+    events = series()
+    refused = [replace(denial(reason=DropReason.SOCKET_FAMILY), hook=Hook.SOCKET_CREATE, family=f) for f in (17, 40)]
+    events.add(refused, {}, 0.0)
+    messages = [write.body["message"] for write in written(events, 0.0)]
+    assert [message.partition(",")[0] for message in messages] == [
+        "denied: an AF_PACKET socket",
+        "denied: an AF_VSOCK socket",
+    ]
 
 
 def test_the_author_s_reason_and_audit() -> None:
