@@ -30,13 +30,14 @@ enum drop_reason {
 	DROP_AGENT_GONE = 11,
 	DROP_NOT_READY = 12,
 	DROP_SOCKET_FAMILY = 13,
+	DROP_UNKNOWN = 255, /* never written: how an agent reads a newer release's number */
 };
 
 enum endpoint_state { STATE_PENDING = 0, STATE_MANAGED = 1, STATE_UNMANAGED = 2, STATE_QUARANTINED = 3 };
 
 enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2 };
 
-enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4 };
+enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_UNKNOWN = 255 };
 
 enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4 };
 

@@ -40,6 +40,11 @@ class DropReason(IntEnum):
     AGENT_GONE = 11  # unknown pod, agent dead, --on-agent-loss=deny (L6)
     NOT_READY = 12  # the slow path is missing: managed endpoints fail closed
     SOCKET_FAMILY = 13  # socket() of a family whose traffic no hook judges (S6)
+    UNKNOWN = 255  # a newer release's number, read by this one after a rollback
+
+    @classmethod
+    def _missing_(cls, _: object) -> DropReason:
+        return cls.UNKNOWN
 
 
 class EndpointState(IntEnum):
@@ -59,6 +64,11 @@ class Hook(IntEnum):
     CONNECT = 2
     SOCK_CREATE = 3
     SOCKET_CREATE = 4
+    UNKNOWN = 255  # as above
+
+    @classmethod
+    def _missing_(cls, _: object) -> Hook:
+        return cls.UNKNOWN
 
     @property
     def has_peer(self) -> bool:

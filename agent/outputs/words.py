@@ -29,6 +29,7 @@ WHY = {
     DropReason.AGENT_GONE: "the agent is not running and the pod is unknown (--on-agent-loss deny)",
     DropReason.NOT_READY: "the programs are not complete on this node",
     DropReason.SOCKET_FAMILY: "what it sends could not be judged",
+    DropReason.UNKNOWN: "a newer release's programs had a reason that this one does not know",
 }
 """A clause for each reason that people can read."""
 

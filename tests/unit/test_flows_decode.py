@@ -70,3 +70,10 @@ def test_totals_of_both_directions() -> None:
     got = decode_totals(tuple(range(1, 2 * width + 1)))
     assert got[Direction.EGRESS] == IdentityCounts(1, 2, 3, 4, 5, 6, 7, 8)
     assert got[Direction.INGRESS] == IdentityCounts(9, 10, 11, 12, 13, 14, 15, 16)
+
+
+def test_a_newer_release_s_reasons_and_hooks_can_be_read() -> None:
+    """After a rollback the ring buffer and `denials` may hold them: they are no reason to end."""
+    got = decode_event(EVENT.pack(kind=1, hook=77, reason=78))
+    assert (got.hook, got.reason, got.hook.has_peer) == (Hook.UNKNOWN, DropReason.UNKNOWN, True)
+    assert decode_denials(DENIAL_KEY.pack(reason=78), DENIAL.pack(packets=1)).reason is DropReason.UNKNOWN
