@@ -6,16 +6,18 @@
  */
 
 /* No policy gives leave for a family that no hook judges. */
-static __always_inline int has_leave(const struct config *config, const struct endpoint *endpoint, __u8 hook)
+static __always_inline __u8 judge_socket(const struct config *config, const struct endpoint *endpoint, __u8 hook)
 {
 	if (!endpoint || endpoint->state == STATE_PENDING)
-		return agent_is_gone(config) && !config->loss_denies;
+		return agent_is_gone(config) && !config->loss_denies ? VERDICT_ALLOW : VERDICT_DENY;
 	if (endpoint->state == STATE_UNMANAGED)
-		return 1;
-	return hook == HOOK_SOCK_CREATE && (endpoint->flags & ENDPOINT_RAW_SOCKETS);
+		return VERDICT_ALLOW;
+	if (hook == HOOK_SOCK_CREATE && (endpoint->flags & ENDPOINT_RAW_SOCKETS))
+		return VERDICT_ALLOW;
+	return endpoint->flags & ENDPOINT_AUDIT_SOCKETS ? VERDICT_AUDIT : VERDICT_DENY;
 }
 
-/* May this process have a socket that needs leave? If not, that is reported. */
+/* May this process have a socket that needs leave? What it has no leave for is reported. */
 static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol)
 {
 	__u64 leaf = bpf_get_current_cgroup_id();
@@ -25,14 +27,19 @@ static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol
 		return 0;
 	struct endpoint *endpoint = endpoint_of_task(config, leaf);
 
-	if (has_leave(config, endpoint, hook))
+	__u8 verdict = judge_socket(config, endpoint, hook);
+
+	if (verdict == VERDICT_ALLOW)
 		return 1;
 	if (!endpoint) {
 		ask_agent(leaf, bpf_get_current_ancestor_cgroup_id(config->pod_level[0]),
 			  bpf_get_current_ancestor_cgroup_id(config->pod_level[1]), hook);
 		return 0;
 	}
-	struct rule rule = { .reason = hook == HOOK_SOCK_CREATE ? DROP_RAW_SOCKET : DROP_SOCKET_FAMILY };
+	struct rule rule = {
+		.verdict = verdict,
+		.reason = hook == HOOK_SOCK_CREATE ? DROP_RAW_SOCKET : DROP_SOCKET_FAMILY,
+	};
 	struct subject subject = {
 		.cgroup_id = leaf,
 		.task_cgroup_id = leaf,
@@ -45,6 +52,10 @@ static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 
+	if (verdict == VERDICT_AUDIT) {
+		record_audit(config, &subject, &rule);
+		return 1;
+	}
 	if (endpoint->state == STATE_PENDING)
 		rule.reason = DROP_PENDING;
 	record_denial(config, &subject, &rule, 1);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.compiler.atoms import Members
 from agent.compiler.layers import Outcome, View
@@ -11,7 +11,7 @@ from agent.compiler.ledger import Tracked
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, Interval, PortTable, is_ordinary
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rulesets import Content
-from agent.model.verdict import Direction
+from agent.model.verdict import Direction, Verdict
 from agent.model.want import (
     PORT_ANY,
     PORT_OTHER,
@@ -50,9 +50,9 @@ class Rows:
 
     def ruleset(self, content: Content) -> Ruleset:
         egress, ingress = self._seen(content, frozenset())
-        return Ruleset(
-            (self._value(egress.at(ANY_PORT)), self._value(ingress.at(ANY_PORT))), raw_sockets=content.raw_sockets
-        )
+        defaults = self._value(egress.at(ANY_PORT)), self._value(ingress.at(ANY_PORT))
+        spared = content.sockets.audit or defaults[Direction.EGRESS].verdict is Verdict.AUDIT
+        return Ruleset(defaults, replace(content.sockets, audit=spared))
 
     def write(self, group: GroupId, content: Content, members: Members, base: Members) -> None:
         """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the

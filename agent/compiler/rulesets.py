@@ -26,7 +26,7 @@ from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
 from agent.model.policy import PortMatch, RuleRef
 from agent.model.verdict import Direction
-from agent.model.want import port_index
+from agent.model.want import Sockets, port_index
 
 Place = tuple[int, Direction, bool]
 """Layer, direction, whether it denies."""
@@ -48,10 +48,10 @@ class Asked:
 class Content:
     """Layers with an index of their terms by what they ask of an address. Equal layers make equal contents."""
 
-    def __init__(self, layers: tuple[Layer, ...], table: AtomTable, *, raw_sockets: bool) -> None:
-        self.layers, self.raw_sockets = layers, raw_sockets
+    def __init__(self, layers: tuple[Layer, ...], table: AtomTable, sockets: Sockets) -> None:
+        self.layers, self.sockets = layers, sockets
         self._table = table
-        self._hash = hash((layers, raw_sockets))
+        self._hash = hash((layers, sockets))
         sides = [layer.side(direction) for layer in layers for direction in Direction]
         self._audits = any(
             side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in (*side.deny, *side.allow))
@@ -67,7 +67,7 @@ class Content:
 
     def text(self) -> str:
         """The same for equal contents, in every process."""
-        return repr((self.layers, self.raw_sockets))
+        return repr((self.layers, self.sockets))
 
     def __hash__(self) -> int:
         return self._hash
@@ -75,7 +75,7 @@ class Content:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Content) and (self.layers, self.raw_sockets) == (other.layers, other.raw_sockets)
+        return isinstance(other, Content) and (self.layers, self.sockets) == (other.layers, other.sockets)
 
     def _index(self, place: Place, rules: tuple[LoweredRule, ...], *, native: bool) -> None:
         for position, rule in enumerate(rules):

@@ -17,6 +17,7 @@ from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
 from agent.model.policy import DefaultPosture, Entity, Policy, Posture, Rule, RuleRef
 from agent.model.verdict import Direction
+from agent.model.want import Sockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,10 @@ class Subjects:
         self, enlisted: list[tuple[LoweredPolicy, bool]], native: tuple[int, ...], own: OwnPorts, namespace: Namespace
     ) -> Content:
         egress, ingress = (self._side(enlisted, own, namespace, direction) for direction in Direction)
-        raw_sockets = any(may and p.enforced and p.policy.raw_sockets for p, may in enlisted)
+        granted = any(may and p.enforced and p.policy.raw_sockets for p, may in enlisted)
+        sockets = Sockets(raw=granted, audit=self._settings.audit_everything)
         layers = (Layer(egress, ingress), *self.native.layers(native, own))
-        return Content(layers, self._table, raw_sockets=raw_sockets)
+        return Content(layers, self._table, sockets)
 
     def _side(
         self, enlisted: list[tuple[LoweredPolicy, bool]], own: OwnPorts, namespace: Namespace, direction: Direction

@@ -78,11 +78,19 @@ class RuleValue:
 
 
 @dataclass(frozen=True, slots=True)
+class Sockets:
+    """Sockets that need leave: `raw` grants raw IP sockets; `audit` only reports what has no leave (P3)."""
+
+    raw: bool = False
+    audit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ruleset:
     """What a ruleset says beside its rules; `defaults` by direction."""
 
     defaults: tuple[RuleValue, RuleValue]
-    raw_sockets: bool = False
+    sockets: Sockets = Sockets()
 
 
 @dataclass(frozen=True, slots=True)

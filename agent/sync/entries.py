@@ -6,6 +6,7 @@ from agent.abi.structs import (
     CLASSES,
     ENDPOINT,
     EPOCH,
+    FLAG_AUDIT_SOCKETS,
     FLAG_HOST_NETWORK,
     FLAG_RAW_SOCKETS,
     NEARBY,
@@ -57,8 +58,10 @@ def pack_u64(value: int) -> bytes:
 def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, slot: int) -> bytes:
     """Value of `endpoints`. Without a ruleset both directions are denied."""
     flags = FLAG_HOST_NETWORK if assignment.host_network else 0
-    if ruleset and ruleset.raw_sockets:
+    if ruleset and ruleset.sockets.raw:
         flags |= FLAG_RAW_SOCKETS
+    if ruleset and ruleset.sockets.audit:
+        flags |= FLAG_AUDIT_SOCKETS
     return ENDPOINT.pack(
         identity=number,
         ruleset=assignment.ruleset,

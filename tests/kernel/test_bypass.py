@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.abi.structs import FLAG_RAW_SOCKETS
+from agent.abi.structs import FLAG_AUDIT_SOCKETS, FLAG_RAW_SOCKETS
 from agent.kernel import lsm
 from agent.kernel.instructions import EXIT, set_register
 from agent.model.verdict import DropReason, EndpointState, EventKind, Hook, Verdict
@@ -154,6 +154,18 @@ def test_raw_sockets_need_leave(rig: Rig) -> None:
         assert granted.run(s.raw_socket, family, protocol) == "ok"
     assert rig.denials(slot) == {DropReason.RAW_SOCKET: 3}
     assert rig.event(EventKind.DENIED, slot=slot)["hook"] == Hook.SOCK_CREATE
+
+
+def test_audit_refuses_no_socket(rig: Rig) -> None:
+    """P3: what would be refused is reported."""
+    pod = rig.node.add_pod()
+    slot, _ = rig.manage(pod, egress=Verdict.AUDIT, flags=FLAG_AUDIT_SOCKETS)
+    assert pod.run(s.raw_socket) == "ok"
+    assert pod.run(s.a_socket, socket.AF_PACKET) == "ok"
+    audited = {e["hook"]: e for e in rig.events() if (e["kind"], e["slot"]) == (EventKind.AUDITED, slot)}
+    assert audited[Hook.SOCK_CREATE]["reason"] == DropReason.RAW_SOCKET
+    if rig.datapath.features.lsm_cgroup:
+        assert audited[Hook.SOCKET_CREATE]["family"] == socket.AF_PACKET
 
 
 AF_XDP = 44

@@ -39,7 +39,7 @@ def canonical(compiler: Compiler) -> dict[str, Any]:
     content = {0: "none"} | {
         number: (
             frozenset(rows[number]),
-            ruleset.raw_sockets,
+            ruleset.sockets,
             tuple((d.verdict, d.reason, compiler.rule_refs.get(d.rule)) for d in ruleset.defaults),
         )
         for number, ruleset in want.rulesets.items()

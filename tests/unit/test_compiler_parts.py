@@ -8,15 +8,32 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from immutables import Map
 
+from agent.compiler.compiler import whole
 from agent.compiler.interning import Interner, stable_number
 from agent.compiler.ledger import Tracked
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, PortTable, covers, intersection, interval
 from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
 from agent.compiler.refs import RuleRefs
 from agent.compiler.selecting import id_claimed
-from agent.model.policy import CidrPeer, PolicyRef, PortMatch, RuleRef
-from agent.model.want import PortClass, port_index
+from agent.model.cluster import Cluster, Namespace, Pod, Settings
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import (
+    CidrPeer,
+    DefaultPosture,
+    Entity,
+    EntityPeer,
+    Policy,
+    PolicyRef,
+    PortMatch,
+    Posture,
+    Rule,
+    RuleRef,
+    Subject,
+)
+from agent.model.verdict import Direction
+from agent.model.want import PortClass, Sockets, port_index
 from tests.unit import clusters
 
 INTERVALS = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -160,3 +177,37 @@ def test_rules_that_come_back_have_their_old_numbers() -> None:
 def test_ids(pattern: str, value: str, ambiguous: bool, matches: bool) -> None:
     """P16, I1"""
     assert id_claimed(pattern, value, ambiguous=ambiguous) == matches
+
+
+@pytest.mark.parametrize(
+    ("posture", "namespace", "everything", "sockets"),
+    [
+        (Posture.ENFORCE, DefaultPosture.DENY, False, Sockets(raw=True)),
+        (Posture.AUDIT, DefaultPosture.DENY, False, Sockets()),
+        (Posture.AUDIT, DefaultPosture.OBSERVE, False, Sockets(audit=True)),
+        (Posture.ENFORCE, DefaultPosture.DENY, True, Sockets(audit=True)),
+    ],
+)
+def test_audit_refuses_no_socket(
+    posture: Posture, namespace: DefaultPosture, everything: bool, sockets: Sockets
+) -> None:
+    """P3; who is isolated by an enforced policy or by default is granted nothing by one in audit."""
+    identity = Identity("c", "etl", "sa", "dag", "load", Kind.KUBERNETES_EXECUTOR)
+    rule = Rule("r", Direction.EGRESS, (EntityPeer(Entity.WORLD),), (PortMatch(6, 443),))
+    policy = Policy(
+        PolicyRef("etl", "TaskNetworkPolicy", "p"),
+        Subject(dag_ids=("dag",)),
+        (rule,),
+        posture=posture,
+        raw_sockets=True,
+    )
+    want = whole(
+        Cluster(
+            pods=Map({PodUid("u"): Pod(PodUid("u"), "etl", "p", Claim(identity, ()))}),
+            namespaces=Map({"etl": Namespace("etl", managed=True, default_posture=namespace)}),
+            policies=Map({policy.ref: policy}),
+            settings=Settings(audit_everything=everything),
+        )
+    )
+    (ruleset,) = want.rulesets.values()
+    assert ruleset.sockets == sockets

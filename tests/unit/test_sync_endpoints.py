@@ -7,14 +7,14 @@ from dataclasses import replace
 from agent.abi.structs import ENDPOINT, ENDPOINT_SLOTS, NEARBY_SLOTS
 from agent.model.identity import Identity, Kind, PodUid
 from agent.model.verdict import DropReason, EndpointState, Verdict
-from agent.model.want import Assignment, Ruleset, RulesetId, RuleValue
+from agent.model.want import Assignment, Ruleset, RulesetId, RuleValue, Sockets
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import LINGER_SECONDS, EndpointTable
 
 A, B = PodUid("a"), PodUid("b")
 IDENTITY = Identity("c", "ns", "sa", "dag", "t", Kind.KUBERNETES_EXECUTOR)
 NO_RULE = RuleValue(Verdict.DENY, DropReason.NO_RULE)
-RULESETS = {RulesetId(7): Ruleset((NO_RULE, NO_RULE)), RulesetId(8): Ruleset((NO_RULE, NO_RULE), raw_sockets=True)}
+RULESETS = {RulesetId(7): Ruleset((NO_RULE, NO_RULE)), RulesetId(8): Ruleset((NO_RULE, NO_RULE), Sockets(raw=True))}
 MANAGED = Assignment(IDENTITY, EndpointState.MANAGED, RulesetId(7))
 UNMANAGED = Assignment(IDENTITY, EndpointState.UNMANAGED, RulesetId(0))
 
