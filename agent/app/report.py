@@ -112,7 +112,7 @@ class Reporter:
     def lacking(self) -> tuple[str, ...]:
         """Features that are off: no reason not to be ready, and said where readiness is asked for."""
         features = published.status.features if (published := self._published) is not None else ()
-        return tuple(f"this kernel lacks {name}" for name, there in features if not there)
+        return tuple(f"off on this node: {name}" for name, there in features if not there)
 
     def _complete(self, published: _Published) -> View:
         status, drain = published.status, published.drain
@@ -161,6 +161,7 @@ class Reporter:
             started=time.time() - process_age_seconds(),
             enforcing_after_seconds=round(self._first or 0.0, 3),
             resident_bytes=resident_bytes(),
+            pins=str(config.pins),
             stale_seconds=node.source.stale_seconds(),
         )
 

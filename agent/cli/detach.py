@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 
 from agent import log
+from agent.cli.read import SOCKET
 from agent.cli.show import OUTPUT, print_json, speaks
 from agent.config import Config
-from agent.errors import KernelError
+from agent.errors import DagwallError, KernelError
 from agent.kernel.datapath import detach as take_away
+from agent.outputs.client import Client
 
 PINS = Config.__dataclass_fields__["pins"].default
 
@@ -22,10 +24,19 @@ PINS = Config.__dataclass_fields__["pins"].default
     "--pins", type=click.Path(path_type=Path), default=PINS, show_default=True, help="Where the agent pins."
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@SOCKET
 @OUTPUT
 @speaks
-def detach(pins: Path, output: str, *, yes: bool) -> None:
-    """Take all programs off this node: NOTHING is enforced or counted afterwards."""
+def detach(pins: Path, socket: Path, output: str, *, yes: bool) -> None:
+    """Take all programs off this node: NOTHING is enforced or counted afterwards.
+
+    End the agent first: one that runs attaches its programs again.
+    """
+    if _is_held(pins, socket):
+        raise DagwallError(
+            f"detach {pins}: an agent runs here and would attach again within seconds: end it first, as with "
+            "`kubectl -n dagwall-system delete daemonset dagwall-agent`"
+        )
     if not yes:
         click.echo(f"This ends ALL enforcement of dagwall on this node ({pins}), and forgets all counters.", err=True)
         if not sys.stdin.isatty():
@@ -41,3 +52,11 @@ def detach(pins: Path, output: str, *, yes: bool) -> None:
         print_json({"pins": str(pins), "links": links})
     else:
         click.echo(f"DETACHED: {links} links removed. Tasks on this node are not enforced until `dagwall run`.")
+
+
+def _is_held(pins: Path, socket: Path) -> bool:
+    """By an agent that says so. One that hangs is no reason not to detach."""
+    try:
+        return bool(Client(socket).ask("status").get("pins") == str(pins))
+    except DagwallError:
+        return False

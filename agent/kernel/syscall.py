@@ -45,6 +45,7 @@ class Command(IntEnum):
     LINK_CREATE = 28
     LINK_UPDATE = 29
     ENABLE_STATS = 32
+    LINK_DETACH = 34
 
 
 class MapType(IntEnum):
@@ -200,6 +201,11 @@ def link_create(program: int, cgroup: int, attach_type: AttachType) -> int:
 def link_update(link: int, program: int) -> None:
     """Replaces the program of a link atomically."""
     bpf(Command.LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def link_detach(link: int) -> None:
+    """Cuts a link from its cgroup, whoever else holds it."""
+    bpf(Command.LINK_DETACH, struct.pack("=I", link))
 
 
 def _info(fd: int, size: int) -> bytes:

@@ -116,9 +116,10 @@ class Status:
     outside: tuple[str, ...]  # containers outside the pods' roots: no program sees them
     started: float  # seconds since the epoch
     enforcing_after_seconds: float  # from the start of the process to the last attachment
-    not_covered: tuple[str, ...] = ()  # ways out that no program sees on this kernel (S6)
+    not_covered: tuple[str, ...] = ()  # ways out that no program sees on this node (S6)
     pins_were_gone: bool = False  # at this agent's start, though one had enforced here since the boot
     resident_bytes: int = 0
+    pins: str = ""  # where this agent pins
     stale_seconds: float = 0.0  # since the source could last tell what is new; 0 when it can
 
 

@@ -23,7 +23,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 def test_every_object_is_accepted_by_the_server(plane: ControlPlane, served: ControlPlane) -> None:  # noqa: F811
     plane.apply(namespace("dagwall-system"))
-    for obj in documents(ROOT / "daemonset.yaml"):
+    for obj in (*documents(ROOT / "daemonset.yaml"), *documents(ROOT / "deploy/detach.yaml")):
         assert plane.refusal(obj) == ""
 
 

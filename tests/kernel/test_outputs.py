@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.kernel.datapath import detach
+from agent.kernel.pins import Pins
 from lab.node import ScratchNode, cgroup_mount
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
@@ -95,7 +96,7 @@ class Running:
     def ready(self) -> bool:
         """Other scratch nodes on this machine have containers too, which this agent rightly complains about."""
         code, text = self.get("/readyz")
-        problems = [line for line in text.splitlines() if not line.startswith("this kernel lacks ")]
+        problems = [line for line in text.splitlines() if not line.startswith("off on this node: ")]
         return code == 200 or (code == 503 and own(problems) == [])
 
     def said(self) -> str:
@@ -159,6 +160,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             agent.process.wait(30)
             agent.log.close()
             detach(agent.pins)
+
+
+def test_detach_is_refused_beside_the_agent(running: Running) -> None:
+    """It would attach again, and the emergency would go on behind a word that it is over."""
+    command = [*DAGWALL, "detach", "--yes", "--pins", str(running.pins), "--socket", str(running.socket)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "an agent runs here and would attach again within seconds: end it first" in done.stderr
+    assert Pins(running.pins).has_links()
 
 
 def test_status_says_what_is_there(running: Running) -> None:

@@ -139,10 +139,10 @@ def test_readiness_names_the_problems(scraped: Scraped) -> None:
     assert scraped.get("/readyz") == (200, "ok\n")
     scraped.view = unready("not attached to /kubepods", "revision refused")
     assert scraped.get("/readyz") == (503, "not attached to /kubepods\nrevision refused\n")
-    scraped.lacking = ("this kernel lacks sockops",)
-    assert scraped.get("/readyz")[1].endswith("revision refused\nthis kernel lacks sockops\n")
+    scraped.lacking = ("off on this node: sockops",)
+    assert scraped.get("/readyz")[1].endswith("revision refused\noff on this node: sockops\n")
     scraped.view = VIEW
-    assert scraped.get("/readyz") == (200, "ok\nthis kernel lacks sockops\n")
+    assert scraped.get("/readyz") == (200, "ok\noff on this node: sockops\n")
     scraped.view, scraped.lacking = None, ()
     assert scraped.get("/readyz") == (503, "starting\n")
     assert scraped.get("/livez") == (200, "ok\n")
