@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.abi.structs import FLOW, U32
+from agent.abi.structs import EPOCH, FLOW, SLOT, U32
 from agent.compiler.changes import Changes
 from agent.flows.account import Accountant, Growth
 from agent.flows.decode import (
@@ -152,3 +152,16 @@ class Drain:
         if by_slot:
             self._evicted(by_slot)
         return growths
+
+
+def lost_evictions(maps: Mapping[str, KernelMap]) -> Counter[int]:
+    """By slot: entries of `flows` that were taken out without the kernel being told, when an agent died or ended.
+
+    Uncorrected they would use up the slot's share for good. Slots are read first, so that a flow that comes meanwhile
+    counts as there.
+    """
+    inserted = {int(U32.unpack(k)["value"]): int(SLOT.unpack(v)["inserted"]) for k, v in maps["slots"].items()}
+    evicted = {int(U32.unpack(k)["value"]): int(EPOCH.unpack(v)["evicted"]) for k, v in maps["epochs"].items()}
+    there = Counter(int(FLOW.unpack(v)["slot"]) for _, v in maps["flows"].items())
+    lost = {slot: (count - evicted.get(slot, 0) - there[slot]) & 0xFFFFFFFF for slot, count in inserted.items()}
+    return Counter({slot: count for slot, count in lost.items() if 0 < count < 1 << 31})

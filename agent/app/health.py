@@ -24,10 +24,10 @@ class Health:
     mount: Path
     problems: dict[str, str] = field(default_factory=dict)
 
-    def guarded(self, step: Callable[[], Outcome]) -> Outcome:
+    def guarded(self, step: Callable[[], Outcome | None]) -> Outcome:
         """A map or hook that refuses, or is full, makes the agent not ready; nothing enforced is lost."""
         try:
-            return step()
+            return step() or Outcome()
         except (KernelError, CapacityError) as exc:
             self.say("kernel", str(exc))
             return Outcome()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agent.abi.structs import U32, U64
 from agent.app.closer import Closer, stalls
-from agent.app.drain import Drain, Snapshot
+from agent.app.drain import Drain, Snapshot, lost_evictions
 from agent.app.folders import DEFAULT_LEVELS, Folders
 from agent.app.health import Health
 from agent.app.settings import pack_config
@@ -103,10 +103,11 @@ class Node:
             self.folders.pods[own] = AGENT
         self._report_objects(first)
         outcome = self.writer.start(first.snapshot, [(uid, cgroup) for cgroup, uid in self.folders.pods.items()])
+        self.writer.evicted(lost_evictions(self.datapath.maps))
         self.settler.let_pass(AGENT, Settled(EndpointState.UNMANAGED, SettledBy.NOBODY))
-        self.settler.settle_unknown()
+        self.health.guarded(self.settler.settle_unknown)
         if not self.datapath.adopted:
-            self.settler.let_pass_what_was_there()
+            self.health.guarded(self.settler.let_pass_what_was_there)
         self.health.attach()
         self._after(outcome, EVERYTHING)
         self._tell(also=self.source.store.claims.keys())
@@ -161,7 +162,7 @@ class Node:
         outcome = self.health.guarded(lambda: self.writer.update(update.snapshot, update.changes))
         took = time.monotonic() - read_at
         self._observer.policy_latency(took)
-        self.settler.settle_unknown()
+        self.health.guarded(self.settler.settle_unknown)
         self._after(outcome, update.changes)
         event(
             "snapshot.programmed", revision=update.snapshot.revision, writes=outcome.writes, bumped=outcome.bumped,
@@ -173,7 +174,7 @@ class Node:
 
     def _apply_all(self, events: list[CgroupEvent]) -> None:
         if sum(self._apply(found) for found in events):
-            self.settler.settle_unknown()
+            self.health.guarded(self.settler.settle_unknown)
             self._after(Outcome(), Changes())
 
     def _apply(self, found: CgroupEvent) -> bool:
@@ -233,7 +234,7 @@ class Node:
         if now >= self._timers.heartbeat:
             self._timers.heartbeat = now + HEARTBEAT_SECONDS
             self._write_config()
-            self.settler.settle_unknown()
+            self.health.guarded(self.settler.settle_unknown)
             outcome = self.health.guarded(lambda: self.writer.expire(now))
             self.settler.forget(outcome.gone)
             if self.writer.endpoints.touched or self.settler.touched:

@@ -77,7 +77,7 @@ class Datapath:
         return loaded
 
     def _load(self) -> Loaded:
-        self.adopted = self._migration is not None or (self.pins.maps / "endpoints").exists()
+        self.adopted = self.pins.has_links()
         generation = self.pins.next_generation()
         request = Request(
             root=str(self.pins.root), generation=generation, features=self.features.as_dict(),
@@ -105,17 +105,36 @@ class Datapath:
     def attach(self, roots: Iterable[Path]) -> None:
         """Put this generation on every root: new links where there are none, an atomic replacement elsewhere.
 
-        Other programs on these cgroups stay. Older generations are unpinned afterwards.
+        Other programs on these cgroups stay. Older generations are unpinned afterwards, and with them the links of
+        roots that are none any more: without its generation an old program would deny all that is off its fast path.
+        Raises KernelError.
         """
-        for root in roots:
-            try:
-                cgroup_id = root.stat().st_ino
-            except FileNotFoundError:
-                continue  # it went before its event came
-            folder = self.pins.links / str(cgroup_id)
-            folder.mkdir(parents=True, exist_ok=True)
-            for hook in self.hooks():
-                self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
+        try:
+            covered = {self._attach_root(root) for root in roots} - {0}
+        except OSError as exc:
+            raise KernelError(f"attach: {exc}") from exc
+        if covered:
+            self._let_go_of_the_past(covered)
+
+    def _attach_root(self, root: Path) -> int:
+        """Its cgroup id; 0 where it went before its event came."""
+        try:
+            cgroup_id = root.stat().st_ino
+        except FileNotFoundError:
+            return 0
+        folder = self.pins.links / str(cgroup_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        for hook in self.hooks():
+            self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
+        return cgroup_id
+
+    def _let_go_of_the_past(self, covered: set[int]) -> None:
+        """Other generations, releases, and roots, now that this generation is on all roots that there are."""
+        for cgroup_id in self.pins.linked_roots() - covered:
+            event("root.left", level=logging.WARNING, cgroup_id=cgroup_id, why="it is no root of pods any more")
+            self.pins.remove_links(cgroup_id)
+            for key in [key for key in self._links if key[0] == cgroup_id]:
+                os.close(self._links.pop(key))
         for generation in self.pins.generations()[:-1]:
             self.pins.remove_generation(generation)
         if self._migration is not None:
@@ -141,19 +160,22 @@ class Datapath:
 
     def pins_are_there(self) -> bool:
         """False after somebody unmounted the bpffs or removed pins: enforcement goes on while the agent lives."""
-        generations = self.pins.generations()
-        return bool(generations) and all(path.exists() for path in self._held(generations[-1]))
+        try:
+            generations = self.pins.generations()
+            return bool(generations) and all(path.exists() for path in self._held(generations[-1]))
+        except OSError:  # they go while they are looked at
+            return False
 
     def pin_again(self) -> None:
-        """Pin everything that this agent holds a descriptor of, where it was. Raises KernelError."""
+        """Pin what this agent holds a descriptor of and is pinned no more, where it was. Raises KernelError."""
         ensure_bpffs(self.pins.root.parent)
-        self.pins.remove_all()
-        for path, fd in self._held(1).items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                syscall.pin(fd, str(path))
-            except OSError as exc:
-                raise KernelError(f"pin {path}: {exc.strerror}") from exc
+        try:
+            for path, fd in self._held(max(self.pins.generations(), default=1)).items():
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    syscall.pin(fd, str(path))
+        except OSError as exc:
+            raise KernelError(f"pin again: {exc}") from exc
 
     def _held(self, generation: int) -> dict[Path, int]:
         """Descriptors of all that belongs into the pins, by path."""
@@ -243,6 +265,18 @@ def detach(root: Path) -> int:
     pins = Pins(root)
     links = list(root.glob("v*/links/*/*")) if root.exists() else []
     for link in links:
-        link.unlink()
+        _cut(link)
     pins.remove_all()
     return len(links)
+
+
+def _cut(pin: Path) -> None:
+    link = syscall.open_pin(str(pin))
+    try:
+        syscall.link_detach(link)
+    except OSError as exc:
+        if exc.errno != errno.ENOLINK:  # cut already
+            raise
+    finally:
+        os.close(link)
+    pin.unlink()

@@ -68,6 +68,17 @@ class Pins:
     def remove_generation(self, generation: int) -> None:
         shutil.rmtree(self.programs(generation), ignore_errors=True)
 
+    def linked_roots(self) -> set[int]:
+        """Ids of the cgroups that links of this ABI version are pinned for."""
+        return {int(folder.name) for folder in self.links.iterdir()} if self.links.is_dir() else set()
+
+    def has_links(self) -> bool:
+        """Has any release enforced here, and does it still?"""
+        return any(self.root.glob("v*/links/*/*"))
+
+    def remove_links(self, cgroup_id: int) -> None:
+        shutil.rmtree(self.links / str(cgroup_id), ignore_errors=True)
+
     def remove_all(self) -> None:
         """Everything below the root: maps, programs and links of every version."""
         if self.root.exists():
