@@ -24,7 +24,7 @@ from agent.model.want import RuleId
 from agent.outputs.words import reason_name
 
 _ESCAPES = {
-    "NET_RAW": "AF_PACKET frames skip cgroup hooks, and this kernel lacks lsm_cgroup; drop the capability",
+    "NET_RAW": "AF_PACKET frames skip cgroup hooks, and lsm_cgroup is off on this node; drop the capability",
     "privileged": "it can load and remove programs, and leave its cgroup",
 }
 
@@ -38,7 +38,7 @@ _ANYWHERE = (
 
 
 def not_covered(features: Features) -> tuple[str, ...]:
-    """Ways out that no program sees on this kernel (S6): for everyone, whatever the policies say."""
+    """Ways out that no program sees on this node (S6): for everyone, whatever the policies say."""
     return _ANYWHERE if features.lsm_cgroup else _WITHOUT_LSM + _ANYWHERE
 
 

@@ -25,7 +25,7 @@ def print_status(status: dict[str, Any]) -> None:
         print_line(f"{name + ':':<12}", value)
     _lines("notices", status["notices"])
     _lines("invalid objects; a valid generation before, if there was one, stays in force", status["object_errors"])
-    _lines("not covered on this kernel", status.get("not_covered", []))
+    _lines("not covered on this node", status.get("not_covered", []))
     _lines("pods that this kernel cannot hold", status["unenforceable"])
     _lines("containers that no program sees", status["outside"])
     click.echo()

@@ -6,7 +6,6 @@ kernel's function, and the program is loaded by bpf(2). Source: kernel, Document
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from agent.kernel import syscall
 from agent.kernel.instructions import EXIT, load_argument, set_register, skip_unless
 from agent.kernel.syscall import AttachType, ProgType
+from agent.log import event
 
 _LIBBPF = "libbpf.so.1"
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -35,21 +35,22 @@ def works(mount: Path) -> bool:
     A kernel may load and attach them and never ask: where BPF is not among its active LSMs.
     """
     refuse_magic = load_argument(2) + skip_unless(_MAGIC_PROTOCOL, 2) + set_register(0, 0) + EXIT
+    open_fds: list[int] = []
     try:
-        program = load("dagwall_probe", refuse_magic + set_register(0, 1) + EXIT)
-    except OSError:
-        return False
-    cgroup = link = -1
-    try:
-        cgroup = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
-        link = syscall.link_create(program, cgroup, AttachType.LSM_CGROUP)
-        return _is_refused()
-    except OSError:
+        open_fds.append(load("dagwall_probe", refuse_magic + set_register(0, 1) + EXIT))
+        open_fds.append(os.open(mount, os.O_RDONLY | os.O_DIRECTORY))
+        program, cgroup = open_fds
+        open_fds.append(syscall.link_create(program, cgroup, AttachType.LSM_CGROUP))
+        asked = _is_refused()
+    except OSError as exc:
+        event("feature.off", feature="lsm_cgroup", why=str(exc))
         return False
     finally:
-        for fd in (program, cgroup, link):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        for fd in open_fds:
+            os.close(fd)
+    if not asked:
+        event("feature.off", feature="lsm_cgroup", why="the kernel does not ask: BPF is not among its active LSMs")
+    return asked
 
 
 def _is_refused() -> bool:
