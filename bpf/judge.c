@@ -121,7 +121,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 		struct slot *slot = slots.lookup(&index);
 		struct flow fresh = { .first = bpf_jiffies64() };
 
-		if (!slot || slot->inserted - epoch->evicted >= config->flow_quota) {
+		if (!slot || (__s32)(slot->inserted - epoch->evicted) >= (__s32)config->flow_quota) {
 			count_loss(LOSS_FLOWS_QUOTA, 1);
 			return 0;
 		}

@@ -125,9 +125,16 @@ class Migration:
                 more = _minus(value, earlier)
                 if any(more):
                     maps[name].put(key, _plus(maps[name].get(key) or b"", more))
+        if "flows" in self._copied:
+            self._bring_flows(maps["flows"], self._was.tables["flows"], now["flows"])
         for each in self._copied.values():
             each.close()
         self.old.remove_version()
+
+    def _bring_flows(self, flows: KernelMap, before: Table, now: Table) -> None:
+        """Those that the old programs opened since the copy: their answers are still on the way."""
+        found = _converted(list(_items(self._copied["flows"])), before, now)
+        flows.put_all([(key, value) for key, value in found if flows.get(key) is None])
 
 
 def _opened(pins: Pins, name: str, table: Table) -> KernelMap:

@@ -1,12 +1,15 @@
 """From one release to the next with other structs in the maps, and back: enforcement has no gap, counters survive.
 
-The next release is this one with another ABI: a field more in front of each denial, one more in identities' counts.
+The next release is this one with another ABI: a field more in front of each denial and flow, one more in identities'
+counts.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from agent.abi.structs import DENIAL, DENIAL_KEY, IDENTITY_COUNTS, IDENTITY_TOTA
 from agent.kernel import syscall
 from agent.kernel.maps import KernelMap, sum_per_cpu
 from agent.kernel.pins import Pins
-from tests.kernel.agent_process import AgentProcess
+from tests.kernel.agent_process import START_SECONDS, AgentProcess
 from tests.kernel.test_agent import Machine
 from tests.kernel.test_faults import Traffic, machine, managed_pod  # noqa: F401  machine is a fixture
 from tests.kernel.test_upgrade import started
@@ -29,7 +32,10 @@ _EDITS = [
     ("bpf/types.h", "sizeof(struct denial) == 16", "sizeof(struct denial) == 24"),
     ("bpf/types.h", "\t__u64 denied_bytes;\n", "\t__u64 denied_bytes;\n\t__u64 spare;\n"),
     ("bpf/types.h", "sizeof(struct identity_totals) == 128", "sizeof(struct identity_totals) == 144"),
+    ("bpf/types.h", "at once */\n\t__u32 slot;\n", "at once */\n\t__u64 opened_ns;\n\t__u32 slot;\n"),
+    ("bpf/types.h", "sizeof(struct flow) == 72", "sizeof(struct flow) == 80"),
     ("agent/abi/structs.py", "ABI_VERSION = 1", "ABI_VERSION = 2"),
+    ("agent/abi/structs.py", '    "flow",\n', '    "flow",\n    opened_ns=u64,\n'),
     ("agent/abi/structs.py", 'Layout("denial", packets=u64', 'Layout("denial", first_ns=u64, packets=u64'),
     ("agent/abi/structs.py", "    denied_bytes=u64,\n", "    denied_bytes=u64,\n    spare=u64,\n"),
     ("agent/flows/decode.py", "width = len(_COUNTERS)", "width = len(_COUNTERS) + 1"),
@@ -123,6 +129,33 @@ def test_a_death_on_the_way_is_made_good_by_the_next_start(
             time.sleep(draw.uniform(0.6, 1.2) * takes)
         traffic.check()
     last = AgentProcess(config, ready, next_release)
+    assert traffic.flows()
+    assert not Pins(config.pins, 1).version.exists()
+    after = totals(config.pins, 2)
+    assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
+    assert last.stop() == 0, last.errors
+    traffic.end()
+
+
+@pytest.mark.parametrize("step", ["LINK_UPDATE:1", "LINK_UPDATE:4"])
+def test_a_death_between_two_releases_programs_is_made_good(
+    machine: Machine,  # noqa: F811
+    next_release: Path,
+    step: str,
+) -> None:
+    """Some hooks have the new programs, some the old ones; each judges by maps that are whole."""
+    pod = managed_pod(machine)
+    config, ready = machine.config(), machine.folder / "ready"
+    AgentProcess(config, ready).kill()
+    traffic = Traffic(pod)
+    assert traffic.flows()
+    before = totals(config.pins, 1)
+    with started(config, ready, next_release, env=os.environ | {"DIE_AT": step}) as process:
+        assert process.wait(START_SECONDS) == -signal.SIGKILL
+    assert Pins(config.pins, 1).version.exists()
+    assert traffic.flows()
+    last = AgentProcess(config, ready, next_release)
+    assert ready.read_text() == "adopted"
     assert traffic.flows()
     assert not Pins(config.pins, 1).version.exists()
     after = totals(config.pins, 2)
