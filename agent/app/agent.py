@@ -37,6 +37,9 @@ from agent.sources.update import Source
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.writer import Writer
 
+END_SECONDS = 30.0
+"""What each thread has to end what it does: a last read of all flows, a last report."""
+
 
 @dataclass(slots=True)
 class Agent:
@@ -71,11 +74,15 @@ class Agent:
             self.drain.inbox.put(None)
             self.node.closer.inbox.put(None)
             for thread in threads:
-                thread.join(timeout=30)
+                thread.join(timeout=END_SECONDS)
             threading.excepthook = threading.__excepthook__
-            self.node.close()
-            self.following.addresses.close()
-            self._state.close()
+            busy = [thread.name for thread in threads if thread.is_alive()]
+            if busy:  # on a starved node; what they work with goes with the process
+                event("thread.busy", level=logging.WARNING, threads=busy)
+            else:
+                self.node.close()
+                self.following.addresses.close()
+                self._state.close()
         if self._failure:
             raise self._failure[0]
 

@@ -105,7 +105,9 @@ def main() -> None:
     settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
     agent = build(config, settings, Nowhere(), lambda _: None)
     stop_on_signals(agent)
-    Path(ready).write_text("adopted" if agent.datapath.adopted else "fresh")
+    fresh = Path(f"{ready}.new")
+    fresh.write_text("adopted" if agent.datapath.adopted else "fresh")
+    fresh.rename(ready)
     agent.run()
 
 

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.kernel.datapath import detach
 from agent.kernel.pins import Pins
 from lab.node import ScratchNode, cgroup_mount
+from tests.kernel.agent_process import START_SECONDS
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
 
@@ -90,7 +91,7 @@ class Running:
 
     def start(self) -> None:
         self.process = subprocess.Popen([*DAGWALL, "run", *self.flags], stderr=self.log)
-        assert eventually(lambda: self.process.poll() is not None or self.ready(), 60)
+        assert eventually(lambda: self.process.poll() is not None or self.ready(), START_SECONDS)
         assert self.process.poll() is None, self.said()
 
     def ready(self) -> bool:

@@ -22,7 +22,7 @@ import pytest
 
 from agent.config import Config
 from agent.kernel.pins import Pins
-from tests.kernel.agent_process import AgentProcess
+from tests.kernel.agent_process import START_SECONDS, AgentProcess
 from tests.kernel.rig import eventually
 from tests.kernel.test_agent import Machine
 from tests.kernel.test_faults import Traffic, machine, managed_pod, watched  # noqa: F401  machine is a fixture
@@ -38,7 +38,7 @@ def program_ids(config: Config) -> set[str]:
     return {str(number) for number in Pins(config.pins).generations()}
 
 
-@pytest.mark.timeout(120 + 15 * SWAPS)
+@pytest.mark.timeout(START_SECONDS + 60 * SWAPS)
 def test_programs_are_replaced_under_load(machine: Machine) -> None:  # noqa: F811
     """4 clients make connections and send packets without pause, on two pods."""
     pods = [managed_pod(machine, name) for name in ("p", "q")]
@@ -72,7 +72,7 @@ def started(config: Config, ready: Path, release: Path = ROOT, **how: Any) -> It
         process.wait()
 
 
-@pytest.mark.timeout(180 + 15 * KILLS)
+@pytest.mark.timeout(START_SECONDS + 60 * KILLS)
 def test_agents_die_at_any_moment(machine: Machine) -> None:  # noqa: F811
     """With their loader: while clang works, between two pins, two links, two writes, or when all is well."""
     draw = random.Random(SEED)
@@ -109,7 +109,7 @@ STEPS = [
 LOADED = (1, 5, 9, 11)  # pins of a generation: programs, then tail arrays
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3 * START_SECONDS)
 def test_agents_die_at_each_step(machine: Machine) -> None:  # noqa: F811
     """Of a start on a node that is enforced: load, pin, open, reconcile, replace."""
     pod = managed_pod(machine)
