@@ -7,10 +7,8 @@ counts.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -111,39 +109,17 @@ def test_the_next_release_takes_over_under_load_and_the_one_before_does_not_take
     traffic.end()
 
 
+STEPS = ("MAP_UPDATE_BATCH:1", "OBJ_PIN:1", "LINK_UPDATE:1", "LINK_UPDATE:4", "LINK_UPDATE:7")
+"""Copying; the schema, when all is copied; between programs; before what the old ones counted meanwhile is added."""
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_a_death_on_the_way_is_made_good_by_the_next_start(
-    machine: Machine,  # noqa: F811
-    next_release: Path,
-) -> None:
-    pod = managed_pod(machine)
-    config, ready, draw = machine.config(), machine.folder / "ready", random.Random(5)
-    began = time.monotonic()
-    first = AgentProcess(config, ready)
-    takes = time.monotonic() - began
-    traffic = Traffic(pod)
-    assert traffic.flows()
-    first.kill()
-    before = totals(config.pins, 1)
-    for _ in range(6):
-        with started(config, ready, next_release):
-            time.sleep(draw.uniform(0.6, 1.2) * takes)
-        traffic.check()
-    last = AgentProcess(config, ready, next_release)
-    assert traffic.flows()
-    assert not Pins(config.pins, 1).version.exists()
-    after = totals(config.pins, 2)
-    assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
-    assert last.stop() == 0, last.errors
-    traffic.end()
-
-
-@pytest.mark.parametrize("step", ["LINK_UPDATE:1", "LINK_UPDATE:4"])
-def test_a_death_between_two_releases_programs_is_made_good(
     machine: Machine,  # noqa: F811
     next_release: Path,
     step: str,
 ) -> None:
-    """Some hooks have the new programs, some the old ones; each judges by maps that are whole."""
+    """Some hooks have the new programs then, some the old ones; each judges by maps that are whole."""
     pod = managed_pod(machine)
     config, ready = machine.config(), machine.folder / "ready"
     AgentProcess(config, ready).kill()
