@@ -77,7 +77,7 @@ class Datapath:
         return loaded
 
     def _load(self) -> Loaded:
-        self.adopted = self.pins.has_links()
+        self.adopted = bool(self.pins.all_links())
         generation = self.pins.next_generation()
         request = Request(
             root=str(self.pins.root), generation=generation, features=self.features.as_dict(),
@@ -111,10 +111,10 @@ class Datapath:
         """
         try:
             covered = {self._attach_root(root) for root in roots} - {0}
+            if covered:
+                self._let_go_of_the_past(covered)
         except OSError as exc:
             raise KernelError(f"attach: {exc}") from exc
-        if covered:
-            self._let_go_of_the_past(covered)
 
     def _attach_root(self, root: Path) -> int:
         """Its cgroup id; 0 where it went before its event came."""
@@ -263,7 +263,7 @@ def _created(root: Path, program: int, attach_type: AttachType) -> int:
 def detach(root: Path) -> int:
     """Take everything off the node that is pinned below `root`: links first. Number of links that were there."""
     pins = Pins(root)
-    links = list(root.glob("v*/links/*/*")) if root.exists() else []
+    links = pins.all_links()
     for link in links:
         _cut(link)
     pins.remove_all()

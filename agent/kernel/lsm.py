@@ -56,10 +56,8 @@ def works(mount: Path) -> bool:
 def _is_refused() -> bool:
     try:
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, _MAGIC_PROTOCOL).close()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    except OSError as exc:
+        return isinstance(exc, PermissionError)
     return False
 
 

@@ -72,9 +72,9 @@ class Pins:
         """Ids of the cgroups that links of this ABI version are pinned for."""
         return {int(folder.name) for folder in self.links.iterdir()} if self.links.is_dir() else set()
 
-    def has_links(self) -> bool:
-        """Has any release enforced here, and does it still?"""
-        return any(self.root.glob("v*/links/*/*"))
+    def all_links(self) -> list[Path]:
+        """Of every release: where there is none, nothing is enforced from these pins."""
+        return list(self.root.glob("v*/links/*/*"))
 
     def remove_links(self, cgroup_id: int) -> None:
         shutil.rmtree(self.links / str(cgroup_id), ignore_errors=True)

@@ -169,7 +169,7 @@ def test_detach_is_refused_beside_the_agent(running: Running) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "an agent runs here and would attach again within seconds: end it first" in done.stderr
-    assert Pins(running.pins).has_links()
+    assert Pins(running.pins).all_links()
 
 
 def test_status_says_what_is_there(running: Running) -> None:
