@@ -13,11 +13,10 @@ from tests.e2e import programs
 from tests.e2e.agents import SYSTEM, container, daemonset
 from tests.e2e.cluster import wait_for
 from tests.e2e.workloads import POLICY, PORT, TASKS, Rig, task
+from tests.releases import is_needed
 
 ALL = "ALL"
 CAPABILITIES: tuple[str, ...] = tuple(container(daemonset())["securityContext"]["capabilities"]["add"])
-MEMCG_CHARGES_MAPS = (5, 11)
-"""From this kernel on, maps are charged to the cgroup and not to RLIMIT_MEMLOCK."""
 
 
 def name_of(without: str) -> str:
@@ -100,17 +99,11 @@ def test_all_together_are_enough(outcome: dict[str, str], not_ended: dict[str, l
     assert not_ended[ALL] == []
 
 
-def is_needed(capability: str, rig: Rig) -> bool:
-    """By the node's kernel: SYS_RESOURCE is there for old ones."""
-    version = rig.cluster.list("/api/v1/nodes")[0]["status"]["nodeInfo"]["kernelVersion"]
-    kernel = tuple(int(part) for part in version.split(".")[:2])
-    return capability != "SYS_RESOURCE" or kernel < MEMCG_CHARGES_MAPS
-
-
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_without_one_it_fails_where_the_kernel_asks_for_it(
     capability: str, rig: Rig, outcome: dict[str, str], not_ended: dict[str, list[str]]
 ) -> None:
     why = outcome[capability][-500:] or not_ended[capability]
     print(why)
-    assert bool(why) == is_needed(capability, rig), why or f"everything works without {capability}"
+    release = rig.cluster.list("/api/v1/nodes")[0]["status"]["nodeInfo"]["kernelVersion"]
+    assert bool(why) == is_needed(capability, release), why or f"everything works without {capability}"

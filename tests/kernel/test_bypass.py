@@ -23,6 +23,7 @@ from agent.model.verdict import DropReason, EndpointState, EventKind, Hook, Verd
 from lab.node import in_netns, join_cgroup
 from tests.kernel import sockets as s
 from tests.kernel.rig import ICMP, SCTP, TCP, UDP, Rig, eventually
+from tests.releases import version_of
 
 pytestmark = pytest.mark.core
 V4, V6 = "192.0.2.2", "2001:db8::2"
@@ -201,8 +202,7 @@ def test_lsm_cgroup_is_found_where_the_kernel_has_it(rig: Rig, tmp_path: Path) -
         modules = active.read_text().split(",") if active.exists() else []
     finally:
         subprocess.run(["umount", str(tmp_path)], check=False)
-    release = tuple(int(part) for part in platform.release().split(".")[:2])
-    there = "bpf" in modules and release >= (6, 0) and not _forbidden_to_root()
+    there = "bpf" in modules and version_of(platform.release()) >= (6, 0) and not _forbidden_to_root()
     assert rig.datapath.features.lsm_cgroup == there, modules
     if there:
         with pytest.raises(OSError, match="R0 !read_ok"):

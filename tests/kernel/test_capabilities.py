@@ -20,13 +20,12 @@ from agent.kernel.datapath import detach
 from lab.node import ScratchNode
 from tests.kernel.agent_process import START_SECONDS
 from tests.kernel.rig import eventually
+from tests.releases import is_needed
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(2 * START_SECONDS)]
 
 ROOT = Path(__file__).parents[2]
 SO_COOKIE = 57
-MEMCG_CHARGES_MAPS = (5, 11)
-"""From this kernel on, maps are charged to the cgroup; before, to RLIMIT_MEMLOCK, which SYS_RESOURCE may raise."""
 
 END = """
 import sys
@@ -114,15 +113,9 @@ def test_all_together_are_enough(talking: Talking, tmp_path: Path) -> None:
     assert ends_sockets(talking, CAPABILITIES) == ""
 
 
-def is_needed(capability: str) -> bool:
-    """By this kernel: SYS_RESOURCE is there for old ones."""
-    kernel = tuple(int(part) for part in platform.release().split(".")[:2])
-    return capability != "SYS_RESOURCE" or kernel < MEMCG_CHARGES_MAPS
-
-
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_without_one_it_fails_where_the_kernel_asks_for_it(talking: Talking, tmp_path: Path, capability: str) -> None:
     others = tuple(name for name in CAPABILITIES if name != capability)
     why = enforces(talking.node, tmp_path, others) or ends_sockets(talking, others)
     print(why)
-    assert bool(why) == is_needed(capability), why or f"everything works without {capability}"
+    assert bool(why) == is_needed(capability, platform.release()), why or f"everything works without {capability}"
