@@ -4,10 +4,12 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv \
  && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml README.md LICENSE /src/
+COPY requirements/run.txt /src/requirements/
 COPY agent /src/agent
 COPY bpf /src/bpf
 RUN python3 -m venv --system-site-packages /opt/dagwall \
- && /opt/dagwall/bin/pip install --no-cache-dir --disable-pip-version-check /src \
+ && /opt/dagwall/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /src/requirements/run.txt \
+ && /opt/dagwall/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /src \
  && /opt/dagwall/bin/pip uninstall --yes --quiet pip
 
 FROM debian:trixie-slim

@@ -12,16 +12,25 @@ APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup demo run check manifests fmt test unit layout kernel api e2e soak bench matrix bcc clean
+.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel api e2e soak bench matrix bcc clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml requirements/dev.txt
 	@./scripts/setup.sh $(VENV) $(APT)
 	@touch $@
 
 setup: $(VENV)/.ready ## packages of the distribution and a virtual environment
+
+lock: ## choose versions anew: requirements/*.txt, with hashes
+	@./scripts/lock.sh
+
+newest: ## types and unit tests with the newest packages that pyproject.toml admits: what the lock will meet
+	@./scripts/versions.sh newest
+
+oldest: ## unit tests with the oldest packages that pyproject.toml admits
+	@./scripts/versions.sh oldest
 
 demo: $(VENV)/.ready ## a scratch node with real pods, policies and packets: who talked to whom, and why not
 	@$(PY) -m demo
@@ -75,4 +84,4 @@ bcc: $(VENV)/.ready ## the loader with each release's bcc, in its kernel (root):
 	$(PY) -m matrix --bcc $(if $(DOCS),--docs) $(ARGS)
 
 clean: ## what the targets made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-newest .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
