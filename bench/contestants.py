@@ -15,7 +15,7 @@ from agent.kernel import lsm, syscall
 from agent.kernel.datapath import Datapath
 from agent.kernel.instructions import EXIT, set_register
 from agent.kernel.pins import Pins
-from agent.kernel.probe import Features, Jiffies, features, measure_hz
+from agent.kernel.probe import Features, Jiffies, features, ticks_a_second
 from agent.kernel.programs import HOOKS, Program
 from agent.kernel.syscall import ProgType
 from agent.model.identity import FIRST_IDENTITY
@@ -119,7 +119,7 @@ def dagwall(node: ScratchNode, pod: Pod, variant: Variant, features: Features, l
 
 def _fill(datapath: Datapath, pod: Pod, *, managed: bool) -> None:
     maps, jiffies = datapath.maps, Jiffies()
-    hz = measure_hz(jiffies)
+    hz = ticks_a_second()
     jiffies.close()
     level = len(pod.folder.relative_to(cgroup_mount()).parts)
     maps["config"].put(
@@ -138,7 +138,7 @@ def _fill(datapath: Datapath, pod: Pod, *, managed: bool) -> None:
     )
     allow = structs.RULE.pack(verdict=int(Verdict.ALLOW))
     maps["rules"].put_all(
-        (structs.RULE_KEY.pack(ruleset=ruleset, peer_class=peer_class, port_class=5), allow)
+        (structs.RULE_KEY.pack(length=128, ruleset=ruleset, peer_class=peer_class, port_class=5), allow)
         for ruleset in range(1, 501)
         for peer_class in (3, 4, 5)
     )
@@ -149,8 +149,8 @@ def _fill(datapath: Datapath, pod: Pod, *, managed: bool) -> None:
     )  # fmt: skip
     folders = [folder.stat().st_ino for folder in (pod.folder, pod.container)]
     other = structs.ENDPOINT.pack(identity=FIRST_IDENTITY + 2, ruleset=2, slot=2, state=1, defaults=deny)
-    maps["endpoints"].put_all((structs.U64.pack(value=10**9 + i), other) for i in range(1000))
-    maps["endpoints"].put_all((structs.U64.pack(value=folder), own) for folder in folders)
+    maps["endpoints"].put_all((structs.pack_folder(10**9 + i), other) for i in range(1000))
+    maps["endpoints"].put_all((structs.pack_folder(folder), own) for folder in folders)
     maps["epochs"].put(structs.U32.pack(value=1), structs.EPOCH.pack(epoch=1))
     state = int(EndpointState.MANAGED if managed else EndpointState.UNMANAGED)
     maps["nearby"].put_all(

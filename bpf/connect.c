@@ -23,16 +23,36 @@ static __always_inline int refuse(void)
 	return 0;
 }
 
-static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
+static __always_inline struct promoted *storage_of(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 
-	if (!sk)
-		return;
-	struct promoted *s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	return sk ? sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+}
+
+static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
+{
+	struct promoted *s = storage_of(ctx);
 
 	if (s && !s->pending)
 		s->pending = 1;
+}
+
+/* `flows` has no room: who opened the connection is kept in the socket (P9). */
+static __always_inline void mark_opened(struct bpf_sock_addr *ctx)
+{
+	struct promoted *s = storage_of(ctx);
+
+	if (s)
+		s->opened = OPENED_BY_US;
+}
+
+/* 127.0.0.0/8 or ::1 by another device than lo leaves the pod (P7). What else is bound to no device egress sees. */
+static __always_inline int is_bound_elsewhere(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->bound_dev_if && sk->bound_dev_if != LOOPBACK_DEVICE;
 }
 
 static __always_inline void count_connection(struct flow *flow, __u32 identity)
@@ -43,10 +63,10 @@ static __always_inline void count_connection(struct flow *flow, __u32 identity)
 }
 
 static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struct config *config,
-					  const struct endpoint *endpoint, struct flow_key *key, __u64 task,
-					  __u64 cookie)
+					  const struct judged *judged, struct flow_key *key, __u64 task, __u64 cookie)
 {
-	struct rule rule = { .verdict = VERDICT_ALLOW };
+	const struct endpoint *endpoint = judged->endpoint;
+	struct rule rule = {};
 	struct subject subject = {
 		.cgroup_id = key->cgroup_id,
 		.task_cgroup_id = task,
@@ -61,14 +81,28 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 
-	if (!address_is_loopback(&key->peer) || (endpoint->flags & ENDPOINT_HOST_NETWORK))
+	if (endpoint->flags & ENDPOINT_HOST_NETWORK) {
 		judge(endpoint, &key->peer, PROTOCOL_TCP, key->service_port, DIRECTION_EGRESS, &rule);
+	} else if (address_is_loopback(&key->peer)) {
+		if (!is_bound_elsewhere(ctx))
+			return 1;
+		rule.reason = DROP_LOOPBACK;
+	} else if (is_own_address(endpoint, &key->peer)) {
+		return 1; /* by lo, as egress sees; else it is judged there (P7) */
+	} else {
+		judge(endpoint, &key->peer, PROTOCOL_TCP, key->service_port, DIRECTION_EGRESS, &rule);
+		if (rule.verdict == VERDICT_DENY && rule.reason == DROP_UNKNOWN_PEER &&
+		    address_is_zero(&endpoint->own[!address_is_ipv4(&key->peer)]))
+			return 1; /* perhaps its own address, which nobody knows yet: egress sees the device */
+	}
 	if (rule.verdict == VERDICT_DENY) {
 		record_denial(config, &subject, &rule, 1);
 		return refuse();
 	}
-	struct flow *flow = remember(key, config, endpoint, &rule);
+	struct flow *flow = remember(key, config, judged, &rule, 0);
 
+	if (!flow)
+		mark_opened(ctx);
 	count_connection(flow, endpoint->identity);
 	if (rule.verdict == VERDICT_AUDIT) {
 		record_audit(config, &subject, &rule);
@@ -97,18 +131,31 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 		.direction = DIRECTION_EGRESS,
 	};
 
-	struct nearby *near = nearby_of(key.cgroup_id);
+	struct place place;
 
-	if (near && near->state == STATE_UNMANAGED)
+	place_of(key.cgroup_id, &place);
+	if (place.state == STATE_UNMANAGED)
 		return 1;
 	struct flow *flow = flows.lookup(&key);
+	__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
 
-	if (flow && key.cgroup_id == task && is_current(flow->epoch, flow->slot, near)) {
+	if (flow && key.cgroup_id == task && is_stamp_of(stamp, &key) && is_current(stamp, flow->slot, &place)) {
 		count_connection(flow, flow->identity);
+		if (flow->verdict == VERDICT_AUDIT)
+			count_audited(flow, DIRECTION_EGRESS);
 		return 1;
 	}
-	struct endpoint *endpoint = key.cgroup_id == task ? endpoint_of_task(config, task) :
-							    endpoints.lookup(&key.cgroup_id);
+	struct judged judged = { .epoch = place.epoch, .endpoint = endpoint_of_maker(config, key.cgroup_id, task) };
+
+	if (!place.known && judged.endpoint) { /* its epoch is read before it */
+		__u32 slot = judged.endpoint->slot;
+
+		judged.epoch = epoch_of(slot);
+		judged.endpoint = endpoint_of_maker(config, key.cgroup_id, task);
+		if (judged.endpoint && judged.endpoint->slot != slot)
+			judged.epoch = 0;
+	}
+	struct endpoint *endpoint = judged.endpoint;
 
 	if (!endpoint || endpoint->state == STATE_PENDING) {
 		if (denied_for_want_of_an_agent(config, DIRECTION_EGRESS, 0))
@@ -118,7 +165,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 	}
 	if (endpoint->state == STATE_UNMANAGED)
 		return 1;
-	return decide_connect(ctx, config, endpoint, &key, task, cookie);
+	return decide_connect(ctx, config, &judged, &key, task, cookie);
 }
 
 int connect4(struct bpf_sock_addr *ctx)

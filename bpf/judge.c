@@ -8,32 +8,40 @@ static __always_inline struct config *configuration(void)
 	return config.lookup(&zero);
 }
 
+static __always_inline struct endpoint *endpoint_at(__u64 cgroup_id)
+{
+	struct folder key = { .length = 64 };
+
+	__builtin_memcpy(key.cgroup_id, &cgroup_id, sizeof(cgroup_id));
+	return endpoints.lookup(&key);
+}
+
 static __always_inline struct endpoint *endpoint_of_skb(struct __sk_buff *skb, const struct config *config, __u64 leaf)
 {
-	struct endpoint *endpoint = endpoints.lookup(&leaf);
+	struct endpoint *endpoint = endpoint_at(leaf);
 
-	if (endpoint)
-		return endpoint;
-	leaf = bpf_skb_ancestor_cgroup_id(skb, config->pod_level[0]);
-	endpoint = endpoints.lookup(&leaf);
-	if (endpoint)
-		return endpoint;
-	leaf = bpf_skb_ancestor_cgroup_id(skb, config->pod_level[1]);
-	return endpoints.lookup(&leaf);
+	if (!endpoint)
+		endpoint = endpoint_at(bpf_skb_ancestor_cgroup_id(skb, config->pod_level[0]));
+	if (!endpoint)
+		endpoint = endpoint_at(bpf_skb_ancestor_cgroup_id(skb, config->pod_level[1]));
+	return endpoint;
 }
 
 static __always_inline struct endpoint *endpoint_of_task(const struct config *config, __u64 leaf)
 {
-	struct endpoint *endpoint = endpoints.lookup(&leaf);
+	struct endpoint *endpoint = endpoint_at(leaf);
 
-	if (endpoint)
-		return endpoint;
-	leaf = bpf_get_current_ancestor_cgroup_id(config->pod_level[0]);
-	endpoint = endpoints.lookup(&leaf);
-	if (endpoint)
-		return endpoint;
-	leaf = bpf_get_current_ancestor_cgroup_id(config->pod_level[1]);
-	return endpoints.lookup(&leaf);
+	if (!endpoint)
+		endpoint = endpoint_at(bpf_get_current_ancestor_cgroup_id(config->pod_level[0]));
+	if (!endpoint)
+		endpoint = endpoint_at(bpf_get_current_ancestor_cgroup_id(config->pod_level[1]));
+	return endpoint;
+}
+
+/* Of a socket's maker, where the calling task is not it, only the folder is known (L7). */
+static __always_inline struct endpoint *endpoint_of_maker(const struct config *config, __u64 maker, __u64 task)
+{
+	return maker == task ? endpoint_of_task(config, task) : endpoint_at(maker);
 }
 
 static __always_inline int agent_is_gone(const struct config *config)
@@ -55,14 +63,11 @@ static __always_inline int denied_for_want_of_an_agent(const struct config *conf
 
 static __always_inline void classify(const struct address *peer, struct classes *out)
 {
-	struct address key = *peer;
-	struct classes *classes = hosts.lookup(&key);
+	struct prefix prefix = { .length = 128, .address = *peer };
+	struct classes *classes = hosts.lookup(&prefix);
 
-	if (!classes) {
-		struct prefix prefix = { .length = 128, .address = *peer };
-
+	if (!classes)
 		classes = peers.lookup(&prefix);
-	}
 	if (classes) {
 		*out = *classes;
 	} else {
@@ -87,7 +92,12 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 		return;
 	}
 	classify(peer, &classes);
-	struct rule_key key = { .ruleset = endpoint->ruleset, .peer_class = classes.peer, .direction = direction };
+	struct rule_key key = {
+		.length = 128,
+		.ruleset = endpoint->ruleset,
+		.peer_class = classes.peer,
+		.direction = direction,
+	};
 
 	key.port_class = port_class;
 	rule = rules.lookup(&key);
@@ -107,31 +117,76 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 	*out = rule ? *rule : endpoint->defaults[direction & 1];
 }
 
-/* An entry of `flows` with this verdict; null where there is no room, which is counted and changes nothing. */
-static __always_inline struct flow *remember(struct flow_key *key, const struct config *config,
-					     const struct endpoint *endpoint, const struct rule *rule)
+/* P7: what stays in the pod, told by its address. By device it is told in the skb hooks. */
+static __always_inline int is_own_address(const struct endpoint *endpoint, const struct address *address)
 {
-	struct flow *flow = flows.lookup(key);
-	int index = endpoint->slot;
+	return address_equal(address, &endpoint->own[0]) || address_equal(address, &endpoint->own[1]);
+}
+
+/* Who a packet or a call is judged for: the endpoint, and its epoch as it was before the endpoint was read. */
+struct judged {
+	struct endpoint *endpoint;
+	__u32 epoch;
+};
+
+/* The epoch of an endpoint, read before anything that a verdict follows from: what is revoked meanwhile makes another
+ * one, under which a verdict of before is never stored (P10).
+ */
+static __always_inline __u32 epoch_of(__u32 slot)
+{
+	int index = slot;
 	struct epoch *epoch = epochs.lookup(&index);
 
-	if (!epoch)
-		return 0;
-	if (!flow) {
-		struct slot *slot = slots.lookup(&index);
-		struct flow fresh = { .first = bpf_jiffies64() };
+	return epoch ? *(volatile __u32 *)&epoch->epoch : 0;
+}
 
-		if (!slot || (__s32)(slot->inserted - epoch->evicted) >= (__s32)config->flow_quota) {
-			count_loss(LOSS_FLOWS_QUOTA, 1);
+/* May the endpoint have one more entry for what was opened in this direction? Its own and others' are two shares (S1). */
+static __always_inline struct slot *room_in_share(const struct config *config, __u32 number, int direction)
+{
+	int index = number;
+	struct epoch *epoch = epochs.lookup(&index);
+	struct slot *slot = slots.lookup(&index);
+
+	if (!epoch || !slot)
+		return 0;
+	if ((__s32)(slot->inserted[direction & 1] - epoch->evicted[direction & 1]) < (__s32)config->flow_quota)
+		return slot;
+	count_loss(LOSS_FLOWS_QUOTA, 1);
+	return 0;
+}
+
+/* An entry of `flows` with this verdict; null where there is no room, which is counted and changes nothing. `local` is
+ * the tag of our address; 0: not known.
+ */
+static __always_inline struct flow *remember(struct flow_key *key, const struct config *config,
+					     const struct judged *judged, const struct rule *rule, __u32 local)
+{
+	const struct endpoint *endpoint = judged->endpoint;
+	__u64 stamp = stamp_of(key, judged->epoch);
+	struct flow *flow = flows.lookup(key);
+
+	if (!flow) {
+		struct slot *slot = room_in_share(config, endpoint->slot, key->direction);
+		struct flow fresh = {
+			.stamp = stamp,
+			.slot = endpoint->slot,
+			.identity = endpoint->identity,
+			.rule = rule->rule,
+			.last = bpf_jiffies64(),
+			.first = bpf_jiffies64(),
+			.local = local,
+			.verdict = rule->verdict,
+			.reason = rule->reason,
+		};
+
+		if (!slot)
 			return 0;
-		}
 		if (flows.insert(key, &fresh) == 0)
-			__sync_fetch_and_add(&slot->inserted, 1);
+			__sync_fetch_and_add(&slot->inserted[key->direction & 1], 1);
 		flow = flows.lookup(key);
-		if (!flow) {
+		if (!flow)
 			count_loss(LOSS_FLOWS_FULL, 1);
-			return 0;
-		}
+		return flow;
 	}
 	flow->slot = endpoint->slot;
 	flow->identity = endpoint->identity;
@@ -139,28 +194,79 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	flow->verdict = rule->verdict;
 	flow->reason = rule->reason;
 	flow->last = bpf_jiffies64();
-	flow->epoch = epoch->epoch;
+	if (local)
+		flow->local = local;
+	*(volatile __u64 *)&flow->stamp = stamp;
 	return flow;
 }
 
-static __always_inline struct nearby *nearby_of(__u64 cgroup_id)
+/* Where a datagram's flow is kept for want of room in `flows`: the last ANSWER_SLOTS of an endpoint and direction, so
+ * that a question has its answer whoever fills the map, and whether an agent lives or not.
+ */
+static __always_inline struct answer *answer_of(__u32 slot, const struct flow_key *key)
+{
+	__u32 spread = bpf_ntohs(key->client_port) ^ bpf_ntohs(key->service_port) ^ bpf_ntohl(key->peer.word[3]);
+	int index = ((slot & (ENDPOINT_SLOTS - 1)) * 2 + (key->direction & 1)) * ANSWER_SLOTS +
+		    (spread & (ANSWER_SLOTS - 1));
+
+	return answers.lookup(&index);
+}
+
+static __always_inline void remember_answer(const struct flow_key *key, __u32 slot, __u64 stamp)
+{
+	struct answer *answer = answer_of(slot, key);
+
+	if (!answer)
+		return;
+	*(volatile __u64 *)&answer->stamp = 0;
+	answer->key = *key;
+	answer->last = bpf_jiffies64();
+	*(volatile __u64 *)&answer->stamp = stamp;
+}
+
+static __always_inline int keys_equal(const struct flow_key *a, const struct flow_key *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+/* What `nearby` says of a cgroup. `state` is STATE_PENDING where it says nothing: look in `endpoints`. */
+struct place {
+	__u32 epoch;
+	__u8 state;
+	__u8 flags;
+	__u8 known;
+};
+
+/* The entry may be given to another cgroup meanwhile: its id is read before and after. */
+static __always_inline void place_of(__u64 cgroup_id, struct place *out)
 {
 	int index = cgroup_id & (NEARBY_SLOTS - 1);
 	struct nearby *found = nearby.lookup(&index);
 
-	return found && found->cgroup_id == cgroup_id ? found : 0;
+	out->known = 0;
+	out->state = STATE_PENDING;
+	out->flags = 0;
+	out->epoch = 0;
+	if (!found || *(volatile __u64 *)&found->cgroup_id != cgroup_id)
+		return;
+	__u32 epoch = *(volatile __u32 *)&found->epoch;
+	__u8 state = *(volatile __u8 *)&found->state;
+	__u8 flags = *(volatile __u8 *)&found->flags;
+
+	if (*(volatile __u64 *)&found->cgroup_id != cgroup_id)
+		return;
+	out->epoch = epoch;
+	out->state = state;
+	out->flags = flags;
+	out->known = 1;
 }
 
-/* Has the verdict of a flow not been called into question since it was given? `near` saves a lookup. */
-static __always_inline int is_current(__u32 epoch, __u32 slot, const struct nearby *near)
+/* Has the verdict of a flow not been called into question since it was given? */
+static __always_inline int is_current(__u32 epoch, __u32 slot, const struct place *place)
 {
-	int index = slot;
-
-	if (near)
-		return near->epoch == epoch;
-	struct epoch *now = epochs.lookup(&index);
-
-	return now && now->epoch == epoch;
+	return epoch && epoch == (place->known ? place->epoch : epoch_of(slot));
 }
 
 /* An unknown cgroup: the agent is asked once (the entry in `pending` remembers that). */

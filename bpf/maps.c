@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* Every map once. "Full" says what a program does when it cannot insert. The loader gives PIN_MAPS (a folder of
  * bpffs: an existing pin is used as it is) and the *_ENTRIES; agent/kernel/maps.py names the same maps.
+ *
+ * What the agent rewrites while programs read it is an array of words or an lpm_trie, never a hash: a hash hands a
+ * replaced or deleted element to the next update at once (kernel: kernel/bpf/hashtab.c, from 6.1 on without
+ * preallocation too), so that a program which still reads it would read another key's value. A trie makes a new node
+ * and frees the old one after a grace period of RCU (kernel/bpf/lpm_trie.c), which the running program holds up.
  */
 #define SHARED(type, key, value, name, entries, flags)                                                                 \
 	BPF_TABLE_PINNED7(type, key, value, name, entries, PIN_MAPS "/" #name, flags)
 
 SHARED("array", int, struct config, config, 1, 0);             /* agent -> kernel */
-SHARED("hash", __u64, struct endpoint, endpoints, ENDPOINTS_ENTRIES, 0); /* agent -> kernel; full: pending */
+SHARED("lpm_trie", struct folder, struct endpoint, endpoints, ENDPOINTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel; full: pending */
 SHARED("array", int, struct nearby, nearby, NEARBY_SLOTS, 0);  /* agent -> kernel */
 SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent deletes; full: asks again each time */
 SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
 SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */
 SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel; agent drains, evicts; full: slow path */
+SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten */
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
-SHARED("hash", struct address, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC);    /* agent -> kernel */
+SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("array", int, __u64, ports, PORT_INDEXES, 0);           /* agent -> kernel: port class */
-SHARED("hash", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("lpm_trie", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
 SHARED("hash", struct denial_key, struct denial, denials, DENIALS_ENTRIES, 0); /* kernel; agent drains; full: counted */
 SHARED("percpu_array", int, __u64, losses, LOSS_MAX, 0);       /* kernel -> agent */
@@ -32,7 +38,7 @@ struct events_table_t { /* kernel -> agent; full: counted in `losses`, the verdi
 __attribute__((section("maps/ringbuf:" PIN_MAPS "/events")))
 struct events_table_t events = { .max_entries = EVENTS_BYTES };
 
-struct sockets_table_t { /* kernel only: promoted flows and pending sockets */
+struct sockets_table_t { /* kernel only: promoted flows and marks; a listener's mark is inherited (BPF_F_CLONE) */
 	int key;
 	struct promoted leaf;
 	void *(*sk_storage_get)(void *, void *, int);
@@ -40,7 +46,7 @@ struct sockets_table_t { /* kernel only: promoted flows and pending sockets */
 	__u32 flags;
 };
 __attribute__((section("maps/sk_storage:" PIN_MAPS "/sockets")))
-struct sockets_table_t sockets = { .flags = BPF_F_NO_PREALLOC };
+struct sockets_table_t sockets = { .flags = BPF_F_NO_PREALLOC | BPF_F_CLONE };
 BPF_ANNOTATE_KV_PAIR(sockets, int, struct promoted);
 
 /* Of this generation of programs; the loader fills and pins them. */

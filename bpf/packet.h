@@ -27,6 +27,7 @@ enum packet_role {
 
 struct packet {
 	struct address peer;
+	struct address local; /* IPv6 only: the kernel lets no IPv4 packet out that does not come from here */
 	__be16 remote_port; /* ICMP echo: 0 */
 	__be16 local_port;  /* ICMP echo: 0 */
 	__be16 echo_id;
@@ -48,6 +49,17 @@ static __always_inline int address_equal(const struct address *a, const struct a
 {
 	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] &&
 	       a->word[0] == b->word[0];
+}
+
+static __always_inline int address_is_zero(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+}
+
+/* fe80::/10 */
+static __always_inline int address_is_link_local(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
 static __always_inline int address_is_ipv4(const struct address *a)
@@ -102,6 +114,7 @@ static __always_inline int parse_fast(struct __sk_buff *skb, int inbound, struct
 			return 0;
 		out->protocol = ip->nexthdr;
 		__builtin_memcpy(&out->peer, inbound ? &ip->saddr : &ip->daddr, sizeof(out->peer));
+		__builtin_memcpy(&out->local, inbound ? &ip->daddr : &ip->saddr, sizeof(out->local));
 		ports = start + sizeof(*ip);
 	} else {
 		return 0;
@@ -206,6 +219,7 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int inbound, struc
 		return DROP_INVALID_PACKET;
 	out->protocol = ip.nexthdr;
 	__builtin_memcpy(&out->peer, inbound ? &ip.saddr : &ip.daddr, sizeof(out->peer));
+	__builtin_memcpy(&out->local, inbound ? &ip.daddr : &ip.saddr, sizeof(out->local));
 #pragma unroll
 	for (int i = 0; i < 7; i++) {
 		__u8 header[2];
@@ -256,6 +270,37 @@ static __always_inline void flow_key_of(const struct packet *packet, __u64 cgrou
 		out->client_port = packet->echo_id;
 	}
 	out->pad[0] = out->pad[1] = 0;
+}
+
+/* Of our address; 0 for IPv4. */
+static __always_inline __u32 tag_of_local(const struct address *local)
+{
+	const __u64 *half = (const __u64 *)local;
+
+	return (half[0] * 0x9e3779b97f4a7c15ull + half[1] * 0xc2b2ae3d27d4eb4full) >> 32;
+}
+
+/* Of a flow's key. The kernel hands an entry of `flows` that was evicted to another flow at once, also while a program
+ * still reads it: the tag, in one word with the epoch, tells the two apart.
+ */
+static __always_inline __u32 tag_of_key(const struct flow_key *key)
+{
+	const __u64 *word = (const __u64 *)key;
+
+	return (word[0] * 0x9e3779b185ebca87ull + word[1] * 0xc2b2ae3d27d4eb4full + word[2] * 0x165667b19e3779f9ull +
+		word[3] * 0x85ebca77c2b2ae63ull) >>
+	       32;
+}
+
+/* Value of `stamp`. Epoch 0 is never current. */
+static __always_inline __u64 stamp_of(const struct flow_key *key, __u32 epoch)
+{
+	return (__u64)tag_of_key(key) << 32 | epoch;
+}
+
+static __always_inline int is_stamp_of(__u64 stamp, const struct flow_key *key)
+{
+	return stamp >> 32 == tag_of_key(key);
 }
 
 #endif

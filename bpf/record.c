@@ -128,6 +128,18 @@ static __always_inline void record_denial(const struct config *config, struct su
 	report(config, s, rule);
 }
 
+/* One more connection of a flow that a policy in audit would deny; the flow was reported when it was judged (P3). */
+static __always_inline void count_audited(const struct flow *flow, int direction)
+{
+	struct rule rule = { .rule = flow->rule, .verdict = VERDICT_AUDIT, .reason = flow->reason };
+	struct subject subject = { .identity = flow->identity, .slot = flow->slot, .direction = direction };
+	struct identity_counts *counts = counts_of(flow->identity, direction);
+
+	if (counts)
+		__sync_fetch_and_add(&counts->audited, 1);
+	count_denial(&subject, &rule, 1);
+}
+
 /* A flow that passes though a policy in audit would deny it: once a flow and revision (P3). */
 static __always_inline void record_audit(const struct config *config, struct subject *s, const struct rule *rule)
 {

@@ -34,7 +34,8 @@ static __always_inline void flush(struct promoted *s)
 		s->epoch = 0;
 		return;
 	}
-	flow->last = s->last;
+	if ((__s32)(s->last - flow->last) > 0) /* a reply's clock only goes forward (P9) */
+		flow->last = s->last;
 	take(&s->sent_packets, &flow->sent_packets, &totals->sent_packets);
 	take(&s->sent_bytes, &flow->sent_bytes, &totals->sent_bytes);
 	take(&s->received_packets, &flow->received_packets, &totals->received_packets);
@@ -73,9 +74,9 @@ static __always_inline void count_identity(__u32 identity, int direction, int in
 	}
 }
 
-/* The flow gets its own copy in the socket. */
+/* The flow gets its own copy in the socket, with the epoch that it was just found to have. */
 static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, const struct flow *flow,
-				    const struct flow_key *key, __be16 remote_port)
+				    const struct flow_key *key, const struct packet *packet, __u32 epoch)
 {
 	enum { ESTABLISHED = 1 };
 	struct bpf_sock *sk = skb->sk;
@@ -95,9 +96,10 @@ static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, c
 	s->identity = flow->identity;
 	s->last = bpf_jiffies64();
 	s->flush_at = s->last + flush_ticks();
-	s->remote_port = remote_port;
+	s->remote_port = packet->remote_port;
+	s->local = tag_of_local(&packet->local);
 	s->key = *key;
-	s->epoch = flow->epoch;
+	s->epoch = epoch;
 }
 
 /* One packet in PROMOTE_PACKETS says yes: those of long flows, soon; of short ones, seldom. Drawing a random number
@@ -111,11 +113,11 @@ static __always_inline int is_long(const struct flow *flow, struct __sk_buff *sk
 }
 
 static __always_inline int serves_socket(const struct promoted *s, const struct packet *packet, int inbound,
-					 const struct nearby *near)
+					 const struct place *place)
 {
 	return s->remote_port == packet->remote_port && s->key.protocol == packet->protocol &&
 	       packet->role != ROLE_OPENS && address_equal(&s->key.peer, &packet->peer) &&
-	       is_current(s->epoch, s->slot, near) &&
+	       s->local == tag_of_local(&packet->local) && is_current(s->epoch, s->slot, place) &&
 	       is_live(packet->protocol, s->key.direction, inbound, s->last);
 }
 
@@ -172,6 +174,8 @@ static __always_inline void count_flow(struct flow *flow, struct __sk_buff *skb,
 	if (inbound && packet->role == ROLE_OPENS) { /* connections that we open are counted in connect() */
 		__sync_fetch_and_add(&flow->connections, 1);
 		count_identity_connection(flow->identity, key->direction);
+		if (flow->verdict == VERDICT_AUDIT)
+			count_audited(flow, key->direction);
 	}
 }
 
@@ -200,29 +204,34 @@ static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 	struct flow_key key = {};
 	struct promoted *s = 0;
 	struct bpf_sock *sk = skb->sk;
-	struct nearby *near;
+	struct place place;
 	int connected = 0;
 
 	key.cgroup_id = bpf_skb_cgroup_id(skb);
-	near = nearby_of(key.cgroup_id);
-	if (near && near->state == STATE_UNMANAGED)
+	place_of(key.cgroup_id, &place);
+	if (place.state == STATE_UNMANAGED)
 		return 1;
+	if (skb->ifindex == LOOPBACK_DEVICE && place.state == STATE_MANAGED && !(place.flags & ENDPOINT_HOST_NETWORK))
+		return 1; /* it stays in the pod (P7) */
 	if (parse_fast(skb, inbound, &packet)) {
 		if (sk) {
 			s = sockets.sk_storage_get(sk, 0, 0);
 			connected = packet.protocol == PROTOCOL_UDP && sk->dst_port != 0;
 		}
-		if (s && serves_socket(s, &packet, inbound, near)) {
+		if (s && serves_socket(s, &packet, inbound, &place)) {
 			count_socket(s, skb, inbound);
 			return 1;
 		}
 		struct flow *flow = find_flow(&packet, inbound, connected, &key);
 
-		if (flow && is_current(flow->epoch, flow->slot, near) &&
+		__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
+
+		if (flow && is_stamp_of(stamp, &key) && is_current(stamp, flow->slot, &place) &&
+		    flow->local == tag_of_local(&packet.local) &&
 		    is_live(packet.protocol, key.direction, inbound, flow->last)) {
 			count_flow(flow, skb, &packet, &key, inbound);
 			if (packet.role != ROLE_OPENS && is_long(flow, skb, inbound))
-				promote(skb, s, flow, &key, packet.remote_port);
+				promote(skb, s, flow, &key, &packet, stamp);
 			return 1;
 		}
 	}

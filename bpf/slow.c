@@ -19,74 +19,202 @@ static __always_inline int hold_back(struct __sk_buff *skb, const struct config 
 	return !inbound && protocol != PROTOCOL_TCP ? 2 : 0;
 }
 
-/* The flow that `packet` belongs to, whatever its epoch; its direction is in `key`. A datagram's answer is only an
- * answer while the flow is live: `stale_reply` says that it came too late.
+/* The endpoint of a packet's socket. Its slot leads to its epoch, which must be read before it: so it is read twice
+ * where `nearby` does not know the epoch.
  */
-static __always_inline struct flow *known_flow(const struct packet *packet, int inbound, int connected,
-					       const struct config *config, struct flow_key *key, int *stale_reply)
+static __always_inline void endpoint_and_epoch(struct __sk_buff *skb, const struct config *config, __u64 leaf,
+					       struct judged *out)
 {
-	int own = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
-	__u64 cgroup_id = key->cgroup_id;
-	struct flow *flow;
+	struct place place;
 
-	if (packet->role != ROLE_REPLY) {
-		flow_key_of(packet, cgroup_id, own, connected, key);
-		flow = flows.lookup(key);
-		if (flow)
-			return flow;
+	place_of(leaf, &place);
+	out->epoch = place.epoch;
+	out->endpoint = endpoint_of_skb(skb, config, leaf);
+	if (place.known || !out->endpoint)
+		return;
+	__u32 slot = out->endpoint->slot;
+
+	out->epoch = epoch_of(slot);
+	out->endpoint = endpoint_of_skb(skb, config, leaf);
+	if (out->endpoint && out->endpoint->slot != slot)
+		out->epoch = 0;
+}
+
+/* The live flow, or its stand-in in `answers`, that a datagram may be an answer to. `stale`: it came too late. */
+static __always_inline int asked_for(const struct flow_key *key, __u32 slot, const struct config *config, int *stale)
+{
+	struct flow *flow = flows.lookup(key);
+	__u32 now = bpf_jiffies64();
+
+	if (flow) {
+		if (now - flow->last <= config->reply_ticks)
+			return 1;
+		*stale = 1;
+		return 0;
 	}
-	if (packet->role == ROLE_OPENS)
+	struct answer *answer = answer_of(slot, key);
+
+	if (!answer || !is_stamp_of(*(volatile __u64 *)&answer->stamp, key) || !keys_equal(&answer->key, key))
 		return 0;
-	flow_key_of(packet, cgroup_id, !own, connected, key);
-	flow = flows.lookup(key);
-	if (!flow)
-		return 0;
-	if (flow_serves(packet->protocol, !own, inbound, (__u32)bpf_jiffies64() - flow->last, config->reply_ticks))
-		return flow;
-	*stale_reply = 1;
+	if (now - answer->last <= config->reply_ticks)
+		return 1;
+	*stale = 1;
 	return 0;
 }
 
 static __always_inline void judge_direction(const struct endpoint *endpoint, const struct packet *packet, int direction,
 					    struct rule *out)
 {
-	if (address_is_loopback(&packet->peer) && !(endpoint->flags & ENDPOINT_HOST_NETWORK)) {
-		*out = (struct rule){ .verdict = VERDICT_ALLOW };
-		return;
-	}
 	judge(endpoint, &packet->peer, packet->protocol,
 	      direction == DIRECTION_EGRESS ? packet->remote_port : packet->local_port, direction, out);
 }
 
-/* Which direction decides (P9), and how. `key` becomes the key of the flow. */
-static __always_inline void decide(const struct endpoint *endpoint, const struct packet *packet, int inbound,
-				   int connected, const struct config *config, struct flow_key *key, struct rule *out)
+/* Does a socket of the pod listen on the port that a packet comes to, or from? */
+static __always_inline int is_listening(struct __sk_buff *skb, const struct packet *packet, int inbound)
+{
+	enum { LISTEN = 10, SOURCE = 12, DESTINATION = 16 };
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *found;
+	int listening;
+
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
+		if (bpf_skb_load_bytes(skb, inbound ? DESTINATION : SOURCE, &tuple.ipv4.daddr, 4))
+			return 0;
+		tuple.ipv4.dport = packet->local_port;
+		found = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(tuple.ipv6.daddr, &packet->local, sizeof(tuple.ipv6.daddr));
+		tuple.ipv6.dport = packet->local_port;
+		found = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!found)
+		return 0;
+	listening = found->state == LISTEN;
+	bpf_sk_release(found);
+	return listening;
+}
+
+/* Who opened the connection that a TCP packet without a fresh SYN belongs to (P9): never whichever direction allows.
+ * What is known for certain first: a mark in the socket, a handshake's state, the socket() call of the pod. Then
+ * `flows`, and where it has neither direction or both, whether the pod listens on this port.
+ */
+static __always_inline int opener_of(struct __sk_buff *skb, const struct packet *packet, int inbound, __u64 cgroup_id)
+{
+	enum { SYN_SENT = 2, LISTEN = 10 };
+	struct bpf_sock *sk = skb->sk;
+	struct flow_key key = {};
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	int index = cookie & (CREATOR_SLOTS - 1);
+	struct creator *creator = creators.lookup(&index);
+
+	if (sk) {
+		struct promoted *s = sockets.sk_storage_get(sk, 0, 0);
+
+		if (s && s->opened)
+			return s->opened == OPENED_BY_US ? DIRECTION_EGRESS : DIRECTION_INGRESS;
+		if (sk->state == LISTEN)
+			return DIRECTION_INGRESS;
+		if (sk->state == SYN_SENT)
+			return DIRECTION_EGRESS;
+	}
+	if (cookie && creator && creator->cookie == cookie)
+		return DIRECTION_EGRESS;
+	flow_key_of(packet, cgroup_id, DIRECTION_EGRESS, 0, &key);
+	int by_us = flows.lookup(&key) != 0;
+
+	flow_key_of(packet, cgroup_id, DIRECTION_INGRESS, 0, &key);
+	int by_peer = flows.lookup(&key) != 0;
+
+	if (by_us != by_peer)
+		return by_us ? DIRECTION_EGRESS : DIRECTION_INGRESS;
+	return is_listening(skb, packet, inbound) ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+}
+
+/* TCP: who opened the connection decides which direction is judged. `key` becomes the key of the flow. */
+static __always_inline void decide_stream(struct __sk_buff *skb, const struct endpoint *endpoint,
+					  const struct packet *packet, int inbound, struct flow_key *key,
+					  struct rule *out)
+{
+	__u64 cgroup_id = key->cgroup_id;
+	int direction = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+
+	if (packet->role != ROLE_OPENS)
+		direction = opener_of(skb, packet, inbound, cgroup_id);
+	flow_key_of(packet, cgroup_id, direction, 0, key);
+	judge_direction(endpoint, packet, direction, out);
+}
+
+/* All else: an answer is good while its question is allowed and live, anything else is judged as a question (P9). */
+static __always_inline void decide_datagram(const struct endpoint *endpoint, const struct packet *packet, int inbound,
+					    int connected, const struct config *config, struct flow_key *key,
+					    struct rule *out)
 {
 	int own = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
-	int stale_reply = 0;
 	__u64 cgroup_id = key->cgroup_id;
-	struct flow *flow = known_flow(packet, inbound, connected, config, key, &stale_reply);
+	int known = 0, stale = 0;
 
-	if (flow && key->direction != own) { /* an answer: good while its question is allowed */
-		judge_direction(endpoint, packet, !own, out);
-		if (out->verdict != VERDICT_DENY || packet->protocol == PROTOCOL_TCP)
-			return;
+	if (packet->role != ROLE_REPLY) {
+		flow_key_of(packet, cgroup_id, own, connected, key);
+		known = flows.lookup(key) != 0;
+	}
+	if (!known && packet->role != ROLE_OPENS) {
+		flow_key_of(packet, cgroup_id, !own, connected, key);
+		if (asked_for(key, endpoint->slot, config, &stale)) {
+			known = 1;
+			judge_direction(endpoint, packet, !own, out);
+			if (out->verdict != VERDICT_DENY)
+				return;
+		}
 	}
 	flow_key_of(packet, cgroup_id, own, connected, key);
 	judge_direction(endpoint, packet, own, out);
-	if (out->verdict != VERDICT_DENY || flow || packet->role == ROLE_OPENS)
-		return;
-	if (packet->protocol == PROTOCOL_TCP) { /* mid-stream and nobody remembers who opened it */
-		struct rule other;
-
-		judge_direction(endpoint, packet, !own, &other);
-		if (other.verdict != VERDICT_DENY) {
-			flow_key_of(packet, cgroup_id, !own, connected, key);
-			*out = other;
-		}
-	} else if (out->reason == DROP_NO_RULE && (stale_reply || packet->role == ROLE_REPLY)) {
+	if (out->verdict == VERDICT_DENY && out->reason == DROP_NO_RULE && !known &&
+	    (stale || packet->role == ROLE_REPLY))
 		out->reason = DROP_NOT_A_REPLY;
+}
+
+/* An IPv6 socket may be bound to an address that its namespace does not have (IPV6_FREEBIND); IPv4 lets none out. */
+static __always_inline int is_foreign_source(struct __sk_buff *skb, const struct endpoint *endpoint,
+					     const struct address *local)
+{
+	struct prefix prefix = { .length = 128, .address = *local };
+
+	if (skb->protocol != bpf_htons(ETHERTYPE_IPV6) || address_is_link_local(local) || address_is_zero(local))
+		return 0;
+	if (!address_is_zero(&endpoint->own[1]))
+		return !address_equal(local, &endpoint->own[1]);
+	return hosts.lookup(&prefix) != 0;
+}
+
+/* Why a packet is denied whatever the rules say; DROP_NONE: they decide. */
+static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoint *endpoint,
+				      const struct packet *packet, int inbound)
+{
+	if (packet->reason)
+		return packet->reason;
+	if (endpoint->flags & ENDPOINT_HOST_NETWORK)
+		return DROP_NONE;
+	if (address_is_loopback(&packet->peer)) /* by another device than lo: lo's packets are not judged */
+		return DROP_LOOPBACK;
+	return !inbound && is_foreign_source(skb, endpoint, &packet->local) ? DROP_FOREIGN_SOURCE : DROP_NONE;
+}
+
+/* There was no room in `flows`: what a later packet must know is kept with the socket, or in `answers`. */
+static __always_inline void keep_elsewhere(struct __sk_buff *skb, const struct flow_key *key, __u32 slot, __u64 stamp)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (key->protocol != PROTOCOL_TCP) {
+		remember_answer(key, slot, stamp);
+		return;
 	}
+	sk = sk ? bpf_sk_fullsock(sk) : 0;
+	if (!sk)
+		return;
+	struct promoted *s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (s && !s->opened)
+		s->opened = key->direction == DIRECTION_EGRESS ? OPENED_BY_US : OPENED_BY_PEER;
 }
 
 static __always_inline void describe(struct __sk_buff *skb, const struct endpoint *endpoint,
@@ -138,29 +266,34 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 	struct config *config = configuration();
 	struct packet packet = {};
 	struct flow_key key = {};
+	struct judged judged = {};
 	struct rule rule = {};
 	int connected = 0;
 
 	if (!config)
 		return 0;
 	key.cgroup_id = bpf_skb_cgroup_id(skb);
-	struct endpoint *endpoint = endpoint_of_skb(skb, config, key.cgroup_id);
+	endpoint_and_epoch(skb, config, key.cgroup_id, &judged);
+	struct endpoint *endpoint = judged.endpoint;
 
 	if (endpoint && endpoint->state == STATE_UNMANAGED)
 		return 1;
 	parse_full(skb, inbound, &packet);
 	if (!endpoint || endpoint->state == STATE_PENDING)
 		return hold_back(skb, config, key.cgroup_id, inbound, packet.protocol);
+	if (skb->ifindex == LOOPBACK_DEVICE && !(endpoint->flags & ENDPOINT_HOST_NETWORK))
+		return 1; /* it stays in the pod (P7) */
 	struct bpf_sock *sk = skb->sk;
 
 	if (sk)
 		connected = sk->dst_port != 0;
-	if (packet.reason) {
+	rule.reason = defect_of(skb, endpoint, &packet, inbound);
+	if (rule.reason)
 		flow_key_of(&packet, key.cgroup_id, inbound, connected, &key);
-		rule.reason = packet.reason;
-	} else {
-		decide(endpoint, &packet, inbound, connected, config, &key, &rule);
-	}
+	else if (packet.protocol == PROTOCOL_TCP)
+		decide_stream(skb, endpoint, &packet, inbound, &key, &rule);
+	else
+		decide_datagram(endpoint, &packet, inbound, connected, config, &key, &rule);
 	struct subject subject = {};
 
 	if (rule.verdict == VERDICT_DENY) {
@@ -168,11 +301,14 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 		record_denial(config, &subject, &rule, segments(skb));
 		return 0;
 	}
+	__u64 stamp = stamp_of(&key, judged.epoch);
 	struct flow *before = flows.lookup(&key);
 	int fresh = !before;
-	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || !is_current(before->epoch, before->slot, 0));
-	struct flow *flow = remember(&key, config, endpoint, &rule);
+	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || before->stamp != stamp);
+	struct flow *flow = remember(&key, config, &judged, &rule, tag_of_local(&packet.local));
 
+	if (!flow)
+		keep_elsewhere(skb, &key, endpoint->slot, stamp);
 	count_first(flow, skb, &packet, endpoint->identity, key.direction, inbound, fresh && flow);
 	if (first_audit) {
 		describe(skb, endpoint, &packet, &key, inbound, &subject);

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 enum direction { DIRECTION_EGRESS = 0, DIRECTION_INGRESS = 1 };
 
@@ -30,6 +30,8 @@ enum drop_reason {
 	DROP_AGENT_GONE = 11,
 	DROP_NOT_READY = 12,
 	DROP_SOCKET_FAMILY = 13,
+	DROP_LOOPBACK = 14,       /* 127.0.0.0/8 or ::1 on its way out by another device than lo (P7) */
+	DROP_FOREIGN_SOURCE = 15, /* an IPv6 source address that is not the pod's */
 	DROP_UNKNOWN = 255, /* never written: how an agent reads a newer release's number */
 };
 
@@ -64,6 +66,8 @@ enum limit {
 	PORT_ANY = 0,             /* a port of TCP, UDP, ICMP, ICMPv6 that no policy mentions */
 	PORT_OTHER = 1,           /* any other protocol that no policy mentions */
 	POD_LEVELS = 2,
+	ANSWER_SLOTS = 32, /* entries of `answers` for an endpoint and a direction; a power of two */
+	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
 
 struct address { /* IPv4 is mapped: ::ffff:a.b.c.d */
@@ -82,7 +86,7 @@ struct config { /* the only value of `config` */
 	__u32 syn_tries;      /* how often */
 	__u32 event_rate;     /* denial events a second and endpoint */
 	__u32 event_burst;
-	__u32 flow_quota;     /* entries in `flows` an endpoint may hold */
+	__u32 flow_quota;     /* entries in `flows` of an endpoint: what it opened, and as many that others opened to it */
 	__u32 hz;             /* jiffies a second */
 	__u32 pad;
 };
@@ -96,7 +100,13 @@ struct rule { /* value of `rules`; with VERDICT_AUDIT, reason and rule are the d
 };
 _Static_assert(sizeof(struct rule) == 8, "ABI: agent/abi/layout.py");
 
-struct endpoint { /* value of `endpoints`; key: cgroup id of a pod's or a container's folder */
+struct folder { /* key of `endpoints`: a pod's or a container's folder */
+	__u32 length;       /* bits: always 64 */
+	__u32 cgroup_id[2]; /* in memory order */
+};
+_Static_assert(sizeof(struct folder) == 12, "ABI: agent/abi/layout.py");
+
+struct endpoint { /* value of `endpoints` */
 	__u32 identity;
 	__u32 ruleset;
 	__u32 slot; /* in epochs, slots, denials */
@@ -104,28 +114,30 @@ struct endpoint { /* value of `endpoints`; key: cgroup id of a pod's or a contai
 	__u8 flags;
 	__u8 pad[2];
 	struct rule defaults[2]; /* by direction: where no rule speaks */
+	struct address own[2];   /* the pod's IPv4 and IPv6 address; zero: it has none, or nobody knows it yet */
 };
-_Static_assert(sizeof(struct endpoint) == 32, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct endpoint) == 64, "ABI: agent/abi/layout.py");
 
 struct epoch { /* value of `epochs`, by endpoint slot; the agent writes it */
-	__u32 epoch;   /* flows that carry another one are judged again */
-	__u32 evicted; /* entries of this slot that the agent has taken out of `flows` */
+	__u32 epoch;      /* flows that carry another one are judged again; no two slots ever have the same */
+	__u32 evicted[2]; /* entries of this slot that the agent has taken out of `flows`, by direction */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct epoch) == 8, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct epoch) == 16, "ABI: agent/abi/layout.py");
 
 struct nearby { /* value of `nearby`, by the low bits of a cgroup id: most packets need no other lookup to be placed */
 	__u64 cgroup_id; /* another one: look in `endpoints` */
 	__u32 epoch;     /* of the endpoint's slot, as in `epochs` */
 	__u8 state;      /* enum endpoint_state */
-	__u8 pad[3];
+	__u8 flags;      /* enum endpoint_flag */
+	__u8 pad[2];
 };
 _Static_assert(sizeof(struct nearby) == 16, "ABI: agent/abi/layout.py");
 
 struct slot { /* value of `slots`, by endpoint slot; the kernel writes it */
-	__u32 inserted; /* entries of this slot ever put into `flows` */
-	__u32 tokens;   /* of the event bucket */
-	__u32 refilled; /* jiffies of its last refill */
-	__u32 pad;
+	__u32 inserted[2]; /* entries of this slot ever put into `flows`, by direction */
+	__u32 tokens;      /* of the event bucket */
+	__u32 refilled;    /* jiffies of its last refill */
 };
 _Static_assert(sizeof(struct slot) == 16, "ABI: agent/abi/layout.py");
 
@@ -141,12 +153,13 @@ struct flow_key { /* key of `flows` */
 _Static_assert(sizeof(struct flow_key) == 32, "ABI: agent/abi/layout.py");
 
 struct flow { /* value of `flows`: verdict cache, connection table and accounting at once */
+	__u64 stamp; /* epoch, and in the upper half a tag of the key: one load tells whose verdict this is, and how old */
 	__u32 slot;
-	__u32 epoch;
 	__u32 identity;
 	__u32 rule;
 	__u32 last;  /* jiffies, low half, of the last packet counted here */
 	__u32 first; /* jiffies, low half */
+	__u32 local; /* tag of our address: a packet from another one is judged; 0 for IPv4 */
 	__u8 verdict;
 	__u8 reason;
 	__u8 pad[6];
@@ -156,44 +169,58 @@ struct flow { /* value of `flows`: verdict cache, connection table and accountin
 	__u64 received_bytes;
 	__u64 connections;
 };
-_Static_assert(sizeof(struct flow) == 72, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct flow) == 80, "ABI: agent/abi/layout.py");
 
-struct promoted { /* socket storage of a long flow, and the mark of a pending socket */
+struct answer { /* value of `answers`: a datagram's flow for which `flows` has no room, until the next one takes its place */
+	struct flow_key key;
+	__u64 stamp; /* as in struct flow; written last */
+	__u32 last;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct answer) == 48, "ABI: agent/abi/layout.py");
+
+enum opened { OPENED_UNKNOWN = 0, OPENED_BY_US = 1, OPENED_BY_PEER = 2 };
+
+struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u32 slot;
 	__u32 epoch;
 	__u32 identity;
 	__u32 last;    /* jiffies of the last packet */
 	__u32 flush_at; /* jiffies at which the counters are due in `flows` */
-	__u16 pending; /* 1: connect() met a pending endpoint; 2: its first retry is set */
+	__u8 pending;  /* 1: connect() met a pending endpoint; 2: its first retry is set */
+	__u8 opened;   /* enum opened, where `flows` had no room for it; sockets inherit it from their listener */
 	__be16 remote_port;
+	__u32 local;   /* tag of our address: a packet from another one is judged */
+	__u32 pad;
 	struct flow_key key;
 	__u64 sent_packets;
 	__u64 sent_bytes;
 	__u64 received_packets;
 	__u64 received_bytes;
 };
-_Static_assert(sizeof(struct promoted) == 88, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct promoted) == 96, "ABI: agent/abi/layout.py");
 
-struct prefix { /* key of `peers` */
+struct prefix { /* key of `peers` and `hosts` */
 	__u32 length; /* bits, 0..128 */
 	struct address address;
 };
 _Static_assert(sizeof(struct prefix) == 20, "ABI: agent/abi/layout.py");
 
-struct classes { /* value of `peers` and `hosts` */
+struct classes { /* value of `peers` and of `hosts`, whose prefixes are whole addresses */
 	__u32 peer; /* peer class */
 	__u32 base; /* class of the entities alone */
 };
 _Static_assert(sizeof(struct classes) == 8, "ABI: agent/abi/layout.py");
 
 struct rule_key { /* key of `rules` */
+	__u32 length; /* bits: always 128 */
 	__u32 ruleset;
 	__u32 peer_class;
 	__u32 port_class;
 	__u8 direction;
 	__u8 pad[3];
 };
-_Static_assert(sizeof(struct rule_key) == 16, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct rule_key) == 20, "ABI: agent/abi/layout.py");
 
 struct identity_counts { /* per-CPU value of `identities`, twice: by direction, who opened */
 	__u64 sent_packets;

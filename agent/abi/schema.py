@@ -17,6 +17,8 @@ from agent.abi.structs import ABI_VERSION, EVENT, MAPS, PROMOTED, U32, MapSpec
 from agent.errors import LoadError
 
 Convert = Callable[[bytes], bytes]
+_FORMER_NAMES = {"cgroup_id": "value"}
+"""What fields were called before: the key of `endpoints` was a bare number until ABI 2."""
 
 KERNEL_ONLY = {"events": MapSpec(U32, EVENT, 0), "sockets": MapSpec(U32, PROMOTED, 0)}
 """Maps that nobody can copy: a release uses them as they are, or begins with empty ones."""
@@ -72,14 +74,19 @@ def own_schema() -> Schema:
 
 
 def converter(old: Sequence[Field], new: Sequence[Field], new_size: int) -> Convert:
-    """Bytes of the old struct into bytes of the new one."""
+    """Bytes of the old struct into bytes of the new one. A trie's new key is a prefix of its whole length."""
     before = {field.name: field for field in old}
+    names = {field.name: field.name if field.name in before else _FORMER_NAMES.get(field.name, "") for field in new}
     steps = [
-        (before[field.name], field) for field in new if field.name in before and not field.name.startswith("pad")
+        (before[names[field.name]], field)
+        for field in new
+        if names[field.name] in before and not field.name.startswith("pad")
     ]
+    prefix_bits = (new_size - 4) * 8 if "length" in names and "length" not in before else 0
 
     def convert(data: bytes) -> bytes:
         out = bytearray(new_size)
+        out[: 4 if prefix_bits else 0] = prefix_bits.to_bytes(4, sys.byteorder) if prefix_bits else b""
         for source, target in steps:
             out[target.offset : target.offset + target.size] = _carried(data, source, target)
         return bytes(out)

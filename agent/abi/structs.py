@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.abi.layout import Layout, array, be16, nested, raw, u8, u16, u32, u64
+from agent.abi.layout import Layout, array, be16, nested, raw, u8, u32, u64
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 IDENTITY_SLOTS = 4096
 ENDPOINT_SLOTS = 4096
 NEARBY_SLOTS = 65536
 CREATOR_SLOTS = 65536
 POD_LEVELS = 2
+ANSWER_SLOTS = 32
 
 FLAG_HOST_NETWORK = 1
 FLAG_RAW_SOCKETS = 2
@@ -38,6 +40,7 @@ CONFIG = Layout(
     pad=u32,
 )
 RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, pad=raw(2))
+FOLDER = Layout("folder", length=u32, cgroup_id=raw(8, align=4))
 ENDPOINT = Layout(
     "endpoint",
     identity=u32,
@@ -47,10 +50,11 @@ ENDPOINT = Layout(
     flags=u8,
     pad=raw(2),
     defaults=nested(RULE, 2),
+    own=raw(32, align=4),
 )
-EPOCH = Layout("epoch", epoch=u32, evicted=u32)
-NEARBY = Layout("nearby", cgroup_id=u64, epoch=u32, state=u8, pad=raw(3))
-SLOT = Layout("slot", inserted=u32, tokens=u32, refilled=u32, pad=u32)
+EPOCH = Layout("epoch", epoch=u32, evicted=array(u32, 2), pad=u32)
+NEARBY = Layout("nearby", cgroup_id=u64, epoch=u32, state=u8, flags=u8, pad=raw(2))
+SLOT = Layout("slot", inserted=array(u32, 2), tokens=u32, refilled=u32)
 FLOW_KEY = Layout(
     "flow_key",
     cgroup_id=u64,
@@ -63,12 +67,13 @@ FLOW_KEY = Layout(
 )
 FLOW = Layout(
     "flow",
+    stamp=u64,
     slot=u32,
-    epoch=u32,
     identity=u32,
     rule=u32,
     last=u32,
     first=u32,
+    local=u32,
     verdict=u8,
     reason=u8,
     pad=raw(6),
@@ -78,6 +83,7 @@ FLOW = Layout(
     received_bytes=u64,
     connections=u64,
 )
+ANSWER = Layout("answer", key=nested(FLOW_KEY), stamp=u64, last=u32, pad=u32)
 PROMOTED = Layout(
     "promoted",
     slot=u32,
@@ -85,8 +91,11 @@ PROMOTED = Layout(
     identity=u32,
     last=u32,
     flush_at=u32,
-    pending=u16,
+    pending=u8,
+    opened=u8,
     remote_port=be16,
+    local=u32,
+    pad=u32,
     key=nested(FLOW_KEY),
     sent_packets=u64,
     sent_bytes=u64,
@@ -95,7 +104,7 @@ PROMOTED = Layout(
 )
 PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32)
-RULE_KEY = Layout("rule_key", ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
+RULE_KEY = Layout("rule_key", length=u32, ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
 IDENTITY_COUNTS = Layout(
     "identity_counts",
     sent_packets=u64,
@@ -137,13 +146,12 @@ EVENT = Layout(
 )
 
 STRUCTS = (
-    CONFIG, RULE, ENDPOINT, EPOCH, NEARBY, SLOT, FLOW_KEY, FLOW, PROMOTED, PREFIX, CLASSES, RULE_KEY, IDENTITY_COUNTS,
-    IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT,
+    CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES, RULE_KEY,
+    IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
 U64 = Layout("u64", value=u64)
-HOST_KEY = Layout("address", address=ADDRESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +168,33 @@ class MapSpec:
 
 MAPS: dict[str, MapSpec] = {
     "config": MapSpec(U32, CONFIG, 1),
-    "endpoints": MapSpec(U64, ENDPOINT, 16384, resizable=True),
+    "endpoints": MapSpec(FOLDER, ENDPOINT, 16384, resizable=True, lpm=True),
     "nearby": MapSpec(U32, NEARBY, NEARBY_SLOTS),
     "pending": MapSpec(U64, U64, 4096, resizable=True),
     "epochs": MapSpec(U32, EPOCH, ENDPOINT_SLOTS),
     "slots": MapSpec(U32, SLOT, ENDPOINT_SLOTS),
     "flows": MapSpec(FLOW_KEY, FLOW, 65536, resizable=True),
+    "answers": MapSpec(U32, ANSWER, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS),
     "peers": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
-    "hosts": MapSpec(HOST_KEY, CLASSES, 131072, resizable=True),
+    "hosts": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
     "ports": MapSpec(U32, U64, 196864),
-    "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True),
+    "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
     "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
     "losses": MapSpec(U32, U64, 9, per_cpu=True),
     "creators": MapSpec(U32, CREATOR, CREATOR_SLOTS),
 }
 EVENTS_BYTES = 524288
+
+
+def pack_folder(cgroup_id: int) -> bytes:
+    """Key of `endpoints`."""
+    return FOLDER.pack(length=64, cgroup_id=cgroup_id.to_bytes(8, sys.byteorder))
+
+
+def folder_id(key: bytes) -> int:
+    """The cgroup id in a key of `endpoints`."""
+    return int.from_bytes(FOLDER.unpack(key)["cgroup_id"], sys.byteorder)
 
 
 def pack_address(address: IPv4Address | IPv6Address | int) -> bytes:

@@ -23,7 +23,7 @@ from agent.flows.account import Accountant
 from agent.kernel.datapath import Datapath
 from agent.kernel.loader import Loaded
 from agent.kernel.pins import Pins
-from agent.kernel.probe import Jiffies, features, measure_hz
+from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
 from agent.sources.cgroup_watch import CgroupWatcher
@@ -117,7 +117,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     state = state_folder.read()
     mount = config.cgroup_mount or find_cgroup2_mount()
     found, jiffies = features(mount), Jiffies()
-    hz = measure_hz(jiffies)
+    hz = ticks_a_second()
     addresses = AddressWatch()  # before the first look, so that nothing falls between
     settings = replace(settings, node=config.node, host_addresses=host_addresses())
     store = Store(Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims))
@@ -140,7 +140,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     agent: list[Agent] = []  # the parts refer to the whole, which is made last
     drain = Drain(
         datapath.maps, jiffies=jiffies, accountant=accountant, outputs=outputs,
-        evicted=lambda by_slot: agent[0].node.evicted(by_slot),  # noqa: PLW0108
+        evicted=lambda by_share: agent[0].node.evicted(by_share),  # noqa: PLW0108
+        still_open=lambda keys: agent[0].node.connections.still_open(keys),  # noqa: PLW0108
         interval_seconds=config.drain_seconds,
     )  # fmt: skip
     node = Node(

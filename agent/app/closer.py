@@ -1,23 +1,31 @@
-"""The closing thread: TCP sockets whose packets are denied end with an error instead of stalling (P10)."""
+"""The closing thread: TCP connections that are denied end with an error instead of stalling or living on (P10)."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
 
+from agent.app.connections import Connections
 from agent.flows.decode import RawEvent
 from agent.kernel import sock_diag
 from agent.log import event
-from agent.model.verdict import EventKind, Hook, Verdict
+from agent.model.verdict import DropReason, EventKind, Hook, Verdict
 
 _TCP = 6
 _SAME_SOCKET_SECONDS = 1.0
+_SAYS_NOTHING = frozenset(
+    {DropReason.FRAGMENT, DropReason.SOURCE_ROUTE, DropReason.INVALID_PACKET, DropReason.FOREIGN_SOURCE}
+)
+"""Reasons that are a packet's own: anybody may send such a one with the addresses and ports of a good connection."""
 
-FoldersOf = Callable[[int], Iterable[Path]]
-"""Cgroup folders in which processes of an endpoint may be, the nearest to a cgroup id first."""
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Verdicts of these endpoints were called into question: end whatever is open and denied by now."""
+
+    cgroup_ids: tuple[int, ...]  # one folder of each
 
 
 def stalls(record: RawEvent) -> bool:
@@ -28,42 +36,49 @@ def stalls(record: RawEvent) -> bool:
         and record.protocol == _TCP
         and record.hook in (Hook.EGRESS, Hook.INGRESS)
         and record.socket_cookie != 0
+        and record.reason not in _SAYS_NOTHING
     )
 
 
 class Closer:
-    """One thread runs `run`; others put records into `inbox`. None ends it."""
+    """One thread runs `run`; others put messages into `inbox`. None ends it."""
 
-    def __init__(self, folders_of: FoldersOf) -> None:
-        self.inbox: queue.SimpleQueue[RawEvent | None] = queue.SimpleQueue()
+    def __init__(self, connections: Connections) -> None:
+        self.inbox: queue.SimpleQueue[RawEvent | Sweep | None] = queue.SimpleQueue()
         self.ended = 0
         self.failed = 0
-        self._folders_of = folders_of
+        self._connections = connections
         self._recent: dict[int, float] = {}
 
     def run(self) -> None:
-        while (record := self.inbox.get()) is not None:
+        while (message := self.inbox.get()) is not None:
+            if isinstance(message, Sweep):
+                for cgroup_id in message.cgroup_ids:
+                    self._sweep(cgroup_id)
+                continue
             now = time.monotonic()
             self._recent = {c: at for c, at in self._recent.items() if now - at < _SAME_SOCKET_SECONDS}
-            if record.socket_cookie not in self._recent:
-                self._recent[record.socket_cookie] = now
-                self._close(record)
+            if message.socket_cookie not in self._recent:
+                self._recent[message.socket_cookie] = now
+                self._close(message)
+
+    def _sweep(self, cgroup_id: int) -> None:
+        try:
+            self.ended += self._connections.end_denied(cgroup_id)
+        except OSError as exc:
+            self._tell_failure(cgroup_id, exc)
 
     def _close(self, record: RawEvent) -> None:
-        for pid in self._processes(record.cgroup_id):
+        for pid in self._connections.processes(record.cgroup_id):
             try:
                 with sock_diag.network_of(pid):
                     self.ended += sock_diag.destroy(record.socket_cookie)
             except FileNotFoundError:
                 continue  # the process has gone; another one may share its namespace
             except OSError as exc:
-                self.failed += 1
-                event("socket.not_ended", level=logging.WARNING, cgroup_id=record.cgroup_id, why=str(exc))
+                self._tell_failure(record.cgroup_id, exc)
             return
 
-    def _processes(self, cgroup_id: int) -> Iterable[int]:
-        for folder in self._folders_of(cgroup_id):
-            try:
-                yield from (int(line) for line in (folder / "cgroup.procs").read_text(encoding="ascii").split())
-            except OSError:
-                continue  # the folder has gone
+    def _tell_failure(self, cgroup_id: int, exc: OSError) -> None:
+        self.failed += 1
+        event("socket.not_ended", level=logging.WARNING, cgroup_id=cgroup_id, why=str(exc))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.abi.structs import EPOCH, FLOW, SLOT, U32
+from agent.abi.layout import Layout
+from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, SLOT, U32
 from agent.compiler.changes import Changes
-from agent.flows.account import Accountant, Growth
+from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
     TOTALS_WORDS,
     IdentityCounts,
@@ -26,6 +27,7 @@ from agent.kernel.maps import KernelMap, sum_per_cpu
 from agent.kernel.probe import Jiffies
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind
 from agent.model.verdict import Direction, DropReason, Loss
+from agent.sync.writer import Share
 
 UNKNOWN_PEER_SECONDS = 10.0
 """How long a denial of an unknown incoming address waits for the API to explain it (P15)."""
@@ -61,12 +63,14 @@ class Drain:
         jiffies: Jiffies,
         accountant: Accountant,
         outputs: Outputs,
-        evicted: Callable[[Counter[int]], None],
+        evicted: Callable[[Counter[Share]], None],
+        still_open: Callable[[list[bytes]], set[bytes]],
         interval_seconds: float,
     ) -> None:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._maps, self._jiffies, self._accountant = maps, jiffies, accountant
         self._outputs, self._evicted, self._interval = outputs, evicted, interval_seconds
+        self._still_open = still_open
         self._names = PeerNames()
         self._joiner = Joiner(self._names.name)
         self._context: Context | None = None
@@ -107,7 +111,7 @@ class Drain:
             return
         now = self._jiffies.now()
         reading = self._accountant.read(self._maps["flows"].items(), now)
-        growths = reading.growths + self._evict(reading.idle)
+        growths = reading.growths + self._evict(self._without_open(reading.idle, now))
         wall = time.time()
         self._outputs.flows([self._joiner.flow(growth, self._context, wall) for growth in growths])
 
@@ -136,32 +140,50 @@ class Drain:
         if self._context is not None:
             self._outputs.denials([self._joiner.denial(event, self._context, time.time())])
 
+    def _without_open(self, idle: list[bytes], now: int) -> list[bytes]:
+        """An entry stays while a connection of it is open, or nobody would know who opened that (P9)."""
+        kept = self._still_open([key for key in idle if is_stream(key)])
+        for key in kept:
+            self._accountant.keep(key, now)
+        return [key for key in idle if key not in kept]
+
     def _evict(self, keys: list[bytes]) -> list[Growth]:
         """A packet between the last read and the deletion is in the identity's totals, not in the flow's."""
         growths: list[Growth] = []
-        by_slot: Counter[int] = Counter()
+        by_share: Counter[Share] = Counter()
         flows = self._maps["flows"]
         for key in keys:
             value = flows.get(key)
             if value is None or not flows.delete(key):
                 continue
-            by_slot[int(FLOW.unpack(value)["slot"])] += 1
+            by_share[_share(key, value)] += 1
             growth = self._accountant.evicted(key, value)
             if growth is not None:
                 growths.append(growth)
-        if by_slot:
-            self._evicted(by_slot)
+        if by_share:
+            self._evicted(by_share)
         return growths
 
 
-def lost_evictions(maps: Mapping[str, KernelMap]) -> Counter[int]:
-    """By slot: entries of `flows` that were taken out without the kernel being told, when an agent died or ended.
+def lost_evictions(maps: Mapping[str, KernelMap]) -> Counter[Share]:
+    """By share: entries of `flows` that were taken out without the kernel being told, when an agent died or ended.
 
-    Uncorrected they would use up the slot's share for good. Slots are read first, so that a flow that comes meanwhile
+    Uncorrected they would use up the share for good. Slots are read first, so that a flow that comes meanwhile
     counts as there.
     """
-    inserted = {int(U32.unpack(k)["value"]): int(SLOT.unpack(v)["inserted"]) for k, v in maps["slots"].items()}
-    evicted = {int(U32.unpack(k)["value"]): int(EPOCH.unpack(v)["evicted"]) for k, v in maps["epochs"].items()}
-    there = Counter(int(FLOW.unpack(v)["slot"]) for _, v in maps["flows"].items())
-    lost = {slot: (count - evicted.get(slot, 0) - there[slot]) & 0xFFFFFFFF for slot, count in inserted.items()}
-    return Counter({slot: count for slot, count in lost.items() if 0 < count < 1 << 31})
+    inserted = dict(_by_share(maps["slots"].items(), SLOT, "inserted"))
+    evicted = dict(_by_share(maps["epochs"].items(), EPOCH, "evicted"))
+    there = Counter(_share(k, v) for k, v in maps["flows"].items())
+    lost = {share: (count - evicted.get(share, 0) - there[share]) & 0xFFFFFFFF for share, count in inserted.items()}
+    return Counter({share: count for share, count in lost.items() if 0 < count < 1 << 31})
+
+
+def _share(key: bytes, value: bytes) -> Share:
+    return int(FLOW.unpack(value)["slot"]), Direction(FLOW_KEY.unpack(key)["direction"])
+
+
+def _by_share(items: Iterable[tuple[bytes, bytes]], layout: Layout, field: str) -> Iterator[tuple[Share, int]]:
+    for key, value in items:
+        slot = int(U32.unpack(key)["value"])
+        for direction, count in zip(Direction, layout.unpack(value)[field], strict=True):
+            yield (slot, direction), count

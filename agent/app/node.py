@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent.abi.structs import U32, U64
-from agent.app.closer import Closer, stalls
+from agent.app.closer import Closer, Sweep, stalls
+from agent.app.connections import Connections
 from agent.app.drain import Drain, Snapshot, lost_evictions
 from agent.app.folders import DEFAULT_LEVELS, Folders
 from agent.app.health import Health
@@ -33,7 +34,7 @@ from agent.sources.cgroup_watch import Added, CgroupEvent, CgroupWatcher
 from agent.sources.cgroups import ContainerFolder, RootFolder
 from agent.sources.host import own_cgroup
 from agent.sources.update import Source, Update
-from agent.sync.writer import Outcome, Writer
+from agent.sync.writer import Outcome, Share, Writer
 
 AGENT = PodUid("dagwall-agent")
 HEARTBEAT_SECONDS = 1.0
@@ -72,7 +73,8 @@ class Node:
     ) -> None:
         self.config, self.datapath, self.writer, self.source = config, datapath, writer, source
         self.watcher, self.drain, self.hz = watcher, drain, hz
-        self.closer = Closer(watcher.paths_of)
+        self.connections = Connections(datapath.maps, watcher.paths_of)
+        self.closer = Closer(self.connections)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
         self.settler = Settler(writer, config.log_folders, observer.pending, known_here)
@@ -83,7 +85,7 @@ class Node:
         self._state, self._publish = state, publish
         self._levels = DEFAULT_LEVELS
         self._updates: queue.SimpleQueue[tuple[float, Update]] = queue.SimpleQueue()
-        self._evictions: queue.SimpleQueue[Counter[int]] = queue.SimpleQueue()
+        self._evictions: queue.SimpleQueue[Counter[Share]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._timers = Timers()
@@ -143,9 +145,9 @@ class Node:
         self._stopping = True
         os.eventfd_write(self._wake, 1)
 
-    def evicted(self, by_slot: Counter[int]) -> None:
+    def evicted(self, by_share: Counter[Share]) -> None:
         """The draining thread has taken these out of `flows`."""
-        self._evictions.put(by_slot)
+        self._evictions.put(by_share)
         os.eventfd_write(self._wake, 1)
 
     def updated(self, read_at: float, update: Update) -> None:
@@ -253,6 +255,8 @@ class Node:
 
     def _after(self, outcome: Outcome, changes: Changes) -> None:
         """Others are told once for all that one turn of the loop has changed."""
+        if outcome.questioned:
+            self.closer.inbox.put(Sweep(outcome.questioned))
         if outcome.refused:
             self.health.say("revision", f"revision refused: {outcome.refused}")
             self._refused |= changes

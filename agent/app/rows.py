@@ -109,8 +109,8 @@ def known_fill(node: Node, maps: Mapping[str, KernelMap], identities: int) -> tu
 
 def read_fill(maps: Mapping[str, KernelMap], denials: int) -> tuple[MapFill, ...]:
     """Maps that the kernel fills. `flows` by what each slot inserted and what was evicted: no walk over the flows."""
-    inserted = sum(int(SLOT.unpack(value)["inserted"]) for _, value in maps["slots"].items())
-    evicted = sum(int(EPOCH.unpack(value)["evicted"]) for _, value in maps["epochs"].items())
+    inserted = sum(sum(SLOT.unpack(value)["inserted"]) for _, value in maps["slots"].items())
+    evicted = sum(sum(EPOCH.unpack(value)["evicted"]) for _, value in maps["epochs"].items())
     flows = min(max(0, inserted - evicted), maps["flows"].entries)
     used = {"flows": flows, "denials": denials, "pending": len(maps["pending"].keys())}
     return tuple(MapFill(name, count, maps[name].entries) for name, count in used.items())

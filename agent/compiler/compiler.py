@@ -218,6 +218,7 @@ class Compiler:
             state,
             ruleset,
             pod.host_network,
+            () if pod.finished or pod.host_network else pod.addresses,
             standing.attestation,
             standing.binding,
             standing.contradiction,

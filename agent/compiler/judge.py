@@ -70,12 +70,18 @@ def judge(  # noqa: PLR0917  the order of lookup()
 ) -> Decision:
     """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress."""
     namespace = cluster.namespaces.get(pod.namespace)
-    if namespace is None or not namespace.managed or (plain(address).is_loopback and not pod.host_network):
-        return Decision(Verdict.ALLOW)  # not an endpoint's; P7
+    if namespace is None or not namespace.managed or _stays_in_pod(pod, plain(address)):
+        return Decision(Verdict.ALLOW)
     worth = worth_of(cluster, pod.claim.identity)
     if worth.quarantined:
         return Decision(Verdict.DENY, DropReason.QUARANTINED, note=worth.contradiction)
     return Case(cluster, pod, direction, Facts(cluster, address), protocol, port, worth).decision()
+
+
+def _stays_in_pod(pod: Pod, address: Address) -> bool:
+    """P7. A finished pod's address may be another's by now."""
+    own = address in pod.addresses and not pod.finished
+    return not pod.host_network and (address.is_loopback or own)
 
 
 @dataclass(frozen=True, slots=True)

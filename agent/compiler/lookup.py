@@ -33,8 +33,8 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
         return PASSES
     if assignment.state is EndpointState.PENDING:
         return RuleValue(Verdict.DENY, DropReason.PENDING)
-    if address.is_loopback and not assignment.host_network:
-        return PASSES  # P7, for the quarantined too (I5)
+    if (address.is_loopback and not assignment.host_network) or address in assignment.addresses:
+        return PASSES  # by lo: it stays in the pod (P7), for the quarantined too (I5)
     if assignment.state is EndpointState.QUARANTINED:
         return RuleValue(Verdict.DENY, DropReason.QUARANTINED)
     classes = classes_of(want, address)

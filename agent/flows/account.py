@@ -34,12 +34,18 @@ class Reading:
     entries: int = 0
 
 
+def is_stream(key: bytes) -> bool:
+    """Is this key of `flows` one of TCP?"""
+    return key[_PROTOCOL] == _TCP
+
+
 class Accountant:
     """Remembers the last value of each flow, packed. What has not changed costs a comparison, not a decoding."""
 
     def __init__(self, *, datagram_idle_ticks: int, tcp_idle_ticks: int) -> None:
         self._datagram_idle, self._tcp_idle = datagram_idle_ticks, tcp_idle_ticks
         self._seen: dict[bytes, bytes] = {}
+        self._kept: dict[bytes, int] = {}  # when an idle entry was kept: it is looked at again as if used then
 
     def read(self, items: Iterable[tuple[bytes, bytes]], now: int) -> Reading:
         """`items`: packed keys and values of the map; `now`: jiffies, low 32 bits, read before the map."""
@@ -49,6 +55,7 @@ class Accountant:
             before = self._seen.get(key)
             if before != value:
                 self._seen[key] = value
+                self._kept.pop(key, None)
                 growth = _growth(key, value, before)
                 if growth is not None:
                     reading.growths.append(growth)
@@ -56,12 +63,17 @@ class Accountant:
                 reading.idle.append(key)
         return reading
 
+    def keep(self, key: bytes, now: int) -> None:
+        """An idle entry stays: it is idle again only after as long a time."""
+        self._kept[key] = now
+
     def evicted(self, key: bytes, value: bytes) -> Growth | None:
         """The last word of an entry that was taken out; None where it says nothing new."""
+        self._kept.pop(key, None)
         return _growth(key, value, self._seen.pop(key, None))
 
     def _is_idle(self, key: bytes, value: bytes, now: int) -> bool:
-        last = int.from_bytes(value[_LAST : _LAST + 4], sys.byteorder)
+        last = self._kept.get(key, int.from_bytes(value[_LAST : _LAST + 4], sys.byteorder))
         idle = (now - last) & 0xFFFFFFFF
         return (self._tcp_idle if key[_PROTOCOL] == _TCP else self._datagram_idle) < idle < 1 << 31
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from agent.abi.structs import MapSpec
 from agent.errors import MapError
 from agent.kernel import syscall
+from agent.kernel.grace import wait_for_programs
 from agent.kernel.syscall import Command
 
 Item = tuple[bytes, bytes]
@@ -55,6 +56,13 @@ class KernelMap:
         """Many deletions; keys that are not there are no error."""
         for key in keys:
             syscall.map_delete(self.fd, key)
+
+    def wait_for_readers(self) -> None:
+        """Until no program runs that has read any map before this call."""
+        try:
+            wait_for_programs()
+        except OSError as exc:
+            raise MapError(f"map {self.name}: wait for running programs: {exc.strerror}") from exc
 
     def items(self) -> list[Item]:
         """Everything in it, of a map that is not per CPU."""

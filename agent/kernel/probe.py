@@ -1,4 +1,4 @@
-"""What this kernel can do, found by loading a few instructions; and how long its jiffies are, by measuring."""
+"""What this kernel can do, found by loading a few instructions; and how long its jiffies are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.kernel import lsm, syscall
 from agent.kernel.instructions import EXIT, call, set_register
 from agent.kernel.syscall import AttachType, ProgType
 
-_KNOWN_RATES = (100, 250, 300, 1000)
+_MONOTONIC_COARSE = 6
 _HELPER_JIFFIES64 = 118
 _HELPER_SET_RETVAL = 187
 
@@ -70,16 +70,6 @@ class Jiffies:
         os.close(self._program)
 
 
-def measure_hz(jiffies: Jiffies, seconds: float = 0.1) -> int:
-    """Ticks a second. Counts over whole ticks, so that a tenth of a second tells 250 from 300."""
-    start = jiffies.now()
-    while (first := jiffies.now()) == start:
-        pass
-    began = time.monotonic()
-    time.sleep(seconds)
-    edge = jiffies.now()
-    while (last := jiffies.now()) == edge:
-        pass
-    rate = ((last - first) & 0xFFFFFFFF) / (time.monotonic() - began)
-    nearest = min(_KNOWN_RATES, key=lambda known: abs(known - rate))
-    return nearest if abs(nearest - rate) < nearest * 0.08 else round(rate)
+def ticks_a_second() -> int:
+    """CONFIG_HZ: the resolution of the kernel's coarse clocks is one tick (clock_getres(2), TICK_NSEC)."""
+    return round(1 / time.clock_getres(_MONOTONIC_COARSE))

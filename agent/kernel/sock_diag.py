@@ -10,7 +10,8 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _NETLINK_SOCK_DIAG = 4
@@ -19,23 +20,46 @@ _SOCK_DESTROY = 21
 _REQUEST, _ACK, _DUMP = 0x01, 0x04, 0x300
 _ERROR, _DONE = 2, 3
 _TCP = 6
-_LISTEN = 10
+_TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
 _ALL_BUT_LISTEN = 0xFFF & ~(1 << _LISTEN)
+_OPEN_OR_LISTENING = 0xFFF & ~(1 << _TIME_WAIT) & ~(1 << _CLOSE)
+_MESSAGE = struct.Struct("=BBBB48s5I")
+_PORTS = struct.Struct("!HH16s16s")
+_ATTRIBUTE = struct.Struct("=HH")
+_CGROUP_ID = 21
 _HEADER = struct.Struct("=IHHII")
 _REQUEST_HEAD = struct.Struct("=BBBBI")
 _ID_BYTES = 48
 _COOKIE_AT = 40
 _CLONE_NEWNET = 0x40000000
+_MAPPED = b"\0" * 10 + b"\xff\xff"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
-    """One socket as the kernel lists it; `identity` is struct inet_diag_sockid, packed."""
+    """One socket as the kernel lists it; `identity` is struct inet_diag_sockid, packed. `cgroup_id`: of its maker's
+    folder; 0 where the kernel does not say.
+    """
 
     family: int
     state: int
     identity: bytes
+    cgroup_id: int = 0
+
+    @property
+    def listens(self) -> bool:
+        return self.state == _LISTEN
+
+    @property
+    def local_port(self) -> int:
+        return int(_PORTS.unpack_from(self.identity)[0])
+
+    @property
+    def remote(self) -> tuple[bytes, int]:
+        """(the 16 bytes of the other end's address, IPv4 mapped; its port)"""
+        _, port, _, address = _PORTS.unpack_from(self.identity)
+        return (address if self.family == socket.AF_INET6 else _MAPPED + address[:4]), int(port)
 
     @property
     def cookie(self) -> int:
@@ -66,18 +90,40 @@ def destroy(cookie: int) -> bool:
 
     Listening sockets are left alone. Raises OSError where the kernel has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY).
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(2)
+    with _netlink() as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for found in list(_list(netlink, family)):
+            for found in list(_list(netlink, family, _ALL_BUT_LISTEN)):
                 if found.cookie == cookie:
-                    _ask(netlink, _SOCK_DESTROY, _REQUEST | _ACK, found.family, found.identity)
-                    return _acknowledged(netlink.recv(8192))
+                    return _end(netlink, found)
     return False
 
 
-def _list(netlink: socket.socket, family: int) -> Iterator[TcpSocket]:
-    _ask(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, family, bytes(_ID_BYTES))
+def connections() -> list[TcpSocket]:
+    """All TCP sockets in the namespace of the calling thread that have a peer or listen. Raises OSError."""
+    with _netlink() as netlink:
+        families = (socket.AF_INET, socket.AF_INET6)
+        return [found for family in families for found in _list(netlink, family, _OPEN_OR_LISTENING)]
+
+
+def destroy_all(sockets: Iterable[TcpSocket]) -> int:
+    """End these, of the calling thread's namespace; how many were still there. Raises OSError."""
+    with _netlink() as netlink:
+        return sum(_end(netlink, each) for each in sockets)
+
+
+def _netlink() -> socket.socket:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    netlink.settimeout(2)
+    return netlink
+
+
+def _end(netlink: socket.socket, found: TcpSocket) -> bool:
+    _ask(netlink, _SOCK_DESTROY, _REQUEST | _ACK, _request(found.family, found.identity, _ALL_BUT_LISTEN))
+    return _acknowledged(netlink.recv(8192))
+
+
+def _list(netlink: socket.socket, family: int, states: int) -> Iterator[TcpSocket]:
+    _ask(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, _request(family, bytes(_ID_BYTES), states))
     while True:
         data = netlink.recv(65536)
         at = 0
@@ -86,12 +132,28 @@ def _list(netlink: socket.socket, family: int) -> Iterator[TcpSocket]:
             if kind in (_DONE, _ERROR):
                 return
             body = data[at + _HEADER.size : at + length]
-            yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES])
+            yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES], _cgroup_id(body))
             at += (length + 3) & ~3
 
 
-def _ask(netlink: socket.socket, kind: int, flags: int, family: int, identity: bytes) -> None:
-    request = _REQUEST_HEAD.pack(family, _TCP, 0, 0, _ALL_BUT_LISTEN) + identity
+def _cgroup_id(body: bytes) -> int:
+    """The attribute INET_DIAG_CGROUP_ID (Linux 5.9)."""
+    at = _MESSAGE.size
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind == _CGROUP_ID:
+            return int.from_bytes(body[at + _ATTRIBUTE.size : at + length], sys.byteorder)
+        at += (length + 3) & ~3
+    return 0
+
+
+def _request(family: int, identity: bytes, states: int) -> bytes:
+    return _REQUEST_HEAD.pack(family, _TCP, 0, 0, states) + identity
+
+
+def _ask(netlink: socket.socket, kind: int, flags: int, request: bytes) -> None:
     netlink.send(_HEADER.pack(_HEADER.size + len(request), kind, flags, 1, 0) + request)
 
 

@@ -52,6 +52,7 @@ class MapType(IntEnum):
     """enum bpf_map_type"""
 
     ARRAY = 2
+    ARRAY_OF_MAPS = 12
 
 
 class ProgType(IntEnum):
@@ -98,9 +99,14 @@ def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(data, len(data) or 1)
 
 
-def map_create(of: MapType, key_size: int, value_size: int, entries: int) -> int:
-    """A descriptor of a new map."""
-    return bpf(Command.MAP_CREATE, struct.pack("=IIII", of, key_size, value_size, entries))[0]
+def map_create(of: MapType, key_size: int, value_size: int, entries: int, *, inner: int = 0) -> int:
+    """A descriptor of a new map. `inner`: descriptor of a map like those that a map of maps holds."""
+    return bpf(Command.MAP_CREATE, struct.pack("=IIIIII", of, key_size, value_size, entries, 0, inner))[0]
+
+
+def descriptor(fd: int) -> bytes:
+    """A descriptor as the value of a map of maps."""
+    return struct.pack("=I", fd)
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

@@ -40,6 +40,8 @@ class DropReason(IntEnum):
     AGENT_GONE = 11  # unknown pod, agent dead, --on-agent-loss=deny (L6)
     NOT_READY = 12  # the slow path is missing: managed endpoints fail closed
     SOCKET_FAMILY = 13  # socket() of a family whose traffic no hook judges (S6)
+    LOOPBACK = 14  # 127.0.0.0/8 or ::1 on its way out by another device than lo (P7)
+    FOREIGN_SOURCE = 15  # an IPv6 source address that is not the pod's
     UNKNOWN = 255  # a newer release's number, read by this one after a rollback
 
     @classmethod

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NewType
 
+from agent.model.cluster import Address
 from agent.model.identity import Attestation, Identity, PodUid
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 
@@ -95,12 +96,13 @@ class Ruleset:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What an endpoint is to be. Only the first four reach the kernel."""
+    """What an endpoint is to be. Only the first five reach the kernel."""
 
     identity: Identity
     state: EndpointState
     ruleset: RulesetId  # 0 where the state needs none
     host_network: bool = False
+    addresses: tuple[Address, ...] = ()  # the pod's own: what it sends itself is not judged (P7)
     attestation: Attestation = Attestation.CLAIMED  # what the claim is worth (I4)
     binding: str = ""  # TaskIdentityBinding that vouches for the claim, or that it contradicts (I5)
     contradiction: str = ""  # a sentence, where it contradicts one; the state says whether that is enforced

@@ -172,7 +172,7 @@ def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address,
     if namespace is None or not namespace.managed:
         yield f"namespace {pod.namespace} is not managed: no policy applies to it"
     elif got.verdict is Verdict.ALLOW:
-        yield f"by {short_rule(str(got.rule))}" if got.rule else "loopback is never judged"
+        yield f"by {short_rule(str(got.rule))}" if got.rule else "what stays in the pod is never judged"
     else:
         yield f"by {short_rule(str(got.rule))}" if got.rule else WHY[got.reason]
         said = deny_reasons(cluster).get(str(got.rule), "") if got.rule else ""

@@ -35,6 +35,8 @@ DROP_REASONS: dict[DropReason, tuple[int, str]] = {
     DropReason.AGENT_GONE: (202, "DROP_HOST_NOT_READY"),
     DropReason.NOT_READY: (202, "DROP_HOST_NOT_READY"),
     DropReason.SOCKET_FAMILY: (133, "POLICY_DENIED"),
+    DropReason.LOOPBACK: (132, "INVALID_SOURCE_IP"),
+    DropReason.FOREIGN_SOURCE: (132, "INVALID_SOURCE_IP"),
     DropReason.UNKNOWN: (0, "DROP_REASON_UNKNOWN"),
 }
 """Hubble's number and name for each of our reasons; ours stands in `dagwall.reason`."""

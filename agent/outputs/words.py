@@ -29,6 +29,8 @@ WHY = {
     DropReason.AGENT_GONE: "the agent is not running and the pod is unknown (--on-agent-loss deny)",
     DropReason.NOT_READY: "the programs are not complete on this node",
     DropReason.SOCKET_FAMILY: "what it sends could not be judged",
+    DropReason.LOOPBACK: "a loopback address is reached by the device lo only",
+    DropReason.FOREIGN_SOURCE: "its source address is not the pod's",
     DropReason.UNKNOWN: "a newer release's programs had a reason that this one does not know",
 }
 """A clause for each reason that people can read."""

@@ -11,7 +11,7 @@ from agent.model.identity import IdentityNumber, PodUid
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Ruleset, RulesetId
 from agent.sync.allocate import IdentityNumbers, Slots
-from agent.sync.entries import pack_endpoint
+from agent.sync.entries import pack_endpoint, place_flags
 
 LINGER_SECONDS = 180.0
 """How long entries outlive their folder: orphaned TCP sockets still send the last upload (L4)."""
@@ -32,12 +32,18 @@ class Endpoint:
 class EndpointOps:
     """Writes that follow from changes. None deletes; `bumped` are slots whose flows are to be judged again.
 
-    `nearby`: indexes whose entry has another holder or another state; their values are the writer's to make.
+    `nearby`: indexes whose entry has another holder or another state; their values are the writer's to make. `left`:
+    those that lost their holder in these writes; none gets another in the same ones, because a program may read one.
     """
 
     entries: dict[int, bytes | None] = field(default_factory=dict)
     nearby: set[int] = field(default_factory=set)
     bumped: set[int] = field(default_factory=set)
+    left: set[int] = field(default_factory=set)
+
+    @property
+    def changes_anything(self) -> bool:
+        return bool(self.entries or self.nearby or self.bumped)
 
 
 class EndpointTable:
@@ -50,6 +56,7 @@ class EndpointTable:
         self.by_folder: dict[int, PodUid] = {}
         self.by_slot: dict[int, PodUid] = {}
         self._rendered: dict[int, bytes] = dict(adopted or {})
+        self._adopted: dict[int, bytes] = dict(self._rendered)
         self._adopted_slots = {cgroup: int(ENDPOINT.unpack(raw)["slot"]) for cgroup, raw in self._rendered.items()}
         self._slots = Slots(set(self._adopted_slots.values()))
         self._nearby: dict[int, int] = {}
@@ -141,6 +148,16 @@ class EndpointTable:
         """New epochs for everyone: nobody knows what was allowed before."""
         self._ops.bumped.update(self.by_slot)
 
+    def replaced(self) -> list[tuple[int, bytes]]:
+        """(cgroup id, adopted value) of entries that have another ruleset since; once, by the first complete list."""
+        adopted, self._adopted = self._adopted, {}
+        ruleset = ENDPOINT.offsets["ruleset"]
+        return [
+            (cgroup, value)
+            for cgroup, value in adopted.items()
+            if (now := self._rendered.get(cgroup)) and now[ruleset : ruleset + 4] != value[ruleset : ruleset + 4]
+        ]
+
     def is_kept(self, endpoint: Endpoint) -> bool:
         """Does it have entries of an agent before, which nobody has confirmed or replaced?"""
         return endpoint.assignment is None and any(folder in self._rendered for folder in endpoint.folders)
@@ -172,19 +189,24 @@ class EndpointTable:
         self._adopted_slots = {}
         return len(strangers)
 
+    def a_folder_of_each(self, slots: Iterable[int]) -> tuple[int, ...]:
+        """One cgroup id for each slot that an endpoint has."""
+        found = (self.by_uid.get(self.by_slot.get(slot, PodUid(""))) for slot in slots)
+        return tuple(min(endpoint.folders) for endpoint in found if endpoint and endpoint.folders)
+
     def nearby_of(self, slot: int) -> set[int]:
         """Indexes of `nearby` that a slot's folders hold."""
         endpoint = self.by_uid.get(self.by_slot.get(slot, PodUid("")))
         folders = endpoint.folders if endpoint else set()
         return {cgroup % NEARBY_SLOTS for cgroup in folders if self._nearby.get(cgroup % NEARBY_SLOTS) == cgroup}
 
-    def nearby_at(self, index: int) -> tuple[int, EndpointState, int]:
-        """(cgroup id, state, slot) of the folder that holds an index; zeros where none does."""
+    def nearby_at(self, index: int) -> tuple[int, EndpointState, int, int]:
+        """(cgroup id, state, flags, slot) of the folder that holds an index; zeros where none does."""
         cgroup = self._nearby.get(index, 0)
         endpoint = self.by_uid.get(self.by_folder.get(cgroup, PodUid("")))
         if endpoint is None or endpoint.assignment is None:
-            return 0, EndpointState.PENDING, 0
-        return cgroup, endpoint.assignment.state, endpoint.slot
+            return 0, EndpointState.PENDING, 0, 0
+        return cgroup, endpoint.assignment.state, place_flags(endpoint.assignment), endpoint.slot
 
     def _endpoint(self, uid: PodUid) -> Endpoint:
         """The pod's; a new one is unexplained. Whoever asks is about to change it."""
@@ -206,8 +228,9 @@ class EndpointTable:
 
     def _hold_nearby(self, cgroup: int) -> None:
         """A direct-mapped table: of two folders with equal low bits, the second takes the slower way."""
-        if self._nearby.setdefault(cgroup % NEARBY_SLOTS, cgroup) == cgroup:
-            self._ops.nearby.add(cgroup % NEARBY_SLOTS)
+        index = cgroup % NEARBY_SLOTS
+        if index not in self._ops.left and self._nearby.setdefault(index, cgroup) == cgroup:
+            self._ops.nearby.add(index)
 
     def _make_room(self) -> None:
         """Where every slot is taken, what left first goes before its time: a new pod must not wait for orphans."""
@@ -221,6 +244,7 @@ class EndpointTable:
         if self._nearby.get(cgroup % NEARBY_SLOTS) == cgroup:
             del self._nearby[cgroup % NEARBY_SLOTS]
             self._ops.nearby.add(cgroup % NEARBY_SLOTS)
+            self._ops.left.add(cgroup % NEARBY_SLOTS)
 
     def _drop(self, cgroup: int) -> PodUid | None:
         if self._rendered.pop(cgroup, None) is not None:

@@ -17,16 +17,24 @@ from agent.abi.structs import (
     U64,
     pack_address,
 )
+from agent.model.cluster import Address
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Classes, Host, Prefix, RuleKey, Ruleset, RuleValue
 
 NO_PORT_CLASS = U64.pack(value=0)
 _DENY_ALL = RULE.pack() * 2
+_RULE_KEY_BITS = 128
+_ADDRESS_BITS = 128
+_NO_ADDRESS = bytes(16)
 
 
 def pack_rule_key(key: RuleKey) -> bytes:
     return RULE_KEY.pack(
-        ruleset=key.ruleset, peer_class=key.peer_class, port_class=key.port_class, direction=int(key.direction)
+        length=_RULE_KEY_BITS,
+        ruleset=key.ruleset,
+        peer_class=key.peer_class,
+        port_class=key.port_class,
+        direction=int(key.direction),
     )
 
 
@@ -40,7 +48,7 @@ def pack_prefix(prefix: Prefix) -> bytes:
 
 
 def pack_host(host: Host) -> bytes:
-    return pack_address(host)
+    return PREFIX.pack(length=_ADDRESS_BITS, address=pack_address(host))
 
 
 def pack_classes(classes: Classes) -> bytes:
@@ -57,7 +65,7 @@ def pack_u64(value: int) -> bytes:
 
 def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, slot: int) -> bytes:
     """Value of `endpoints`. Without a ruleset both directions are denied."""
-    flags = FLAG_HOST_NETWORK if assignment.host_network else 0
+    flags = place_flags(assignment)
     if ruleset and ruleset.sockets.raw:
         flags |= FLAG_RAW_SOCKETS
     if ruleset and ruleset.sockets.audit:
@@ -69,13 +77,31 @@ def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, 
         state=int(assignment.state),
         flags=flags,
         defaults=b"".join(map(pack_rule, ruleset.defaults)) if ruleset else _DENY_ALL,
+        own=b"".join(_first_of(assignment.addresses, version) for version in (4, 6)),
     )
 
 
-def pack_epoch(epoch: int, evicted: int) -> bytes:
-    return EPOCH.pack(epoch=epoch, evicted=evicted & 0xFFFFFFFF)
+def pack_pending(endpoint: bytes) -> bytes:
+    """The same endpoint, held back."""
+    return ENDPOINT.pack(**{**ENDPOINT.unpack(endpoint), "state": int(EndpointState.PENDING)})
 
 
-def pack_nearby(cgroup_id: int, state: EndpointState, epoch: int) -> bytes:
+def place_flags(assignment: Assignment) -> int:
+    """Flags of an endpoint that `nearby` has too."""
+    return FLAG_HOST_NETWORK if assignment.host_network else 0
+
+
+def pack_epoch(epoch: int, evicted: tuple[int, int]) -> bytes:
+    egress, ingress = evicted
+    return EPOCH.pack(epoch=epoch, evicted=(egress & 0xFFFFFFFF, ingress & 0xFFFFFFFF))
+
+
+def pack_nearby(cgroup_id: int, state: EndpointState, flags: int, epoch: int) -> bytes:
     """Value of `nearby`; zeros for an entry that nobody holds."""
-    return NEARBY.pack(cgroup_id=cgroup_id, epoch=epoch, state=int(state)) if cgroup_id else NEARBY.pack()
+    if not cgroup_id:
+        return NEARBY.pack()
+    return NEARBY.pack(cgroup_id=cgroup_id, epoch=epoch, state=int(state), flags=flags)
+
+
+def _first_of(addresses: tuple[Address, ...], version: int) -> bytes:
+    return next((pack_address(each) for each in addresses if each.version == version), _NO_ADDRESS)

@@ -1,6 +1,9 @@
-"""The writes of one step in their order: rules, peers and ports, endpoints, epochs; then deletes, of rules last.
+"""The writes of one step in their order: rules, ports, hosts and peers, endpoints; then deletes, of rules last; then
+epochs and `nearby`.
 
-A rule is there before anything refers to it, and goes after everything that did.
+A rule is there before anything refers to it, and goes after everything that did. An epoch is written after everything
+that a revocation changes or deletes: a packet on the way may be judged by what was before, but its verdict is stored
+under an epoch that is over (P10).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from agent.abi.structs import PREFIX
+from agent.abi.structs import PREFIX, pack_folder
 from agent.model.want import Delta, Want
 from agent.sync import entries
 from agent.sync.endpoints import EndpointOps
@@ -24,22 +27,26 @@ class Map(Protocol):
 
     def put_all(self, items: Iterable[Item]) -> None: ...
     def delete_all(self, keys: Iterable[bytes]) -> None: ...
+    def wait_for_readers(self) -> None: ...
     def items(self) -> list[Item]: ...
 
 
 @dataclass(slots=True)
 class Plan:
-    """Steps that are carried out one after the other: (map, upserts), and at the end (map, keys to delete)."""
+    """In this order: (map, upserts), (map, keys to delete), (map, upserts that call verdicts into question)."""
 
     upserts: list[tuple[str, list[Item]]] = field(default_factory=list)
     deletes: list[tuple[str, list[bytes]]] = field(default_factory=list)
+    closing: list[tuple[str, list[Item]]] = field(default_factory=list)
+    holds: bool = False  # only holds endpoints back until the next plan moves them
 
     def __bool__(self) -> bool:
-        return any(items for _, items in self.upserts) or any(keys for _, keys in self.deletes)
+        return bool(self.writes)
 
     @property
     def writes(self) -> int:
-        return sum(len(items) for _, items in self.upserts) + sum(len(keys) for _, keys in self.deletes)
+        upserts = sum(len(items) for _, items in (*self.upserts, *self.closing))
+        return upserts + sum(len(keys) for _, keys in self.deletes)
 
 
 _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
@@ -73,13 +80,16 @@ def plan_delta(delta: Delta) -> Plan:
     return plan
 
 
-def add_endpoints(plan: Plan, ops: EndpointOps, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
-    """Endpoints, then epochs, after everything they refer to; deletes of endpoints before those of rules."""
-    changed = [(entries.pack_u64(cgroup), value) for cgroup, value in ops.entries.items() if value is not None]
+def add_endpoints(plan: Plan, ops: EndpointOps) -> None:
+    """Endpoints after everything they refer to; deletes of endpoints before those of rules."""
+    changed = [(pack_folder(cgroup), value) for cgroup, value in ops.entries.items() if value is not None]
     plan.upserts.append(("endpoints", changed))
-    plan.upserts.append(("epochs", list(epochs)))
-    plan.upserts.append(("nearby", list(nearby)))
-    plan.deletes.insert(0, ("endpoints", [entries.pack_u64(c) for c, value in ops.entries.items() if value is None]))
+    plan.deletes.insert(0, ("endpoints", [pack_folder(c) for c, value in ops.entries.items() if value is None]))
+
+
+def add_closing(plan: Plan, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
+    """What the last step of a revision ends with."""
+    plan.closing += [("epochs", list(epochs)), ("nearby", list(nearby))]
 
 
 def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
@@ -99,11 +109,44 @@ def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
     return plan
 
 
-def apply(plan: Plan, maps: Mapping[str, Map]) -> None:
-    """Carry the plan out. Stops at the first map that refuses; what was enforced before still is."""
-    for name, items in plan.upserts:
-        if items:
-            maps[name].put_all(items)
-    for name, keys in plan.deletes:
-        if keys:
-            maps[name].delete_all(keys)
+class Carrier:
+    """Carries out the plans of one revision. A program that stalls between two of its reads must not see the first of
+    one version and the second of the other, so some writes wait until no program runs that has read before them.
+    """
+
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._maps = maps
+        self._written: set[str] = set()  # since the last wait
+
+    def apply(self, plan: Plan) -> None:
+        """Stops at the first map that refuses; what was enforced before still is."""
+        if any(items for _, items in plan.upserts) or any(keys for _, keys in plan.deletes):
+            self._wait_for_readers_of(_MOVES)  # of the plan before
+        for name, items in plan.upserts:
+            if items:
+                self._wait_for_readers_of(_BEFORE_UPSERTS.get(name, _NOTHING))
+                self._maps[name].put_all(items)
+                self._written.add(name)
+        for name, keys in plan.deletes:
+            if keys:
+                self._wait_for_readers_of(_BEFORE_DELETES.get(name, _NOTHING))
+                self._maps[name].delete_all(keys)
+                self._written.add(name)
+        for name, items in plan.closing:
+            if items:
+                self._maps[name].put_all(items)
+
+    def _wait_for_readers_of(self, names: frozenset[str]) -> None:
+        if names & self._written:
+            self._maps["rules"].wait_for_readers()
+            self._written.clear()
+
+
+_NOTHING: frozenset[str] = frozenset()
+_MOVES = frozenset({"endpoints", "hosts", "peers", "ports"})
+"""Maps that lead to a rule."""
+_BEFORE_UPSERTS = {"peers": frozenset({"hosts"})}
+"""A program reads `hosts` first: one that has missed a new host there must not find the new prefix around it."""
+_BEFORE_DELETES = {"peers": frozenset({"hosts", "peers"}), "rules": _MOVES}
+"""The same for a long prefix that goes while the short one around it changes. A rule goes when nothing leads to it,
+nor any value that a running program has read."""

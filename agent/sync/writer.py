@@ -6,18 +6,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.abi.structs import EPOCH, U32, U64
+from agent.abi.structs import ENDPOINT, EPOCH, U32, folder_id, pack_folder
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.compiler.compiler import Compiler
 from agent.errors import CapacityError
 from agent.model.cluster import Cluster, Pod
 from agent.model.identity import Claim, PodUid
-from agent.model.verdict import EndpointState
+from agent.model.verdict import Direction, EndpointState
 from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointTable
-from agent.sync.entries import pack_epoch, pack_index, pack_nearby
-from agent.sync.plan import Map, Plan, add_endpoints, apply, plan_delta, plan_whole
+from agent.sync.entries import pack_epoch, pack_index, pack_nearby, pack_pending
+from agent.sync.plan import Carrier, Map, Plan, add_closing, add_endpoints, plan_delta, plan_whole
+
+Share = tuple[int, Direction]
+"""(endpoint slot, who opened): what a pod opened, and what others opened to it, fill `flows` each for itself (S1)."""
+
+_NO_EPOCH = (0, (0, 0))
 
 CapacityCheck = Callable[[Want, Cluster], None]
 """Raises CapacityError where a revision does not fit."""
@@ -30,6 +35,7 @@ class Outcome:
     writes: int = 0
     bumped: int = 0
     refused: str = ""
+    questioned: tuple[int, ...] = ()  # a folder of each endpoint whose verdicts were called into question
     gone: list[PodUid] = field(default_factory=list)
 
 
@@ -46,8 +52,9 @@ class Writer:
         """`claims`: of this node's pods, as an agent before has kept them."""
         self._maps, self._fits, self._claims = maps, fits, claims or {}
         self._epochs = _read_epochs(maps["epochs"].items())
+        self._last_epoch = max((epoch for epoch, _ in self._epochs.values()), default=0)
         self.compiler = Compiler()
-        adopted = {int(U64.unpack(k)["value"]): v for k, v in maps["endpoints"].items()}
+        adopted = {folder_id(k): v for k, v in maps["endpoints"].items()}
         self.endpoints = EndpointTable(numbers, adopted)
         self.cluster = Cluster()
         self._settled: dict[PodUid, Assignment] = {}
@@ -79,7 +86,7 @@ class Writer:
             self.endpoints.assign(uid, assignment, self.want.rulesets)
         self.endpoints.prune_adopted()
         self.endpoints.bump_all()  # what was revoked while no agent looked, or as the last one died (P10)
-        return self._carry_out(plan_whole(self.want, self._maps))
+        return self._carry_out(self._hold_back(), plan_whole(self.want, self._maps))
 
     def update(self, cluster: Cluster, changes: Changes) -> Outcome:
         """The next snapshot. A revision that does not fit is refused whole, the one before stays in force.
@@ -106,8 +113,7 @@ class Writer:
         for uid, assignment in deltas[0].assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
-        outcomes = [self._carry_out(plan_delta(delta)) for delta in deltas]
-        return Outcome(writes=sum(o.writes for o in outcomes), bumped=sum(o.bumped for o in outcomes))
+        return self._carry_out(*map(plan_delta, deltas))
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt.
@@ -117,7 +123,7 @@ class Writer:
         if not self.cluster.complete:
             self.endpoints.redo(())
             return self._carry_out(Plan())
-        self.endpoints.redo(int(U64.unpack(key)["value"]) for key, _ in self._maps["endpoints"].items())
+        self.endpoints.redo(folder_id(key) for key, _ in self._maps["endpoints"].items())
         return self._carry_out(plan_whole(self.want, self._maps))
 
     def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:
@@ -159,12 +165,13 @@ class Writer:
         outcome.gone = gone
         return outcome
 
-    def evicted(self, by_slot: Counter[int]) -> None:
-        """Entries of `flows` that were taken out, so that the kernel knows each slot's use."""
-        for slot, count in by_slot.items():
-            epoch, before = self._epochs.get(slot, (0, 0))
-            self._epochs[slot] = (epoch, before + count)
-        self._maps["epochs"].put_all(self._packed_epochs(by_slot))
+    def evicted(self, by_share: Counter[Share]) -> None:
+        """Entries of `flows` that were taken out, so that the kernel knows how much of each share is in use."""
+        for (slot, direction), count in by_share.items():
+            epoch, before = self._epochs.get(slot, _NO_EPOCH)
+            after = tuple(n + count * (d is direction) for d, n in zip(Direction, before, strict=True))
+            self._epochs[slot] = (epoch, (after[0], after[1]))
+        self._maps["epochs"].put_all(self._packed_epochs({slot for slot, _ in by_share}))
 
     def pending(self) -> list[PodUid]:
         """Pods with a folder that nobody has explained yet; those found in the maps stay as they are (L5)."""
@@ -219,15 +226,39 @@ class Writer:
     def _assignment(self, uid: PodUid) -> Assignment | None:
         return self.want.assignments.get(uid) or self._settled.get(uid)
 
-    def _carry_out(self, plan: Plan) -> Outcome:
+    def _hold_back(self) -> Plan:
+        """Endpoints that adoption gives another ruleset are pending while it writes: there are no rows of the old
+        ruleset for new addresses, and none of the new one for old addresses. What has a flow goes on meanwhile.
+        """
+        held = [
+            (pack_folder(cgroup), pack_pending(adopted))
+            for cgroup, adopted in self.endpoints.replaced()
+            if ENDPOINT.unpack(adopted)["state"] == EndpointState.MANAGED
+        ]
+        return Plan(upserts=[("endpoints", held)], holds=True)
+
+    def _carry_out(self, *plans: Plan) -> Outcome:
+        """The steps of one revision: endpoints move in one of them, verdicts are called into question by the last."""
         ops = self.endpoints.take_ops()
         for slot in ops.bumped:
-            epoch, evicted = self._epochs.get(slot, (0, 0))
-            self._epochs[slot] = ((epoch + 1) & 0xFFFFFFFF or 1, evicted)
+            _, evicted = self._epochs.get(slot, _NO_EPOCH)
+            self._epochs[slot] = (self._next_epoch(), evicted)
         nearby = ops.nearby.union(*(self.endpoints.nearby_of(slot) for slot in ops.bumped))
-        add_endpoints(plan, ops, self._packed_epochs(ops.bumped), self._packed_nearby(nearby))
-        apply(plan, self._maps)
-        return Outcome(writes=plan.writes, bumped=len(ops.bumped))
+        add_endpoints(next(plan for plan in plans if not plan.holds), ops)
+        add_closing(plans[-1], self._packed_epochs(ops.bumped), self._packed_nearby(nearby))
+        carrier = Carrier(self._maps)
+        for plan in plans:
+            carrier.apply(plan)
+        return Outcome(
+            writes=sum(plan.writes for plan in plans),
+            bumped=len(ops.bumped),
+            questioned=self.endpoints.a_folder_of_each(ops.bumped),
+        )
+
+    def _next_epoch(self) -> int:
+        """No two slots have the same, so that a flow is never current under another endpoint's."""
+        self._last_epoch = (self._last_epoch + 1) & 0xFFFFFFFF or 1
+        return self._last_epoch
 
     def _packed_epochs(self, slots: Iterable[int]) -> list[tuple[bytes, bytes]]:
         return [(pack_index(slot), pack_epoch(*self._epochs[slot])) for slot in slots]
@@ -235,11 +266,11 @@ class Writer:
     def _packed_nearby(self, indexes: Iterable[int]) -> list[tuple[bytes, bytes]]:
         held = ((index, *self.endpoints.nearby_at(index)) for index in indexes)
         return [
-            (pack_index(index), pack_nearby(cgroup, state, self._epochs.get(slot, (0, 0))[0]))
-            for index, cgroup, state, slot in held
+            (pack_index(index), pack_nearby(cgroup, state, flags, self._epochs.get(slot, _NO_EPOCH)[0]))
+            for index, cgroup, state, flags, slot in held
         ]
 
 
-def _read_epochs(items: Iterable[tuple[bytes, bytes]]) -> dict[int, tuple[int, int]]:
+def _read_epochs(items: Iterable[tuple[bytes, bytes]]) -> dict[int, tuple[int, tuple[int, int]]]:
     found = ((int(U32.unpack(k)["value"]), EPOCH.unpack(v)) for k, v in items)
-    return {slot: (v["epoch"], v["evicted"]) for slot, v in found if v["epoch"] or v["evicted"]}
+    return {slot: (v["epoch"], v["evicted"]) for slot, v in found if v["epoch"] or any(v["evicted"])}

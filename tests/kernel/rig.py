@@ -15,7 +15,7 @@ from agent.kernel import syscall
 from agent.kernel.datapath import Datapath, detach
 from agent.kernel.maps import sum_per_cpu
 from agent.kernel.pins import Pins
-from agent.kernel.probe import Jiffies, features, measure_hz
+from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, port_index
@@ -47,7 +47,7 @@ class Rig:
         self._numbers = itertools.count(1)
         self._port_classes = itertools.count(2)
         self.jiffies = Jiffies()
-        self.hz = measure_hz(self.jiffies)
+        self.hz = ticks_a_second()
         self.settings: dict[str, Any] = {}
         self.configure()
 
@@ -82,14 +82,14 @@ class Rig:
             flags=flags,
             defaults=defaults,
         )
-        self.maps["epochs"].put(structs.U32.pack(value=slot), structs.EPOCH.pack(epoch=1))
+        self.maps["epochs"].put(structs.U32.pack(value=slot), structs.EPOCH.pack(epoch=slot))
         for folder in (pod.folder, pod.container) if containers else (pod.folder,):
-            self.maps["endpoints"].put(structs.U64.pack(value=folder.stat().st_ino), value)
+            self.maps["endpoints"].put(structs.pack_folder(folder.stat().st_ino), value)
         return slot, ruleset
 
     def forget(self, pod: Pod) -> None:
         for folder in (pod.folder, pod.container):
-            self.maps["endpoints"].delete(structs.U64.pack(value=folder.stat().st_ino))
+            self.maps["endpoints"].delete(structs.pack_folder(folder.stat().st_ino))
 
     def rule(
         self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS,
@@ -100,7 +100,7 @@ class Rig:
         port_class = self.port(protocol, port) if port else (PORT_ANY if protocol != SCTP else PORT_OTHER)
         self.maps["rules"].put(
             structs.RULE_KEY.pack(
-                ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=int(direction)
+                length=128, ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=int(direction)
             ),
             structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason)),
         )
@@ -145,7 +145,8 @@ class Rig:
     def bump(self, slot: int) -> None:
         key = structs.U32.pack(value=slot)
         epoch = structs.EPOCH.unpack(self.maps["epochs"].get(key) or b"")
-        self.maps["epochs"].put(key, structs.EPOCH.pack(epoch=epoch["epoch"] + 1, evicted=epoch["evicted"]))
+        value = structs.EPOCH.pack(epoch=epoch["epoch"] + 4096, evicted=epoch["evicted"])
+        self.maps["epochs"].put(key, value)
 
     def flows(self, slot: int) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
         """Entries of `flows` that a slot holds."""

@@ -138,6 +138,13 @@ class Stage:
         found = (x for x in self.events if x["kind"] == kind and _tuple(x) == key_of(e))
         return next((x for x in found if x["slot"] == self.slot(e.endpoint)), None)
 
+    def stays_in_pod(self, e: Expectation) -> bool:
+        """What a pod sends to itself takes no share of any map (P7)."""
+        uid = self.theatre.pods[e.endpoint].uid
+        on_host = self.writer.want.assignments[PodUid(uid)].host_network
+        own = self.theatre.pods[e.endpoint] is self.theatre.owners.get(plain(e.peer))
+        return not on_host and (e.peer.is_loopback or own)
+
     def flow(self, e: Expectation) -> Event | None:
         folders = {
             f.stat().st_ino for f in (self.theatre.pods[e.endpoint].folder, self.theatre.pods[e.endpoint].container)
@@ -267,7 +274,7 @@ def _ip(text: str) -> Address:
 
 def _check_record(stage: Stage, e: Expectation) -> None:
     """What the kernel says about it: verdict, reason and rule."""
-    if stage.state(e.endpoint) is EndpointState.UNMANAGED:
+    if stage.state(e.endpoint) is EndpointState.UNMANAGED or stage.stays_in_pod(e):
         assert stage.flow(e) is None, f"{e}: recorded"
         return
     if e.verdict is not Verdict.DENY:

@@ -89,7 +89,7 @@ def test_flows_that_went_unseen_do_not_use_up_the_share(machine: Machine) -> Non
         assert lost_evictions(maps) == {}
         for key in list(maps["flows"].keys()):
             maps["flows"].delete(key)
-        (slot,) = (int(U32.unpack(k)["value"]) for k, v in maps["slots"].items() if SLOT.unpack(v)["inserted"])
+        (slot,) = (int(U32.unpack(k)["value"]) for k, v in maps["slots"].items() if any(SLOT.unpack(v)["inserted"]))
         assert eventually(lambda: lost_evictions(maps)[slot] >= 1)
     with machine.agent() as agent:
         assert lost_evictions(agent.datapath.maps) == {}

@@ -178,7 +178,7 @@ def test_what_is_written_at_once_is_all_there(rig: Rig, name: str) -> None:
     """LPM tries have no batches before 5.13; a kernel without them leaves the count as it was, and took none."""
     keys = {
         "peers": [structs.PREFIX.pack(length=128, address=b"\x20\x01" + bytes(13) + bytes([n])) for n in range(20)],
-        "endpoints": [structs.U64.pack(value=1 << 40 | n) for n in range(20)],
+        "endpoints": [structs.pack_folder(1 << 40 | n) for n in range(20)],
     }[name]
     table = rig.maps[name]
     value = bytes(range(1, table.spec.value.size + 1))

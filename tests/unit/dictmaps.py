@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from random import Random
 from typing import Protocol
 
 from agent.abi.structs import (
@@ -13,12 +14,14 @@ from agent.abi.structs import (
     ENDPOINT,
     EPOCH,
     MAPS,
+    NEARBY,
+    NEARBY_SLOTS,
     PREFIX,
     RULE,
     RULE_KEY,
     U32,
-    U64,
     pack_address,
+    pack_folder,
 )
 from agent.compiler.lookup import ORDINARY
 from agent.errors import MapError
@@ -29,6 +32,9 @@ from agent.model.want import PORT_ANY, PORT_OTHER, port_index
 Item = tuple[bytes, bytes]
 Write = tuple[str, bytes, bytes | None]
 """(map, key, value); None: deleted."""
+
+GRACE = "grace"
+"""In place of a map: from here on no program runs that began before."""
 
 Probe = tuple[Direction, Address, int, int]
 """(direction, peer, protocol, port)"""
@@ -57,6 +63,9 @@ class DictMap:
             self.entries.pop(key, None)
             self.journal.append((self.name, key, None))
 
+    def wait_for_readers(self) -> None:
+        self.journal.append((GRACE, b"", None))
+
     def items(self) -> list[Item]:
         return list(self.entries.items())
 
@@ -77,26 +86,30 @@ class DictMaps(dict[str, DictMap]):
         return taken
 
     def endpoint(self, cgroup_id: int) -> Mapping[str, int] | None:
-        raw = self["endpoints"].entries.get(U64.pack(value=cgroup_id))
+        raw = self["endpoints"].entries.get(pack_folder(cgroup_id))
         return None if raw is None else ENDPOINT.unpack(raw)
 
     def epoch(self, slot: int) -> int:
         raw = self["epochs"].entries.get(U32.pack(value=slot))
         return 0 if raw is None else int(EPOCH.unpack(raw)["epoch"])
 
-    def evicted(self, slot: int) -> int:
-        return int(EPOCH.unpack(self["epochs"].entries[U32.pack(value=slot)])["evicted"])
+    def evicted(self, slot: int) -> tuple[int, int]:
+        egress, ingress = EPOCH.unpack(self["epochs"].entries[U32.pack(value=slot)])["evicted"]
+        return int(egress), int(ingress)
 
 
 def passes(maps: Reader, cgroup_id: int, probe: Probe) -> bool | None:
     """judge() of bpf/judge.c: does this pass? None for an endpoint that is not there."""
     direction, address, protocol, port = probe
-    raw = maps.get("endpoints", _u64(cgroup_id))
+    raw = maps.get("endpoints", _folder(cgroup_id))
     if raw is None:
         return None
     endpoint = _endpoint(raw)
-    if endpoint["state"] == EndpointState.UNMANAGED or address.is_loopback:
+    own = pack_address(address) in (endpoint["own"][:16], endpoint["own"][16:])
+    if endpoint["state"] == EndpointState.UNMANAGED or address.is_loopback or own:
         return True
+    if endpoint["state"] != EndpointState.MANAGED:
+        return False
     fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
     mentioned = maps.get("ports", _u32(port_index(protocol, port))) or b""
     port_class = int.from_bytes(mentioned, sys.byteorder) or fallback
@@ -110,8 +123,9 @@ def passes(maps: Reader, cgroup_id: int, probe: Probe) -> bool | None:
 
 
 def _classes(maps: Reader, address: Address) -> tuple[int, int]:
-    found = maps.get("hosts", pack_address(address))
-    for key in () if found else _prefixes(address):
+    keys = _prefixes(address)
+    found = maps.get("hosts", keys[0])
+    for key in () if found else keys:
         found = maps.get("peers", key)
         if found is not None:
             break
@@ -132,7 +146,9 @@ def _prefixes(address: Address) -> tuple[bytes, ...]:
 
 @cache
 def _rule_key(ruleset: int, peer_class: int, port_class: int, direction: int) -> bytes:
-    return RULE_KEY.pack(ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=direction)
+    return RULE_KEY.pack(
+        length=128, ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=direction
+    )
 
 
 @cache
@@ -146,8 +162,8 @@ def _u32(value: int) -> bytes:
 
 
 @cache
-def _u64(value: int) -> bytes:
-    return U64.pack(value=value)
+def _folder(cgroup_id: int) -> bytes:
+    return pack_folder(cgroup_id)
 
 
 class Reader(Protocol):
@@ -180,6 +196,67 @@ class Replay:
         else:
             self._contents[name][key] = value
         return self._readers.pop((name, key), set())
+
+
+class History:
+    """The maps at every moment of a journal; a program that stalls reads them at moments of its own choice."""
+
+    def __init__(self, contents: Mapping[str, Mapping[bytes, bytes]], journal: list[Write]) -> None:
+        self._before = contents
+        self._written: dict[tuple[str, bytes], list[tuple[int, bytes | None]]] = {}
+        self.graces = [moment for moment, (name, _, _) in enumerate(journal) if name == GRACE]
+        self.end = len(journal)
+        for moment, (name, key, value) in enumerate(journal):
+            self._written.setdefault((name, key), []).append((moment, value))
+
+    def get(self, name: str, key: bytes, moment: int) -> bytes | None:
+        """As of after `moment` writes."""
+        value = self._before[name].get(key)
+        for at, later in self._written.get((name, key), ()):
+            if at >= moment:
+                break
+            value = later
+        return value
+
+
+class Program:
+    """One run of the slow path: epoch first, then all else, each read at any moment after the one before.
+
+    It ends before the next grace period does. `stalls`: how likely it is to wait before it reads another map.
+    """
+
+    def __init__(self, history: History, r: Random, cgroup_id: int, stalls: float = 0.5) -> None:
+        self._history, self._r, self._stalls = history, r, stalls
+        self.moment = r.randint(0, history.end)
+        self._last = next((grace for grace in history.graces if grace >= self.moment), history.end)
+        self._map = ""
+        self.epoch = self._read_epoch(cgroup_id)
+
+    def get(self, name: str, key: bytes) -> bytes | None:
+        if name != self._map and self._r.random() < self._stalls:
+            self.moment = self._r.randint(self.moment, self._last)
+        self._map = name
+        return self._history.get(name, key, self.moment)
+
+    def _read_epoch(self, cgroup_id: int) -> int:
+        near = NEARBY.unpack(self.get("nearby", _u32(cgroup_id % NEARBY_SLOTS)) or NEARBY.pack())
+        if near["cgroup_id"] == cgroup_id:
+            return int(near["epoch"])
+        raw = self.get("endpoints", _folder(cgroup_id))
+        return _epoch(self.get("epochs", _u32(_endpoint(raw)["slot"]))) if raw else 0
+
+
+def current_epoch(history: History, cgroup_id: int) -> int:
+    """The epoch under which a cached verdict is good in the end."""
+    near = NEARBY.unpack(history.get("nearby", _u32(cgroup_id % NEARBY_SLOTS), history.end) or NEARBY.pack())
+    if near["cgroup_id"] == cgroup_id:
+        return int(near["epoch"])
+    raw = history.get("endpoints", _folder(cgroup_id), history.end)
+    return _epoch(history.get("epochs", _u32(_endpoint(raw)["slot"]), history.end)) if raw else 0
+
+
+def _epoch(raw: bytes | None) -> int:
+    return int(EPOCH.unpack(raw)["epoch"]) if raw else 0
 
 
 Lookup = tuple[int, Probe]

@@ -93,6 +93,8 @@ def assert_covers(delta: Delta, before: Want, after: Want) -> None:
         old = before.assignments.get(uid)
         if old is None or old.host_network != assignment.host_network:  # which no pod ever changes
             continue
+        if old.addresses != assignment.addresses:  # its entry changes, and with it the epoch
+            continue
         if old.state != assignment.state:  # unmanaged and quarantined ones have no ruleset
             continue
         if old.ruleset == assignment.ruleset and assignment.ruleset not in delta.revoked:

@@ -170,7 +170,6 @@ def test_a_named_port_is_the_endpoints_behind_a_service(name: str) -> None:
     assert ask(snapshot, EGRESS, ONE.addresses[0], 6, 8080).verdict is wanted
 
 
-def test_a_pod_is_no_peer_of_itself_unless_a_rule_says_so() -> None:
-    assert ask(cluster((TO_WEB,)), EGRESS, TASK.addresses[0], 6, 8080).verdict is Verdict.DENY
-    me = replace(TASK, labels=(("app", "web"),))
-    assert ask(cluster((TO_WEB,), None, me), EGRESS, TASK.addresses[0], 6, 8080).verdict is Verdict.ALLOW
+def test_a_pod_may_always_talk_to_itself() -> None:
+    """In this layer too (P7)."""
+    assert ask(cluster((TO_WEB,)), EGRESS, TASK.addresses[0], 6, 8080).verdict is Verdict.ALLOW

@@ -23,7 +23,7 @@ KEY = FLOW_KEY.pack(
     client_port=0, pad=b"\0\0",
 )  # fmt: skip
 VALUE = FLOW.pack(
-    slot=3, epoch=9, identity=1 << 24, rule=7, last=200, first=100, verdict=2, reason=1, pad=b"\0" * 6,
+    slot=3, stamp=9, identity=1 << 24, rule=7, last=200, first=100, verdict=2, reason=1, pad=b"\0" * 6,
     sent_packets=1, sent_bytes=2, received_packets=3, received_bytes=4, connections=5,
 )  # fmt: skip
 

@@ -179,7 +179,7 @@ def test_of_two_folders_with_equal_low_bits_the_first_holds_the_index() -> None:
     endpoints.remove_folder(10, 0.0)
     endpoints.expire(LINGER_SECONDS)
     assert 10 in endpoints.take_ops().nearby
-    assert endpoints.nearby_at(10) == (0, EndpointState.PENDING, 0)
+    assert endpoints.nearby_at(10) == (0, EndpointState.PENDING, 0, 0)
 
 
 def test_when_slots_run_out_what_left_first_makes_room() -> None:

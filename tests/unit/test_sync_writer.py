@@ -134,7 +134,7 @@ def test_a_revocation_bumps_and_an_addition_does_not() -> None:
     assert writer.update(cluster(pod(A), pod(B, "other")), Changes(pods=frozenset({B}))).bumped == 0
     assert maps.epoch(slot(maps, 10)) == epoch
     assert writer.update(cluster(pod(A), pod(B, "other"), port=80), EVERYTHING).bumped >= 1
-    assert maps.epoch(slot(maps, 10)) == epoch + 1
+    assert maps.epoch(slot(maps, 10)) > epoch
 
 
 def test_a_leaving_pod_keeps_its_rules_until_its_folder_went_long_ago() -> None:
@@ -164,7 +164,7 @@ def test_the_next_agent_adopts_and_writes_nothing_but_new_epochs() -> None:
     after.start(cluster(pod(A)), [(A, 10), (A, 11)])
     changed = {name for name, entries in maps.contents().items() if entries != contents[name]}
     assert changed == {"epochs", "nearby"}
-    assert maps.epoch(slot(maps, 10)) == epoch + 1
+    assert maps.epoch(slot(maps, 10)) > epoch
 
 
 def test_what_was_revoked_while_no_agent_looked_is_judged_again() -> None:
@@ -230,7 +230,8 @@ def test_resync_repairs_a_damaged_map_and_removes_strangers() -> None:
     for name in ("rules", "peers", "ports", "endpoints"):
         for key in list(maps[name].entries):
             maps[name].entries[key] = bytes(len(maps[name].entries[key]))
-        maps[name].entries[b"\xff" * len(next(iter(good[name])))] = bytes(len(next(iter(good[name].values()))))
+        some = next(iter(good[name]))
+        maps[name].entries[some[:4] + b"\xff" * (len(some) - 4)] = bytes(len(next(iter(good[name].values()))))
     writer.resync()
     assert in_step(writer, maps)
     for name in ("rules", "peers", "endpoints"):
@@ -254,12 +255,12 @@ def test_evictions_are_told_without_touching_the_epoch() -> None:
     writer = started(maps, cluster(pod(A)))
     at = slot(maps, 10)
     epoch = maps.epoch(at)
-    writer.evicted(Counter({at: 3}))
-    writer.evicted(Counter({at: 2}))
-    assert (maps.epoch(at), maps.evicted(at)) == (epoch, 5)
+    writer.evicted(Counter({(at, Direction.EGRESS): 3, (at, Direction.INGRESS): 1}))
+    writer.evicted(Counter({(at, Direction.EGRESS): 2}))
+    assert (maps.epoch(at), maps.evicted(at)) == (epoch, (5, 1))
     again = Writer(maps, IdentityNumbers(), Limit())
-    again.evicted(Counter({at: 1}))
-    assert maps.evicted(at) == 6
+    again.evicted(Counter({(at, Direction.EGRESS): 1}))
+    assert maps.evicted(at) == (6, 1)
 
 
 def test_what_nobody_explains_is_pending_and_what_is_settled_passes() -> None:

@@ -1,0 +1,442 @@
+"""What a hostile task, peer or writer tried: floods, stalls, values that are rewritten under a running program.
+
+ATTACK_SECONDS, ATTACK_ROUNDS: how long the races run; `make attack` runs them for minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from ipaddress import IPv6Address
+
+import pytest
+
+from agent.abi import structs
+from agent.app.closer import stalls
+from agent.flows.decode import decode_event
+from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
+from lab.node import Pod, in_netns
+from tests.kernel.rig import TCP, UDP, Rig, attached, eventually
+from tests.kernel.sockets import attempt, checksum, tcp, udp
+
+SECONDS = float(os.environ.get("ATTACK_SECONDS", "2"))
+ROUNDS = int(os.environ.get("ATTACK_ROUNDS", "40"))
+V4, V6 = "192.0.2.70", "2001:db8::70"
+REFUSED = ("EACCES", "EPERM")
+LOOPBACK_OPTIONS = {
+    "SO_BINDTODEVICE": (socket.SOL_SOCKET, 25, b"eth0\0"),
+    "IP_UNICAST_IF": (socket.IPPROTO_IP, 50, None),
+}
+
+
+def _own_values(rig: Rig, pod: Pod) -> None:
+    """Give the endpoint's entries the pod's addresses, as the writer does."""
+    for folder in (pod.folder, pod.container):
+        key = structs.pack_folder(folder.stat().st_ino)
+        fields = dict(structs.ENDPOINT.unpack(rig.maps["endpoints"].get(key) or b""))
+        own = structs.pack_address(socket_address(pod.ipv4)) + structs.pack_address(socket_address(pod.ipv6))
+        rig.maps["endpoints"].put(key, structs.ENDPOINT.pack(**fields | {"own": own}))
+
+
+def socket_address(text: str) -> int:
+    return int(IPv6Address(text)) if ":" in text else int(IPv6Address(f"::ffff:{text}"))
+
+
+# -- races
+
+
+def test_a_value_that_is_rewritten_is_never_read_as_another_endpoints(rig: Rig) -> None:
+    """Only rewritten, never changed: the one that is denied in every revision sends nothing."""
+    denied, allowed = rig.node.add_pod(), rig.node.add_pod()
+    slot, _ = rig.manage(denied)
+    rig.manage(allowed, egress=Verdict.ALLOW, ingress=Verdict.ALLOW)
+    keys = [structs.pack_folder(f.stat().st_ino) for p in (denied, allowed) for f in (p.folder, p.container)]
+    values = [(key, rig.maps["endpoints"].get(key) or b"") for key in keys]
+    for pod in (denied, allowed):
+        pod.spawn(_send_for_ever, V4, 7400)
+    deadline, writes = time.monotonic() + SECONDS, 0
+    while time.monotonic() < deadline:
+        rig.maps["endpoints"].put_all(values * 16)
+        writes += len(values) * 16
+    assert writes > 1000
+    assert eventually(lambda: rig.denials(slot).get(DropReason.NO_RULE, 0) > 1000)
+    assert rig.totals(slot)["sent_packets"] == 0
+    assert rig.flows(slot) == []
+
+
+def test_what_is_revoked_while_the_sender_stalls_its_own_processor_stays_revoked(rig: Rig) -> None:
+    """2,000 timers that end in one interrupt stall whatever program runs on that processor."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    pod.spawn(_stall_for_ever)
+    survived = []
+    for round_ in range(ROUNDS):
+        address = f"203.0.113.{round_ % 200 + 1}"
+        rig.rule(ruleset, address, UDP, 7401)
+        sender = pod.spawn(_send_for_ever, address, 7401)
+        assert eventually(lambda: bool(rig.flows(slot))), "the sender never got through"
+        time.sleep(0.01)
+        _revoke(rig, slot, ruleset, address)
+        time.sleep(0.05)
+        before = _sent(rig, slot)
+        time.sleep(0.05)
+        if _sent(rig, slot) != before:
+            survived.append(round_)
+        os.kill(sender, 9)
+    assert not survived, f"{len(survived)} of {ROUNDS} flows went on"
+
+
+def _revoke(rig: Rig, slot: int, ruleset: int, address: str) -> None:
+    """Rows first, the epoch last: as agent/sync writes it."""
+    for key in rig.maps["rules"].keys():  # noqa: SIM118
+        if structs.RULE_KEY.unpack(key)["ruleset"] == ruleset:
+            rig.maps["rules"].delete(key)
+    rig.bump(slot)
+
+
+def _sent(rig: Rig, slot: int) -> int:
+    return int(rig.totals(slot)["sent_packets"])
+
+
+# -- shares
+
+
+@pytest.fixture
+def small() -> object:
+    """A node whose endpoints have small shares of `flows`."""
+    with attached() as rig:
+        rig.configure(flow_quota=64)
+        yield rig
+
+
+def test_what_others_open_takes_nothing_of_what_a_pod_opens(small: Rig) -> None:
+    victim = small.node.add_pod()
+    slot, ruleset = small.manage(victim)
+    small.node.serve(V4, 7410, socket.SOCK_DGRAM)
+    small.rule(ruleset, V4, UDP, 7410)
+    small.rule(ruleset, V4, UDP, 8125, direction=Direction.INGRESS)
+    victim.spawn(_swallow, 8125)
+    assert eventually(lambda: _flooded(small, victim, 8125) and len(small.flows(slot)) >= 64)
+    assert [victim.run(udp, V4, 7410) for _ in range(5)] == ["ok"] * 5
+
+
+def _flooded(rig: Rig, victim: Pod, port: int) -> bool:
+    """A datagram from each of 100 ports."""
+    with in_netns(rig.node.world):
+        for _ in range(100):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind((V4, 0))
+                sock.sendto(b"counter:1|c", (victim.ipv4, port))
+    return True
+
+
+def test_expired_flows_make_room_without_an_agent(small: Rig) -> None:
+    """Nobody evicts; every question has its answer all the same."""
+    pod = small.node.add_pod()
+    slot, ruleset = small.manage(pod)
+    small.node.serve(V4, 7411, socket.SOCK_DGRAM)
+    small.rule(ruleset, V4, UDP, 7411)
+    assert pod.run(_ask_many, V4, 7411, 200) == 200
+    assert len(small.flows(slot)) == 64
+
+
+def test_loopback_takes_no_share(small: Rig) -> None:
+    pod = small.node.add_pod()
+    slot, _ = small.manage(pod)
+    _own_values(small, pod)
+    assert pod.run(_talk_to_itself, ("127.0.0.1", "127.9.9.9", "::1", pod.ipv4, pod.ipv6), 40) == "ok"
+    assert small.flows(slot) == []
+    assert small.denials(slot) == {}
+
+
+# -- the pod itself (P7)
+
+
+def test_a_pod_talks_to_itself_by_its_own_address(rig: Rig) -> None:
+    pod = rig.node.add_pod()
+    slot, _ = rig.manage(pod)
+    _own_values(rig, pod)
+    for address in ("127.0.0.1", "::1", pod.ipv4, pod.ipv6):
+        assert pod.run(_serve_and_connect, address) == "ok", address
+    assert rig.denials(slot) == {}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
+@pytest.mark.parametrize("option", LOOPBACK_OPTIONS)
+def test_loopback_addresses_do_not_leave_by_another_device(rig: Rig, address: str, option: str) -> None:
+    pod = rig.node.add_pod()
+    slot, _ = rig.manage(pod, egress=Verdict.ALLOW)
+    _own_values(rig, pod)
+    for send in (_datagram_by, _connect_by):
+        outcome = pod.run(send, address, option)
+        assert outcome != "sent", (send, outcome)
+    seen = rig.denials(slot)
+    assert set(seen) <= {DropReason.LOOPBACK}, seen
+    assert rig.totals(slot)["sent_packets"] == 0
+
+
+# -- sources
+
+
+def test_a_foreign_ipv6_source_leaves_no_pod(rig: Rig) -> None:
+    """IPV6_FREEBIND and another pod's address: also on a flow that the pod has opened properly before."""
+    pod, other = rig.node.add_pod(), rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.manage(other)
+    _own_values(rig, pod)
+    server = rig.node.serve(V6, 7420, socket.SOCK_DGRAM)
+    rig.rule(ruleset, V6, UDP, 7420)
+    assert pod.run(udp, V6, 7420) == "ok"
+    received = len(server.received)
+    assert pod.run(_datagram_from, other.ipv6, V6, 7420) == "EPERM"
+    assert pod.run(_connected_datagram_from, other.ipv6, V6, 7420) in (*REFUSED, "EPERM")
+    assert rig.denials(slot).get(DropReason.FOREIGN_SOURCE, 0) >= 1
+    assert len(server.received) == received
+    assert pod.run(udp, V6, 7420) == "ok"
+
+
+def test_a_foreign_source_is_told_by_the_peers_too(rig: Rig) -> None:
+    """Before the API has told the pod's own address: what is known to be somebody's is not this pod's."""
+    pod, other = rig.node.add_pod(), rig.node.add_pod()
+    _, ruleset = rig.manage(pod)
+    rig.node.serve(V6, 7421, socket.SOCK_DGRAM)
+    rig.rule(ruleset, V6, UDP, 7421)
+    whole = structs.PREFIX.pack(length=128, address=structs.pack_address(socket_address(other.ipv6)))
+    rig.maps["hosts"].put(whole, structs.CLASSES.pack(peer=99, base=99))
+    assert pod.run(_datagram_from, other.ipv6, V6, 7421) == "EPERM"
+    assert pod.run(udp, V6, 7421) == "ok"
+
+
+def test_a_broken_segment_ends_no_connection(rig: Rig) -> None:
+    """Right addresses and ports, any sequence number, seven extension headers."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.rule(ruleset, V6, TCP, 7430)
+    rig.node.serve(V6, 7430)
+    pod.spawn(_connect_and_hold, V6, 7430, 5431)
+    assert eventually(lambda: bool(rig.flows(slot)))
+    rig.events()
+    with in_netns(rig.node.world):
+        _send_segment_with_headers(V6, 7430, pod.ipv6, 5431)
+    assert eventually(lambda: rig.denials(slot).get(DropReason.INVALID_PACKET, 0) >= 1)
+    found = [decode_event(structs.EVENT.pack(**each)) for each in rig.events()]
+    assert found
+    assert not any(stalls(each) for each in found)
+
+
+# -- clocks
+
+
+def test_a_reply_s_clock_only_goes_forward(rig: Rig) -> None:
+    """The last counters of a promoted socket are older than the packet that another socket has sent since."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(V4, 7440, socket.SOCK_DGRAM)
+    rig.rule(ruleset, V4, UDP, 7440)
+    assert pod.run(_promote_pause_ask_close, V4, 7440) == "ok"
+    ((_, flow),) = [(k, f) for k, f in rig.flows(slot) if k["service_port"] == 7440 and not k["client_port"]]
+    assert ((rig.jiffies.now() - flow["last"]) & 0xFFFFFFFF) < rig.hz
+
+
+def test_an_observing_namespace_s_open_ingress_is_no_way_out(rig: Rig) -> None:
+    """Mid-stream TCP is judged in the direction of who opened it, not in whichever allows (P9)."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod, ingress=Verdict.ALLOW)
+    rig.node.serve(V4, 7450)
+    rig.rule(ruleset, V4, TCP, 7450)
+    pod.spawn(_echo_for_ever, V4, 7450)
+    assert eventually(lambda: _sent(rig, slot) > 20)
+    for key in rig.maps["flows"].keys():  # noqa: SIM118
+        rig.maps["flows"].delete(key)
+    _revoke(rig, slot, ruleset, V4)
+    time.sleep(0.2)
+    assert rig.flows(slot) == []
+    assert rig.denials(slot).get(DropReason.NO_RULE, 0) >= 1
+
+
+def test_states_of_endpoints_are_not_mixed_up_in_nearby(rig: Rig) -> None:
+    """An index of `nearby` goes from an unmanaged folder to nobody and to a managed one, over and over."""
+    denied = rig.node.add_pod()
+    slot, _ = rig.manage(denied)
+    cgroup = denied.container.stat().st_ino
+    index = structs.U32.pack(value=cgroup % structs.NEARBY_SLOTS)
+    other = cgroup + structs.NEARBY_SLOTS
+    values = [
+        structs.NEARBY.pack(cgroup_id=other, state=int(EndpointState.UNMANAGED)),
+        structs.NEARBY.pack(),
+        structs.NEARBY.pack(cgroup_id=cgroup, state=int(EndpointState.MANAGED), epoch=slot),
+        structs.NEARBY.pack(),
+    ]
+    denied.spawn(_send_for_ever, V4, 7460)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for value in values * 50:
+            rig.maps["nearby"].put(index, value)
+    assert rig.denials(slot).get(DropReason.NO_RULE, 0) > 1000
+    assert rig.totals(slot)["sent_packets"] == 0
+
+
+# -- inside the pods
+
+
+def _send_for_ever(address: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while True:
+            try:
+                sock.sendto(b"x", (address, port))
+            except OSError:
+                continue
+
+
+def _stall_for_ever() -> None:
+    """Timers that all end in one interrupt, on every processor."""
+    threads = [threading.Thread(target=_storm, args=(cpu,), daemon=True) for cpu in os.sched_getaffinity(0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _storm(cpu: int) -> None:
+    import ctypes  # noqa: PLC0415
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.sched_setaffinity(0, {cpu})
+    fds = [libc.timerfd_create(1, 0o4000) for _ in range(400)]
+    while True:
+        now = time.monotonic_ns() + 2_000_000
+        at = struct.pack("=qqqq", 0, 0, now // 10**9, now % 10**9)
+        for fd in fds:
+            libc.timerfd_settime(fd, 1, at, None)
+        time.sleep(0.003)
+
+
+def _swallow(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", port))
+        while True:
+            sock.recv(64)
+
+
+def _ask_many(address: str, port: int, count: int) -> int:
+    return sum(udp(address, port) == "ok" for _ in range(count))
+
+
+def _talk_to_itself(addresses: tuple[str, ...], count: int) -> str:
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.bind((address, 0))
+            one.settimeout(1)
+            for _ in range(count):
+                with socket.socket(family, socket.SOCK_DGRAM) as other:
+                    other.settimeout(1)
+                    other.sendto(b"x", one.getsockname())
+                    data, back = one.recvfrom(10)
+                    one.sendto(data, back)
+                    if other.recv(10) != b"x":
+                        return address
+    return "ok"
+
+
+def _serve_and_connect(address: str) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as server:
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=_echo_once, args=(server,), daemon=True)
+        thread.start()
+        return tcp(address, port)
+
+
+def _echo_once(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(connection.recv(16))
+
+
+def _bound(address: str, option: str, kind: socket.SocketKind) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    level, name, value = LOOPBACK_OPTIONS[option]
+    if value is None:
+        level, name = (socket.IPPROTO_IPV6, 76) if ":" in address else (level, name)
+        value = struct.pack("!I", socket.if_nametoindex("eth0"))
+    sock.setsockopt(level, name, value)
+    return sock
+
+
+def _datagram_by(address: str, option: str) -> str:
+    with _bound(address, option, socket.SOCK_DGRAM) as sock:
+        outcome = attempt(sock.sendto, b"x", (address, 7422))
+        return "sent" if outcome == "ok" else outcome
+
+
+def _connect_by(address: str, option: str) -> str:
+    with _bound(address, option, socket.SOCK_STREAM) as sock:
+        sock.settimeout(0.3)
+        return attempt(sock.connect, (address, 7422))
+
+
+def _from(source: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+    sock.bind((source, 0))
+    return sock
+
+
+def _datagram_from(source: str, address: str, port: int) -> str:
+    with _from(source) as sock:
+        return attempt(sock.sendto, b"spoofed", (address, port))
+
+
+def _connected_datagram_from(source: str, address: str, port: int) -> str:
+    with _from(source) as sock:
+        sock.connect((address, port))
+        return attempt(sock.send, b"spoofed")
+
+
+def _connect_and_hold(address: str, port: int, own_port: int) -> None:
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("", own_port))
+        sock.connect((address, port))
+        time.sleep(60)
+
+
+def _send_segment_with_headers(source: str, port: int, destination: str, own_port: int) -> None:
+    """A TCP segment behind seven destination options, from the server's address."""
+    options = b"".join(bytes((60 if n < 6 else TCP, 0, 1, 4, 0, 0, 0, 0)) for n in range(7))
+    packed = [IPv6Address(each).packed for each in (source, destination)]
+    segment = struct.pack("!HHIIBBHHH", port, own_port, 7, 7, 5 << 4, 0x10, 1024, 0, 0)
+    pseudo = b"".join(packed) + struct.pack("!IHBB", len(segment), 0, 0, TCP)
+    segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
+    payload = options + segment
+    header = struct.pack("!IHBB", 6 << 28, len(payload), 60, 64)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, 36, 1)  # IPV6_HDRINCL
+        sock.sendto(header + b"".join(packed) + payload, (destination, 0))
+
+
+def _promote_pause_ask_close(address: str, port: int) -> str:
+    """One connected socket has sent enough to be promoted and falls silent; another asks; the first is closed."""
+    first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    first.connect((address, port))
+    for _ in range(600):
+        first.send(b"x")
+    time.sleep(1.5)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second:
+        second.settimeout(1)
+        second.connect((address, port))
+        second.send(b"x")
+        first.close()
+        second.recv(10)
+    return "ok"
+
+
+def _echo_for_ever(address: str, port: int) -> None:
+    with socket.create_connection((address, port), 3) as sock:
+        sock.settimeout(3)
+        while True:
+            sock.sendall(b"x")
+            sock.recv(16)

@@ -1,0 +1,329 @@
+"""Revocation is complete (P10): what the new revision denies is over within a second, however it was opened."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from agent.app.agent import Agent
+from lab.node import Pod, in_netns
+from tests.kernel.rig import eventually
+from tests.kernel.test_agent import NAMESPACE, Machine, machine, pod_manifest  # noqa: F401  machine is a fixture
+
+SECONDS = 1.0
+PEERS = {4: "192.0.2.50", 6: "2001:db8::50"}
+ELSEWHERE = {4: "192.0.2.99", 6: "2001:db8::99"}
+PORT, OWN_PORT = 8001, 9001
+KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
+OPEN = "open"
+
+
+def policy(direction: str, peer: str) -> str:
+    side, port = ("to", PORT) if direction == "egress" else ("from", OWN_PORT)
+    return f"""
+apiVersion: dagwall.io/v1alpha1
+kind: TaskNetworkPolicy
+metadata: {{name: p, namespace: airflow}}
+spec:
+  subject: {{}}
+  {direction}:
+  - name: only
+    {side}: [{{cidr: {peer}/{128 if ":" in peer else 32}}}]
+    ports: [{{port: {port}}}]
+"""
+
+
+class Held:
+    """A process of a pod that holds connections and says how they are."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.here, there = Pipe()
+        self.pid = pod.spawn(_serve_orders, there)
+
+    def __call__(self, *order: Any) -> Any:
+        self.here.send(order)
+        assert self.here.poll(30), f"no answer to {order[0]}"
+        answer = self.here.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def ended(self) -> bool:
+        return all(state == "ECONNABORTED" for state in self("states"))
+
+
+class Scene:
+    """A managed pod whose policy allows one peer, a server at that peer, and the pod's connections."""
+
+    def __init__(self, machine: Machine, family: int, direction: str = "egress") -> None:  # noqa: F811
+        self.machine, self.family, self.direction = machine, family, direction
+        self.pod = machine.node.add_pod()
+        self.address = self.pod.ipv4 if family == 4 else self.pod.ipv6
+        machine.node.serve(PEERS[family], PORT)
+        machine.write("pod.yaml", pod_manifest("p", self.pod.uid, self.address))
+        self.allow(PEERS[family])
+        self.held = Held(self.pod)
+        self.clients: list[socket.socket] = []
+
+    def allow(self, peer: str) -> None:
+        self.machine.write("policy.yaml", policy(self.direction, peer))
+
+    def open(self, count: int = 1) -> None:
+        if self.direction == "egress":
+            assert self.held("connect", self.family, PEERS[self.family], PORT, count) == [OPEN] * count
+            return
+        self.held("listen", self.family, OWN_PORT)
+        with in_netns(self.machine.node.world):
+            for _ in range(count):
+                client = socket.socket(KINDS[self.family])
+                client.bind((PEERS[self.family], 0))
+                client.settimeout(5)
+                client.connect((self.address, OWN_PORT))
+                self.clients.append(client)
+        assert self.held("accept", count) == [OPEN] * count
+
+    def revoked(self, *, peer: str = "") -> float:
+        """Seconds from the edit to the end of the last connection."""
+        began = time.monotonic()
+        self.allow(peer or ELSEWHERE[self.family])
+        assert eventually(self.held.ended, 10), self.held("states")
+        return time.monotonic() - began
+
+
+@pytest.fixture(params=[4, 6], ids=["v4", "v6"])
+def family(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(params=["egress", "ingress"])
+def scene(machine: Machine, family: int, request: pytest.FixtureRequest) -> Iterator[Scene]:  # noqa: F811
+    made = Scene(machine, family, request.param)
+    yield made
+    for client in made.clients:
+        client.close()
+
+
+def test_silent_ones(scene: Scene) -> None:
+    with scene.machine.agent():
+        scene.open(3)
+        assert scene.revoked() < SECONDS
+
+
+def test_their_flow_stays_while_they_are_open_and_goes_after_them(scene: Scene) -> None:
+    with scene.machine.agent(tcp_idle_seconds=0.5) as agent:
+        scene.open()
+        time.sleep(2)
+        assert _flows(agent), "who opened it would be forgotten"
+        scene.held("close")
+        for client in scene.clients:
+            client.close()
+        assert eventually(lambda: not _flows(agent))
+
+
+def test_evicted_ones(scene: Scene) -> None:
+    with scene.machine.agent() as agent:
+        scene.open(2)
+        flows = agent.datapath.maps["flows"]
+        flows.delete_all(flows.keys())
+        assert scene.revoked() < SECONDS
+
+
+def test_ones_that_found_no_room(scene: Scene) -> None:
+    with scene.machine.agent(flow_quota=0) as agent:
+        scene.open(2)
+        assert not _flows(agent)
+        if scene.direction == "ingress":
+            scene.held("close_listener")
+        scene.held("send")
+        assert set(scene.held("states")) == {OPEN}
+        assert scene.revoked() < SECONDS
+
+
+def test_ones_that_are_older_than_dagwall(scene: Scene) -> None:
+    scene.open(2)
+    scene.allow(ELSEWHERE[scene.family])
+    with scene.machine.agent():
+        assert eventually(scene.held.ended, SECONDS), scene.held("states")
+
+
+def test_ones_that_are_older_and_allowed_go_on_and_end_later(scene: Scene) -> None:
+    scene.open(2)
+    with scene.machine.agent():
+        scene.held("send")
+        time.sleep(0.3)
+        assert set(scene.held("states")) == {OPEN}
+        assert scene.revoked() < SECONDS
+
+
+def test_ones_that_are_older_than_the_label(scene: Scene) -> None:
+    scene.machine.write("namespace.yaml", NAMESPACE.replace('"true"', '"false"'))
+    with scene.machine.agent():
+        scene.open(2)
+        scene.allow(ELSEWHERE[scene.family])
+        scene.machine.write("namespace.yaml", NAMESPACE)
+        assert eventually(scene.held.ended, SECONDS), scene.held("states")
+
+
+def test_a_socket_that_was_passed_to_another_pod(machine: Machine, family: int) -> None:  # noqa: F811
+    scene = Scene(machine, family)
+    other = machine.node.add_pod()
+    receiver = Held(other)
+    path = str(machine.folder / "socket")
+    with machine.agent():
+        scene.open()
+        receiver("receive", path)
+        scene.held("pass", path)
+        assert receiver("take") == [OPEN]
+        began = time.monotonic()
+        scene.allow(ELSEWHERE[family])
+        assert eventually(receiver.ended, SECONDS), receiver("states")
+        assert time.monotonic() - began < SECONDS
+
+
+def test_two_thousand_at_once(machine: Machine, family: int) -> None:  # noqa: F811
+    scene = Scene(machine, family)
+    with machine.agent():
+        scene.open(2000)
+        scene.held("ended_at")
+        began = time.monotonic()
+        scene.allow(ELSEWHERE[family])
+        assert scene.held("wait_for_the_end", 10.0) - began < SECONDS
+
+
+def test_what_stays_allowed_stays(scene: Scene) -> None:
+    with scene.machine.agent():
+        scene.open(2)
+        scene.machine.write(
+            "more.yaml", policy(scene.direction, ELSEWHERE[scene.family]).replace("name: p,", "name: q,")
+        )
+        time.sleep(0.5)
+        scene.machine.write("more.yaml", "")
+        (scene.machine.files / "more.yaml").unlink()
+        time.sleep(1)
+        assert set(scene.held("states")) == {OPEN}
+
+
+def test_one_in_a_folder_below_the_container(machine: Machine, family: int) -> None:  # noqa: F811
+    """As crun makes one (cgroup v2, CRI-O)."""
+    scene = Scene(machine, family)
+    inner = scene.pod.container / "container"
+    inner.mkdir()
+    (inner / "cgroup.procs").write_text(str(scene.held.pid))
+    try:
+        with machine.agent():
+            scene.open(2)
+            assert scene.revoked() < SECONDS
+    finally:
+        (scene.pod.container / "cgroup.procs").write_text(str(scene.held.pid))
+        inner.rmdir()
+
+
+def _flows(agent: Agent) -> list[bytes]:
+    return agent.datapath.maps["flows"].keys()
+
+
+# -- inside the pod
+
+
+def _serve_orders(orders: Connection) -> None:
+    held = _Sockets()
+    while True:
+        name, *arguments = orders.recv()
+        try:
+            orders.send(getattr(held, name)(*arguments))
+        except Exception as exc:  # noqa: BLE001  carried to the test
+            orders.send(exc)
+
+
+class _Sockets:
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.listener: socket.socket | None = None
+
+    def connect(self, family: int, address: str, port: int, count: int) -> list[str]:
+        for _ in range(count):
+            sock = socket.socket(KINDS[family])
+            sock.settimeout(10)
+            sock.connect((address, port))
+            self.sockets.append(sock)
+        return self.states()
+
+    def listen(self, family: int, port: int) -> None:
+        self.listener = socket.create_server(("", port), family=KINDS[family], backlog=64)
+
+    def accept(self, count: int) -> list[str]:
+        assert self.listener is not None
+        self.sockets += [self.listener.accept()[0] for _ in range(count)]
+        return self.states()
+
+    def close_listener(self) -> None:
+        assert self.listener is not None
+        self.listener.close()
+
+    def send(self) -> None:
+        for sock in self.sockets:
+            sock.send(b"x")
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.sockets = []
+
+    def states(self) -> list[str]:
+        return [_state(sock) for sock in self.sockets]
+
+    def ended_at(self) -> None:
+        """Makes ready for wait_for_the_end."""
+
+    def wait_for_the_end(self, seconds: float) -> float:
+        """When the last one was over, on the monotonic clock."""
+        with selectors.DefaultSelector() as selector:
+            for sock in self.sockets:
+                selector.register(sock, selectors.EVENT_READ)
+            deadline = time.monotonic() + seconds
+            while selector.get_map() and time.monotonic() < deadline:
+                for key, _ in selector.select(0.1):
+                    assert _state(key.fileobj) == "ECONNABORTED"  # type: ignore[arg-type]
+                    selector.unregister(key.fileobj)
+            assert not selector.get_map(), f"{len(selector.get_map())} are open"
+        return time.monotonic()
+
+    def receive(self, path: str) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(1)
+
+    def take(self) -> list[str]:
+        assert self.listener is not None
+        _, fds, _, _ = socket.recv_fds(self.listener.accept()[0], 1, 1)
+        self.sockets.append(socket.socket(fileno=fds[0]))
+        return self.states()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "pass":
+            return self._hand_over
+        raise AttributeError(name)
+
+    def _hand_over(self, path: str) -> None:
+        with socket.socket(socket.AF_UNIX) as way:
+            way.connect(path)
+            socket.send_fds(way, [b"x"], [self.sockets[0].fileno()])
+
+
+def _state(sock: socket.socket) -> str:
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        _FAILED[sock.fileno()] = code
+    code = code or _FAILED.get(sock.fileno(), 0)
+    return errno.errorcode[code] if code else OPEN
+
+
+_FAILED: dict[int, int] = {}

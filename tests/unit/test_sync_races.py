@@ -1,0 +1,150 @@
+"""What a packet meets on the way: any program may run, stall and cache a verdict between two single writes (P10).
+
+The model of the kernel: a program reads its endpoint's epoch first, then one map after the other, each at any later
+moment, but ends within the next grace period; what it allows is cached under the epoch that it read, and passes
+without a judgement for as long as that epoch is the endpoint's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+import pytest
+from immutables import Map
+
+from agent.compiler.changes import between
+from agent.model.cluster import Cluster
+from agent.sync.allocate import IdentityNumbers
+from agent.sync.endpoints import EndpointOps
+from agent.sync.plan import Item, Plan, add_endpoints
+from agent.sync.writer import Writer
+from tests.unit import clusters
+from tests.unit.dictmaps import DictMaps, History, Lookup, Program, current_epoch, passes
+from tests.unit.test_sync_plan import PROBES, folders
+
+RUNS = 12
+"""Runs of a program for each lookup and revision."""
+
+
+class Node:
+    """A writer, its maps, and the folders of every pod that a history may have."""
+
+    def __init__(self, r: Random, was: Cluster, places: dict[str, int]) -> None:
+        self.r, self.places, self.cluster = r, places, was
+        self.maps = DictMaps()
+        self.writer = Writer(self.maps, IdentityNumbers(), lambda *_: None)
+        self.writer.start(was, list(places.items()))  # type: ignore[arg-type]
+
+    def revision(self, now: Cluster, step: Callable[[], object], lookups: list[Lookup] | None = None) -> list[str]:
+        """What goes wrong while `step` writes and after it."""
+        before = self.maps.contents()
+        self.maps.take_journal()
+        step()
+        self.cluster = now
+        history = History(before, self.maps.take_journal())
+        random = ((cgroup, self.r.choice(PROBES)) for cgroup in self.places.values() for _ in range(60))
+        lookups = list(random) if lookups is None else lookups
+        return [wrong for each in lookups for wrong in self._run(history, each)]
+
+    def _run(self, history: History, lookup: Lookup) -> list[str]:
+        cgroup, _ = lookup
+        was = passes(At(history, 0), *lookup)
+        will = passes(At(history, history.end), *lookup)
+        if was is None or will is None or will:
+            return []
+        current = current_epoch(history, cgroup)
+        wrong = []
+        for _ in range(RUNS):
+            program = Program(history, self.r, cgroup)
+            began = program.moment
+            if passes(program, *lookup) is not True:
+                continue
+            if not was:
+                wrong.append(f"{lookup}: passed from write {began} to {program.moment}, though both deny it")
+            if program.epoch == current:
+                wrong.append(f"{lookup}: its verdict of write {began} to {program.moment} is still current")
+        return wrong
+
+
+class At:
+    """The maps at one moment."""
+
+    def __init__(self, history: History, moment: int) -> None:
+        self._history, self._moment = history, moment
+
+    def get(self, name: str, key: bytes) -> bytes | None:
+        return self._history.get(name, key, self._moment)
+
+
+def on_one_node(cluster: Cluster) -> Cluster:
+    """An agent's node is the same for as long as it runs, and a pod never moves to another one."""
+    nodes = {uid: "there" if uid in ("u3", "u6") else "here" for uid in cluster.pods}
+    pods = Map({uid: replace(pod, node=nodes[uid]) for uid, pod in cluster.pods.items()})
+    return replace(cluster, complete=True, pods=pods, settings=replace(cluster.settings, node="here"))
+
+
+def history_of(seed: int, revisions: int, objects: int) -> list[str]:
+    """A random history: so many revisions, each of so many changed objects."""
+    r = Random(seed)
+    snapshots = [on_one_node(clusters.cluster(r))]
+    for _ in range(revisions):
+        now = snapshots[-1]
+        for _ in range(objects):
+            now = clusters.changed(r, now)
+        snapshots.append(on_one_node(now))
+    node = Node(r, snapshots[0], folders(*snapshots))
+    found = []
+    for was, now in pairwise(snapshots):
+        changes = between(was, now)
+        found += node.revision(now, lambda now=now, changes=changes: node.writer.update(now, changes))  # type: ignore[misc]
+    return [f"seed {seed}: {each}" for each in found]
+
+
+HISTORIES = int(os.environ.get("RACE_HISTORIES", "30"))
+"""How many of each kind; `make attack` asks for more."""
+
+
+def test_one_object_at_a_time() -> None:
+    assert not [each for seed in range(HISTORIES) for each in history_of(seed, 3, 1)][:5]
+
+
+def test_several_objects_at_once() -> None:
+    assert not [each for seed in range(HISTORIES) for each in history_of(seed, 2, 4)][:5]
+
+
+def test_a_first_list_after_a_restart_and_a_resync() -> None:
+    found = []
+    for seed in range(HISTORIES):
+        r = Random(seed)
+        was = on_one_node(clusters.cluster(r))
+        now = on_one_node(clusters.changed(r, clusters.changed(r, was)))
+        node = Node(r, was, folders(was, now))
+        claims = {uid: pod.claim for uid, pod in was.pods.items() if pod.node == "here"}
+        writer = Writer(node.maps, IdentityNumbers(), lambda *_: None, claims)
+        found += node.revision(now, lambda w=writer, n=now, p=node.places: w.start(n, list(p.items())))  # type: ignore[misc]
+        found += node.revision(now, writer.resync)
+    assert not found[:5]
+
+
+def test_the_model_sees_programs_that_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sync.plan.Carrier._wait_for_readers_of", lambda *_: None)
+    assert [each for seed in (4, 10, 12, 26) for each in history_of(seed, 3, 1)]
+
+
+def test_the_model_sees_epochs_that_come_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[Plan] = []
+
+    def early(_: Plan, epochs: list[Item], nearby: list[Item]) -> None:
+        first[-1].upserts += [("epochs", epochs), ("nearby", nearby)]
+
+    def remembered(plan: Plan, ops: EndpointOps) -> None:
+        first.append(plan)
+        add_endpoints(plan, ops)
+
+    monkeypatch.setattr("agent.sync.writer.add_closing", early)
+    monkeypatch.setattr("agent.sync.writer.add_endpoints", remembered)
+    assert [each for seed in range(30) for each in history_of(seed, 3, 1)]
