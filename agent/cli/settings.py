@@ -1,8 +1,8 @@
 """From flags and the configuration file to Config and Settings. A flag wins over the file.
 
 The file is YAML, an object with any of: cluster, defaultPosture, posture, baseline, managedNamespaces, podCidrs,
-serviceCidrs, metadata, dns, dnsServices (namespace/name), networkPolicy (true or
-false), airflow (a list of {cidr} or {service}, each with ports).
+serviceCidrs, metadata, dns (addresses beside those of the DNS services and of NodeLocal DNSCache), dnsServices
+(namespace/name), networkPolicy (true or false), airflow (a list of {cidr} or {service}, each with ports).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from agent.abi.structs import MAPS
 from agent.errors import InvalidObject
-from agent.model.cluster import Address, Destination, Name, Settings
+from agent.model.cluster import NODE_LOCAL_DNS, Address, Destination, Name, Settings
 from agent.model.policy import CidrPeer, DefaultPosture, Entity, Posture, ServicePeer
 from agent.parse.addresses import parse_addresses
 from agent.parse.fields import Field, joined
@@ -66,7 +66,7 @@ def read_settings(path: Path | None, flags: Mapping[str, Any]) -> PolicySettings
         pod_ranges=tuple(parse_network(item) for item in root.at("podCidrs").optional_items()),
         service_ranges=tuple(parse_network(item) for item in root.at("serviceCidrs").optional_items()),
         metadata=METADATA if root.at("metadata").absent else parse_addresses(root.at("metadata").items()),
-        dns=parse_addresses(root.at("dns").optional_items()),
+        dns=tuple(dict.fromkeys((*NODE_LOCAL_DNS, *parse_addresses(root.at("dns").optional_items())))),
         dns_services=_services(root.at("dnsServices")),
         network_policy=root.at("networkPolicy").boolean(default=False),
         airflow=tuple(_destination(item) for item in root.at("airflow").optional_items()),

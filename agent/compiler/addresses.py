@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 
 from agent.compiler.atoms import (
     AIRFLOW,
     CLUSTER,
     DNS,
     HOST,
-    LINK_LOCAL,
     METADATA,
     NODE,
+    ON_LINK,
+    SPECIAL,
     UNKNOWN,
     AtomId,
     BackedAtom,
@@ -25,15 +25,14 @@ from agent.compiler.atoms import (
     closed,
 )
 from agent.compiler.peerpods import PeerPods, is_peer
-from agent.compiler.prefixes import Lpm, host_of, memberships, prefix_of
+from agent.compiler.prefixes import Guard, Lpm, host_of, memberships
 from agent.compiler.services import ServiceAtoms, targets
-from agent.model.cluster import Address, Cluster, EndpointSlice, Name, Pod, Service
+from agent.model import ranges
+from agent.model.cluster import Cluster, EndpointSlice, Name, Pod, Service
 from agent.model.identity import PodUid
-from agent.model.policy import CidrPeer, Network
+from agent.model.policy import CidrPeer
 from agent.model.want import Host, Prefix
 
-LINK_LOCAL_RANGES: tuple[Network, ...] = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
-LOOPBACK_RANGES: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 NOTHING: Members = frozenset()
 Ranges = CidrAtom | BlockAtom
 
@@ -67,16 +66,14 @@ class Addresses:
         self._pods, self._services, self._backends = pods, services, backends
         self._owners: dict[Host, Owners] = {}
         self._slices_of: dict[Name, set[Name]] = {}
-        numbered = list(cidrs)
         self._fixed = dict(_fixed(cluster))
-        self.prefixes = memberships(_items(cluster, numbered))
+        self.prefixes = memberships(_items(cluster, cidrs))
         self._around = Lpm(self.prefixes)
-        self._metadata = {host_of(a): self._exact(a, numbered) for a in cluster.settings.metadata}
         self.apply(cluster, cluster.pods, cluster.services, cluster.slices)
 
     def hosts(self) -> set[Host]:
         """Every address that is somebody's or that the semantics name."""
-        return self._owners.keys() | self._fixed.keys() | self._metadata.keys()
+        return self._owners.keys() | self._fixed.keys()
 
     def apply(
         self, cluster: Cluster, pods: Iterable[PodUid], services: Iterable[Name], slices: Iterable[Name]
@@ -113,16 +110,13 @@ class Addresses:
 
     def members(self, host: Host) -> Members | None:
         """What holds for an exact address; None where it is nobody's and its prefix says it all."""
-        metadata = self._metadata.get(host)
-        if metadata is not None:
-            return metadata
         owners, fixed = self._owners.get(host), self._fixed.get(host)
         if owners is None and fixed is None:
             return None
         atoms = set(self._around.get(host, NOTHING))
         atoms.discard(UNKNOWN)
         atoms |= fixed or NOTHING
-        if owners is not None:
+        if owners is not None and METADATA not in atoms:
             atoms |= self._owned(owners)
         return closed(atoms)
 
@@ -155,23 +149,15 @@ class Addresses:
     def _backend(self, host: Host, protocol: int, port: int) -> Backend:
         """What NetworkPolicies can ask about this port of an endpoint."""
         table, owners = self._pods.table, self._owners.get(host)
-        members = self._metadata.get(host)
-        if members is None:
-            members = self._around.get(host, NOTHING)
-            if owners is not None and owners.pods:
-                members |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+        members = self._around.get(host, NOTHING)
+        if owners is not None and owners.pods and METADATA not in members:
+            members |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
         parts = set(members & table.native)
         for number in members:
             atom = table.atoms[number]
             if isinstance(atom, PortAtom) and (atom.protocol, atom.number) == (protocol, port):
                 parts.add(number)
         return tuple(sorted(parts)), port
-
-    def _exact(self, address: Address, ranges: Iterable[tuple[AtomId, Ranges]]) -> Members:
-        """A metadata address is in no CIDR wider than itself, and in no other entity (P11); ipBlocks know no P11."""
-        host = host_of(address)
-        named = [n for n, atom in ranges if any(prefix_of(peer.network) == (host, 128) for peer in atom.peers)]
-        return (self._around.get(host, NOTHING) & self._pods.table.native).union([METADATA, *named])
 
     def _move(self, owner: tuple[str, PodUid | Name], old: set[Host], new: set[Host]) -> set[Host]:
         kind, name = owner
@@ -207,21 +193,24 @@ def _fixed(cluster: Cluster) -> Iterator[tuple[Host, Members]]:
 
 
 def _items(cluster: Cluster, cidrs: Iterable[tuple[AtomId, Ranges]]) -> dict[CidrPeer, Members]:
-    """Every range that matters, with the atoms that it brings."""
+    """Every range that matters, with the atoms that it brings. Guarded ranges are holes in what allow rules name."""
     tags: dict[CidrPeer, set[AtomId]] = {}
+    metadata = ranges.metadata_ranges(cluster.settings.metadata)
+    guard = Guard((*metadata, *ranges.SPECIAL))
     for number, atom in cidrs:
+        whole = isinstance(atom, BlockAtom) or atom.whole
         for peer in atom.peers:
-            tags.setdefault(peer, set()).add(number)
+            tags.setdefault(peer if whole else guard.without(peer), set()).add(number)
     node_ranges = [network for node in cluster.nodes.values() for network in node.pod_ranges]
     for network in (*cluster.settings.pod_ranges, *cluster.settings.service_ranges, *node_ranges):
         tags.setdefault(CidrPeer(network), set()).update((CLUSTER, UNKNOWN))
     for destination in cluster.settings.airflow:
         if isinstance(destination.peer, CidrPeer):
-            tags.setdefault(destination.peer, set()).add(AIRFLOW)
-    for network in LINK_LOCAL_RANGES:
-        tags.setdefault(CidrPeer(network), set()).add(LINK_LOCAL)
-    for network in LOOPBACK_RANGES:
-        tags.setdefault(CidrPeer(network), set()).add(NODE)
+            tags.setdefault(guard.without(destination.peer), set()).add(AIRFLOW)
+    marked = ((metadata, METADATA), (ranges.SPECIAL, SPECIAL), (ranges.ON_LINK, ON_LINK), (ranges.LOOPBACK, NODE))
+    for networks, mark in marked:
+        for network in networks:
+            tags.setdefault(CidrPeer(network), set()).add(mark)
     return {peer: frozenset(atoms) for peer, atoms in tags.items()}
 
 

@@ -32,15 +32,20 @@ class Mark(Enum):
     WORLD = "world"
     HOST = "this host"  # P8
     UNKNOWN = "in pod or service ranges, nobody known"  # P15
-    LINK_LOCAL = "link-local"  # never in a class: it only keeps an address out of WORLD
+    SPECIAL = "link-local, multicast, reserved"  # never in a class: it only keeps an address out of WORLD
+    ON_LINK = "perhaps the node, for deny rules"
 
 
 @dataclass(frozen=True, slots=True)
 class CidrAtom:
-    """In any of these CIDRs, which one rule names together."""
+    """In any of these CIDRs, which one rule names together.
+
+    `whole`: of a deny rule, which covers metadata and special addresses as well (P11, P12).
+    """
 
     peers: tuple[CidrPeer, ...]
     base: bool
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +112,23 @@ Atom = (
 )
 
 MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
-NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, LINK_LOCAL = MARKS.values()
+NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, SPECIAL, ON_LINK = MARKS.values()
 ANY_ADDRESS = AtomId(-1)
 """Stands in a term for a rule without peers; never in a class."""
 
 CROWD = 10_000
 
 NAMED_ENTITIES: Members = frozenset({NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA})
-NOT_WORLD = NAMED_ENTITIES | {LINK_LOCAL}
+NOT_WORLD = NAMED_ENTITIES | {SPECIAL}
+BUT_METADATA: Members = frozenset(MARKS.values()) - {METADATA}
 
 
 def closed(members: Iterable[AtomId]) -> Members:
-    """Adds WORLD where no other entity holds (P12)."""
+    """Adds WORLD where no other entity holds (P12); a metadata address is in no other entity (P11)."""
     atoms = frozenset(members)
-    return atoms - {LINK_LOCAL} if atoms & NOT_WORLD else atoms | {WORLD}
+    if METADATA in atoms:
+        return atoms - BUT_METADATA
+    return atoms - {SPECIAL} if atoms & NOT_WORLD else atoms | {WORLD}
 
 
 def is_base(atom: Atom) -> bool:

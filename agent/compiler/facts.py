@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address
 
 from agent.compiler.peerpods import is_peer
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.compiler.services import of_airflow_chart
 from agent.compiler.terms import APISERVER
+from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, Entity, Network, PodPeer, PortMatch, ServicePeer, TaskPeer
 
-LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 Reached = tuple[ServicePort, int]
 """A service's port, and the number at which an address serves it."""
 
@@ -41,7 +40,9 @@ class Facts:
     def __init__(self, cluster: Cluster, address: Address) -> None:
         self.cluster = cluster
         self.address = plain(address)
-        self.is_metadata = self.address in cluster.settings.metadata
+        metadata = ranges.metadata_ranges(cluster.settings.metadata)
+        self._guarded = [each for each in (*metadata, *ranges.SPECIAL) if inside(self.address, each)]
+        self.is_metadata = any(each in metadata for each in self._guarded)
         owners = [] if self.is_metadata else [p for p in cluster.pods.values() if is_peer(p) and self._has(p)]
         self.pod: Pod | None = max(owners, key=lambda pod: pod.uid, default=None)
 
@@ -52,15 +53,11 @@ class Facts:
         return self.cluster.namespaces.get(name) or Namespace(name)
 
     def in_cidr(self, peer: CidrPeer) -> bool:
-        """Metadata addresses are in no CIDR wider than themselves (P11)."""
-        if self.is_metadata:
-            return (
-                self.address == peer.network.network_address and peer.network.prefixlen == self.address.max_prefixlen
-            )
-        return self.in_block(peer)
+        """Of an allow rule: metadata, link-local, multicast ... are in no CIDR wider than they are (P11, P12)."""
+        return self.in_block(peer) and all(peer.network.prefixlen >= each.prefixlen for each in self._guarded)
 
     def in_block(self, peer: CidrPeer) -> bool:
-        """An ipBlock of a NetworkPolicy, which knows nothing of P11."""
+        """Of a deny rule, or an ipBlock of a NetworkPolicy: every address of it."""
         return inside(self.address, peer.network) and not any(inside(self.address, hole) for hole in peer.excluded)
 
     def in_pods(self, peer: PodPeer) -> bool:
@@ -101,7 +98,7 @@ class Facts:
             return self.is_metadata and entity is Entity.METADATA
         if entity is Entity.WORLD:
             named = any(self.in_entity(other) for other in Entity if other is not Entity.WORLD)
-            return not named and not any(inside(self.address, network) for network in LINK_LOCAL)
+            return not named and not self._guarded
         return {
             Entity.NODE: self._is_node,
             Entity.CLUSTER: self._in_cluster,
@@ -115,8 +112,12 @@ class Facts:
         return (
             any(self.address in node.addresses for node in nodes)
             or self.address in self.cluster.settings.host_addresses
-            or any(inside(self.address, network) for network in LOOPBACK)
+            or any(inside(self.address, network) for network in ranges.LOOPBACK)
         )
+
+    def on_link(self) -> bool:
+        """What a deny rule that names entity node covers besides: it may reach the node (P12)."""
+        return not self.is_metadata and any(inside(self.address, network) for network in ranges.ON_LINK)
 
     def _in_cluster(self) -> bool:
         services = self.cluster.services.values()

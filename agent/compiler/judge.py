@@ -172,7 +172,15 @@ class Case:
         if from_host:  # only a rule that names entity node (P8)
             names_node = rule.peers is not None and EntityPeer(Entity.NODE) in rule.peers
             return names_node and self._at(rule.ports)
-        return self._at(rule.ports) if rule.peers is None else any(self.through(p, rule.ports) for p in rule.peers)
+        if rule.peers is None:
+            return self._at(rule.ports)
+        return any(self.through(p, rule.ports) or self._denies_more(p, rule.ports) for p in rule.peers)
+
+    def _denies_more(self, peer: Peer, ports: Matches) -> bool:
+        """What P11 and P12 keep out of allow rules only, and what may be the node."""
+        if isinstance(peer, CidrPeer):
+            return self.peer.in_block(peer) and self._at(ports)
+        return peer == EntityPeer(Entity.NODE) and self.peer.on_link() and self._at(ports)
 
     def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it. Attestation counts for these only (I4)."""

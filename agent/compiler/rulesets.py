@@ -13,6 +13,7 @@ from agent.compiler.atoms import (
     HOST,
     METADATA,
     NODE,
+    ON_LINK,
     UNKNOWN,
     AtomId,
     AtomTable,
@@ -101,7 +102,7 @@ class Content:
         """What it says about addresses with these members, by direction."""
         groups: dict[Place, list[tuple[int, Hit]]] = {}
         for asked, ports in self._matches(members):
-            node = isinstance(asked.term, AtPorts) and asked.term.atom == NODE
+            node = isinstance(asked.term, AtPorts) and asked.term.atom in (NODE, ON_LINK)
             groups.setdefault(asked.place, []).append((asked.position, Hit(asked.rule, ports, node)))
         ordered = {
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()

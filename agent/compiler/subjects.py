@@ -37,9 +37,11 @@ class LoweredPolicy:
 def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
     enforced = policy.posture is Posture.ENFORCE and not lowering.settings.audit_everything
 
-    def lowered(rules: tuple[Rule, ...] | None, direction: Direction) -> tuple[LoweredRule, ...]:
+    def lowered(
+        rules: tuple[Rule, ...] | None, direction: Direction, *, denies: bool = False
+    ) -> tuple[LoweredRule, ...]:
         return tuple(
-            LoweredRule(RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule))
+            LoweredRule(RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule, denies=denies))
             for rule in rules or ()
             if rule.direction is direction
         )
@@ -48,7 +50,10 @@ def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
         policy,
         enforced,
         allow=(lowered(policy.egress, Direction.EGRESS), lowered(policy.ingress, Direction.INGRESS)),
-        deny=(lowered(policy.deny, Direction.EGRESS), lowered(policy.deny, Direction.INGRESS)),
+        deny=(
+            lowered(policy.deny, Direction.EGRESS, denies=True),
+            lowered(policy.deny, Direction.INGRESS, denies=True),
+        ),
         own_ports=frozenset(),
     )
     return LoweredPolicy(policy, enforced, result.allow, result.deny, names_of(result.terms()))

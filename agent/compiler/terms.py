@@ -11,6 +11,7 @@ from agent.compiler.atoms import (
     DNS,
     KUBE_APISERVER,
     MARKS,
+    ON_LINK,
     AtomId,
     AtomTable,
     BlockAtom,
@@ -88,8 +89,8 @@ class Lowering:
     table: AtomTable
     settings: Settings
 
-    def rule(self, rule: Rule) -> tuple[Term, ...]:
-        return tuple(dict.fromkeys(self._terms(rule)))
+    def rule(self, rule: Rule, *, denies: bool = False) -> tuple[Term, ...]:
+        return tuple(dict.fromkeys(self._terms(rule, denies=denies)))
 
     def native_rule(self, rule: NetworkPolicyRule) -> tuple[Term, ...]:
         """Of a NetworkPolicy: without `peers` every address, without `ports` every port of every protocol."""
@@ -118,12 +119,14 @@ class Lowering:
         """The atom of a configured destination; it is an entity's, hence a base atom."""
         return self.table.number(CidrAtom((peer,), base=True))
 
-    def _terms(self, rule: Rule) -> Iterator[Term]:
+    def _terms(self, rule: Rule, *, denies: bool) -> Iterator[Term]:
         if rule.peers is None:
             yield from port_terms(ANY_ADDRESS, rule.ports, rule.direction)
             return
-        for atom in cidr_atoms(rule.peers):
+        for atom in cidr_atoms(rule.peers, whole=denies):
             yield from port_terms(self.table.number(atom), rule.ports, rule.direction)
+        if denies and EntityPeer(Entity.NODE) in rule.peers:
+            yield from port_terms(ON_LINK, rule.ports, rule.direction)
         for peer in rule.peers:
             yield from self._peer(peer, rule)
 
@@ -157,18 +160,18 @@ class Lowering:
             yield AtPorts(atom, ports_of_both)
 
 
-def cidr_atoms(peers: Iterable[Peer | LivePodPeer]) -> Iterator[CidrAtom]:
-    """The CIDRs of a rule as atoms: wide ones each by itself, all others together."""
+def cidr_atoms(peers: Iterable[Peer | LivePodPeer], *, whole: bool = False) -> Iterator[CidrAtom]:
+    """The CIDRs of a rule as atoms: wide ones each by itself, all others together. `whole`: of a deny rule."""
     narrow = []
     for peer in peers:
         if isinstance(peer, CidrPeer):
             if peer.network.prefixlen <= (WIDE_V4 if peer.network.version == 4 else WIDE_V6):
-                yield CidrAtom((peer,), base=True)
+                yield CidrAtom((peer,), base=True, whole=whole)
             else:
                 narrow.append(peer)
     if narrow:
         unique = dict.fromkeys(narrow)
-        yield CidrAtom(tuple(sorted(unique, key=repr)), base=False)
+        yield CidrAtom(tuple(sorted(unique, key=repr)), base=False, whole=whole)
 
 
 def entity_services(settings: Settings) -> frozenset[Name]:

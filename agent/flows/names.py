@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network
 
 from agent.compiler.changes import Changes
+from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Pod
 from agent.model.flow import PeerKind, PeerName
 from agent.model.identity import Kind, PodUid
 from agent.model.policy import CidrPeer, Entity, Network
 
-_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 LOOPBACK = PeerName(PeerKind.ENTITY, "loopback")
 _ENTITY = {entity: PeerName(PeerKind.ENTITY, entity.value) for entity in Entity}
 
@@ -60,9 +60,9 @@ class PeerNames:
     def name(self, address: Address) -> PeerName:
         """The best name of an address at this revision."""
         settings = self._cluster.settings
-        if any(address in network for network in _LOOPBACK if network.version == address.version):
+        if _in_any(address, ranges.LOOPBACK):
             return LOOPBACK
-        if address in settings.metadata:
+        if _in_any(address, ranges.metadata_ranges(settings.metadata)):
             return _ENTITY[Entity.METADATA]
         service = self._services.get(address)
         if service is not None:
@@ -75,11 +75,10 @@ class PeerNames:
         cidr = self._longest(address)
         if cidr is not None:
             return PeerName(PeerKind.CIDR, str(cidr))
-        ranges = settings.pod_ranges + settings.service_ranges + self._node_ranges
-        if any(address in network for network in ranges if network.version == address.version):
+        if _in_any(address, settings.pod_ranges + settings.service_ranges + self._node_ranges):
             return PeerName(PeerKind.UNKNOWN, "unknown-cluster-address")
-        if address.is_link_local:
-            return PeerName(PeerKind.UNKNOWN, "link-local")
+        if _in_any(address, ranges.SPECIAL):
+            return PeerName(PeerKind.UNKNOWN, _special(address))
         return _ENTITY[Entity.WORLD]
 
     def _place(self, uid: PodUid, pod: Pod | None) -> None:
@@ -97,6 +96,17 @@ class PeerNames:
             if version == address.version and bits >> shift in networks:
                 return networks[bits >> shift]
         return None
+
+
+def _in_any(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _special(address: Address) -> str:
+    """What is not in `world` and belongs to nobody (P12)."""
+    if address.is_link_local:
+        return "link-local"
+    return "multicast" if address.is_multicast else "reserved"
 
 
 def _written_cidrs(cluster: Cluster) -> Iterable[Network]:

@@ -6,7 +6,7 @@ Collections are `immutables.Map`, so that a snapshot with one changed pod shares
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from immutables import Map
 
@@ -18,6 +18,9 @@ from agent.model.policy import CidrPeer, DefaultPosture, Entity, Network, Policy
 Address = IPv4Address | IPv6Address
 Name = tuple[str, str]
 """(namespace, name)"""
+
+NODE_LOCAL_DNS: tuple[Address, ...] = (ip_address("169.254.20.10"), ip_address("169.254.25.10"))
+"""Where NodeLocal DNSCache listens, by its own manifests and by kubespray's (P12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Settings:
     pod_ranges: tuple[Network, ...] = ()
     service_ranges: tuple[Network, ...] = ()
     metadata: tuple[Address, ...] = ()
-    dns: tuple[Address, ...] = ()  # besides the cluster's DNS service
+    dns: tuple[Address, ...] = NODE_LOCAL_DNS  # besides the cluster's DNS service
     dns_services: tuple[Name, ...] = (("kube-system", "kube-dns"),)
     airflow: tuple[Destination, ...] = ()
     host_addresses: tuple[Address, ...] = ()  # of this host, as its pods see it
