@@ -13,7 +13,7 @@ from typing import Protocol
 from immutables import Map
 
 from agent.app.drain import Drain, Outputs
-from agent.app.following import Following
+from agent.app.following import Following, with_host
 from agent.app.node import Node
 from agent.app.state import PINS_WERE_GONE, State, StateFolder, boot_id
 from agent.app.told import Observer
@@ -119,7 +119,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     found, jiffies = features(mount), Jiffies()
     hz = measure_hz(jiffies)
     addresses = AddressWatch()  # before the first look, so that nothing falls between
-    settings = replace(settings, node=config.node, host_addresses=host_addresses())
+    settings = with_host(replace(settings, node=config.node), host_addresses())
     store = Store(Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims))
     source = _source(config, settings, store)
     first = source.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.compiler.unmatched import unmatched_services
 from agent.model.cluster import Cluster, Namespace
 from agent.model.policy import DefaultPosture, Policy, PolicyRef, Posture, TaskPeer
 from agent.model.verdict import Direction
@@ -27,6 +28,8 @@ def advise(cluster: Cluster) -> Iterator[Warning_]:
             where = f"namespace {ref.namespace}" if ref.namespace else "no namespace that it selects"
             state = "is not managed" if ref.namespace else "is managed"
             yield Warning_(ref, "metadata.namespace", f"selects nothing: {where} {state}")
+    if cluster.services:  # files without any service say nothing about those of the cluster
+        yield from (Warning_(each.policy, each.field, each.text) for each in unmatched_services(cluster))
 
 
 def _no_floor(cluster: Cluster, policy: Policy) -> Iterator[Warning_]:

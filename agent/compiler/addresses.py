@@ -44,8 +44,14 @@ class Owners:
     pods: set[PodUid] = field(default_factory=set)
     services: set[Name] = field(default_factory=set)
     slices: set[Name] = field(default_factory=set)
+    externals: set[Name] = field(default_factory=set)  # services that name it among their external addresses
 
     def __bool__(self) -> bool:
+        return bool(self.known or self.externals)
+
+    @property
+    def known(self) -> bool:
+        """Is the address somebody's, and not only said to be?"""
         return bool(self.pods or self.services or self.slices)
 
 
@@ -94,9 +100,9 @@ class Addresses:
             if now is not None:
                 self._slices_of.setdefault((now.namespace, now.service), set()).add(name)
         for name in services:
-            stale |= self._move(
-                ("services", name), _hosts(old.services.get(name)), _hosts(cluster.services.get(name))
-            )
+            was, is_ = old.services.get(name), cluster.services.get(name)
+            stale |= self._move(("services", name), _hosts(was), _hosts(is_))
+            stale |= self._move(("externals", name), _externals(was), _externals(is_))
             for piece_name in self._slices_of.get(name, set()) - changed:
                 stale |= _hosts(cluster.slices.get(piece_name))
         return stale | self._fronts(fronts, stale) if self._backends else stale
@@ -111,13 +117,15 @@ class Addresses:
     def members(self, host: Host) -> Members | None:
         """What holds for an exact address; None where it is nobody's and its prefix says it all."""
         owners, fixed = self._owners.get(host), self._fixed.get(host)
-        if owners is None and fixed is None:
+        owned = self._owned(owners) if owners is not None else NOTHING
+        if fixed is None and not (owners is not None and owners.known) and not owned:
             return None
         atoms = set(self._around.get(host, NOTHING))
-        atoms.discard(UNKNOWN)
+        if fixed is not None or (owners is not None and owners.known):
+            atoms.discard(UNKNOWN)
         atoms |= fixed or NOTHING
-        if owners is not None and METADATA not in atoms:
-            atoms |= self._owned(owners)
+        if METADATA not in atoms:
+            atoms |= owned
         return closed(atoms)
 
     def _owned(self, owners: Owners) -> Members:
@@ -127,6 +135,8 @@ class Addresses:
             found |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
         for name in owners.services:
             found |= self._services.of_service(self._cluster.services[name])
+        for name in owners.externals:
+            found |= self._services.of_external(self._cluster.services[name])
         for name in owners.slices:
             piece = self._cluster.slices[name]
             service = self._cluster.services.get((piece.namespace, piece.service))
@@ -135,16 +145,24 @@ class Addresses:
         return found | self._backed(owners.services) if self._backends else found
 
     def _backed(self, services: Iterable[Name]) -> Members:
-        """Where connections to an address of these services end, for each of their ports."""
-        ends: dict[tuple[int, int], set[Backend]] = {}
+        """Where connections to an address of these services end, for each of their ports: at the endpoints that are
+        ready, and where none is, at any, so that what is open goes on."""
+        ends: dict[tuple[int, int], set[tuple[Host, int]]] = {}
+        ready: dict[tuple[int, int], set[tuple[Host, int]]] = {}
         for name in services:
             for piece_name in self._slices_of.get(name, ()):
                 piece = self._cluster.slices[piece_name]
                 for port, number in targets(self._cluster.services[name], piece):
-                    found = {self._backend(host_of(a), port.protocol, number) for a in piece.addresses}
-                    ends.setdefault((port.protocol, port.port), set()).update(found)
-        table = self._pods.table
-        return frozenset(table.number(BackedAtom(*at, tuple(sorted(found)))) for at, found in ends.items() if found)
+                    at = (port.protocol, port.port)
+                    ends.setdefault(at, set()).update((host_of(a), number) for a in piece.addresses)
+                    serving = (a for a in piece.addresses if a not in piece.waiting)
+                    ready.setdefault(at, set()).update((host_of(a), number) for a in serving)
+        table, found = self._pods.table, set[AtomId]()
+        for at, every in ends.items():
+            if chosen := ready[at] or every:
+                backends = {self._backend(host, at[0], number) for host, number in chosen}
+                found.add(table.number(BackedAtom(*at, tuple(sorted(backends)))))
+        return frozenset(found)
 
     def _backend(self, host: Host, protocol: int, port: int) -> Backend:
         """What NetworkPolicies can ask about this port of an endpoint."""
@@ -176,6 +194,10 @@ def _hosts(item: Service | EndpointSlice | None) -> set[Host]:
     return {host_of(address) for address in item.addresses} if item is not None else set()
 
 
+def _externals(service: Service | None) -> set[Host]:
+    return {host_of(address) for address in service.external} if service is not None else set()
+
+
 def _pod_hosts(pod: Pod | None) -> set[Host]:
     return {host_of(address) for address in pod.addresses} if pod is not None and is_peer(pod) else set()
 
@@ -187,7 +209,7 @@ def _fixed(cluster: Cluster) -> Iterator[tuple[Host, Members]]:
             marks.setdefault(host_of(address), set()).add(NODE)
     for address in cluster.settings.host_addresses:
         marks.setdefault(host_of(address), set()).update((NODE, HOST))
-    for address in cluster.settings.dns:
+    for address in cluster.settings.dns_addresses:
         marks.setdefault(host_of(address), set()).add(DNS)
     return ((host, frozenset(atoms)) for host, atoms in marks.items())
 

@@ -73,6 +73,13 @@ class ServiceAtom:
 
 
 @dataclass(frozen=True, slots=True)
+class PortlessAtom:
+    """An endpoint of a service without ports: a rule that names the service means it at every port (P13)."""
+
+    service: Name
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePortAtom:
     """An address where the service's port `port` is reached at `number`: the same, or the endpoints' target."""
 
@@ -83,6 +90,7 @@ class ServicePortAtom:
     number: int
     chart: bool  # of a service of the Airflow chart
     base: bool
+    external: bool = False  # an address that whoever writes the service has chosen: no entity's
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,7 @@ Atom = (
     | LivePodPeer
     | PortAtom
     | ServiceAtom
+    | PortlessAtom
     | ServicePortAtom
     | BackedAtom
 )

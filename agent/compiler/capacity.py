@@ -53,7 +53,7 @@ def _most_addresses(cluster: Cluster) -> str:
     for pod in cluster.pods.values():
         counts[f"the pods of namespace {pod.namespace}"] += len(pod.addresses)
     for service in cluster.services.values():
-        counts[f"the services of namespace {service.namespace}"] += len(service.addresses)
+        counts[f"the services of namespace {service.namespace}"] += len(service.addresses) + len(service.external)
     return _first(counts)
 
 

@@ -253,4 +253,4 @@ def _addresses(cluster: Cluster, terms: list[Term], table: AtomTable, *, backend
     services = {t.service for t in terms if isinstance(t, AtService) and t.service is not None}
     services |= {atom.service for atom in asked.values() if isinstance(atom, ServiceAtom)}
     cidrs = [(number, atom) for number, atom in asked.items() if isinstance(atom, CidrAtom | BlockAtom)]
-    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster.settings, services), backends=backends)
+    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster, services), backends=backends)

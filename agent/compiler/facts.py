@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 
 from agent.compiler.peerpods import is_peer
 from agent.compiler.selecting import pods_include, tasks_include
-from agent.compiler.services import of_airflow_chart
+from agent.compiler.services import chart_namespaces, of_airflow_chart
 from agent.compiler.terms import APISERVER
 from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
@@ -85,7 +85,7 @@ class Facts:
         cluster, address = self.cluster, self.address
         known = (
             self.pod is not None
-            or address in (*cluster.settings.dns, *cluster.settings.host_addresses)
+            or address in (*cluster.settings.dns_addresses, *cluster.settings.host_addresses)
             or any(address in item.addresses for item in cluster.services.values())
             or any(address in item.addresses for item in cluster.slices.values())
             or any(address in item.addresses for item in cluster.nodes.values())
@@ -125,7 +125,7 @@ class Facts:
 
     def _is_dns(self) -> bool:
         settings = self.cluster.settings
-        return self.address in settings.dns or any(self.of_service(name) for name in settings.dns_services)
+        return self.address in settings.dns_addresses or any(self.of_service(name) for name in settings.dns_services)
 
     def _is_airflow(self) -> bool:
         for destination in self.cluster.settings.airflow:
@@ -135,25 +135,36 @@ class Facts:
         return any(self.of_service((s.namespace, s.name)) for s in self.chart_services())
 
     def chart_services(self) -> list[Service]:
-        return [service for service in self.cluster.services.values() if of_airflow_chart(service)]
+        namespaces = chart_namespaces(self.cluster)
+        return [service for service in self.cluster.services.values() if of_airflow_chart(service, namespaces)]
 
-    def of_service(self, name: Name) -> bool:
-        """One of the service's own addresses or of its endpoints'."""
+    def of_service(self, name: Name, *, named: bool = False) -> bool:
+        """One of the service's own addresses or of its endpoints'. `named`: for a rule that names the service, which
+        means those as well that its author has chosen (P12)."""
         service = self.cluster.services.get(name)
         if self.is_metadata or service is None:
             return False
-        return self.address in service.addresses or any(
+        own = (*service.addresses, *(service.external if named else ()))
+        return self.address in own or any(
             self.address in piece.addresses
             for piece in self.cluster.slices.values()
             if (piece.namespace, piece.service) == name
         )
 
-    def reached(self, peer: ServicePeer) -> Iterator[Reached]:
-        """The service's ports that this address serves, and at which number (P13)."""
+    def of_portless(self, peer: ServicePeer) -> bool:
+        """An endpoint of a service that has no ports (P13)."""
+        service = self.cluster.services.get((peer.namespace, peer.name))
+        if self.is_metadata or service is None or service.ports:
+            return False
+        pieces = (p for p in self.cluster.slices.values() if (p.namespace, p.service) == (peer.namespace, peer.name))
+        return any(self.address in piece.addresses for piece in pieces)
+
+    def reached(self, peer: ServicePeer, *, named: bool) -> Iterator[Reached]:
+        """The service's ports that this address serves, and at which number (P13). `named`: as for of_service."""
         service = self.cluster.services.get((peer.namespace, peer.name))
         if self.is_metadata or service is None:
             return
-        if self.address in service.addresses:
+        if self.address in (*service.addresses, *(service.external if named else ())):
             yield from ((port, port.port) for port in service.ports)
         for piece in self.cluster.slices.values():
             if (piece.namespace, piece.service) == (peer.namespace, peer.name) and self.address in piece.addresses:

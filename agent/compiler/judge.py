@@ -224,7 +224,7 @@ class Case:
         if isinstance(peer, TaskPeer):
             return self.peer.in_tasks(peer)
         if isinstance(peer, ServicePeer):
-            return self.peer.of_service((peer.namespace, peer.name))
+            return self.peer.of_service((peer.namespace, peer.name), named=True)
         return self.peer.in_entity(peer.entity)
 
     def through(self, peer: Peer, ports: Matches) -> bool:
@@ -233,16 +233,16 @@ class Case:
         if peer == EntityPeer(Entity.DNS):
             return self.has(peer) and self.protocol in (6, 17) and self.port == 53
         if egress and isinstance(peer, ServicePeer):
-            return self._served(peer, [ports])
+            return self._served(peer, [ports], named=True) or (self.peer.of_portless(peer) and self._at(ports))
         if egress and peer == EntityPeer(Entity.KUBE_APISERVER):
             return self._served(ServicePeer("default", "kubernetes"), [ports])
         if egress and peer == EntityPeer(Entity.AIRFLOW):
             return self._airflow(ports)
         return self.has(peer) and self._at(ports)
 
-    def _served(self, peer: ServicePeer, filters: list[Matches]) -> bool:
-        """P13: ports mean the service's; the packet's is the service's or the endpoint's."""
-        for port, number in self.peer.reached(peer):
+    def _served(self, peer: ServicePeer, filters: list[Matches], *, named: bool = False) -> bool:
+        """P13: ports mean the service's; the packet's is the service's or the endpoint's. `named`: not an entity."""
+        for port, number in self.peer.reached(peer, named=named):
             if (port.protocol, number) == (self.protocol, self.port) and all(
                 ports is None
                 or any(
@@ -259,6 +259,8 @@ class Case:
         for destination in self.cluster.settings.airflow:
             if isinstance(destination.peer, ServicePeer):
                 if self._served(destination.peer, [destination.ports, ports]):
+                    return True
+                if self.peer.of_portless(destination.peer) and self._at_both(destination.ports, ports):
                     return True
             elif self.peer.in_cidr(destination.peer) and self._at_both(destination.ports, ports):
                 return True

@@ -162,7 +162,10 @@ class Content:
         index = port_index(atom.protocol, atom.number)
         for key in (atom.service, CHART) if atom.chart else (atom.service,):
             for asked in self._asked.get(key, ()):
-                if isinstance(asked.term, AtService) and all(_passes(each, atom) for each in asked.term.filters):
+                term = asked.term
+                if not isinstance(term, AtService) or (term.entity and atom.external):
+                    continue
+                if all(_passes(each, atom) for each in term.filters):
                     yield asked, ((index, index),)
 
 

@@ -17,6 +17,7 @@ from agent.compiler.atoms import (
     BlockAtom,
     CidrAtom,
     Mark,
+    PortlessAtom,
     ServiceAtom,
 )
 from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Ports, intersection, interval
@@ -60,11 +61,12 @@ class AtOwnPort:
 class AtService:
     """The address is the service's or its endpoints', at a port of the service that passes every filter (P13).
 
-    `service` None: any service of the Airflow chart.
+    `service` None: any service of the Airflow chart. `entity`: an entity's, to which no external address belongs.
     """
 
     service: Name | None
     filters: tuple[tuple[PortMatch, ...], ...]
+    entity: bool = False
 
 
 Term = AtPorts | AtNamedPort | AtOwnPort | AtService
@@ -107,11 +109,11 @@ class Lowering:
         if entity is Entity.DNS:
             yield AtPorts(DNS, DNS_PORTS)
         elif direction is Direction.EGRESS and entity is Entity.KUBE_APISERVER:
-            yield AtService(APISERVER, () if ports is None else (ports,))
+            yield AtService(APISERVER, () if ports is None else (ports,), entity=True)
         elif direction is Direction.EGRESS and entity is Entity.AIRFLOW:
             for destination in self.settings.airflow:
                 yield from self._destination(destination, ports)
-            yield AtService(None, () if ports is None else (ports,))
+            yield AtService(None, () if ports is None else (ports,), entity=True)
         else:
             yield from port_terms(MARKS[Mark(entity.value)], ports, direction)
 
@@ -139,6 +141,7 @@ class Lowering:
             name = (peer.namespace, peer.name)
             if rule.direction is Direction.EGRESS:
                 yield AtService(name, () if rule.ports is None else (rule.ports,))
+                yield from port_terms(self.table.number(PortlessAtom(name)), rule.ports, rule.direction)
             else:
                 yield from port_terms(self.table.number(ServiceAtom(name)), rule.ports, rule.direction)
 
@@ -149,9 +152,11 @@ class Lowering:
         """
         filters = tuple(each for each in (destination.ports, ports) if each is not None)
         if isinstance(destination.peer, ServicePeer):
-            yield AtService((destination.peer.namespace, destination.peer.name), filters)
-            return
-        atom = self.destination_atom(destination.peer)
+            name = (destination.peer.namespace, destination.peer.name)
+            yield AtService(name, filters, entity=True)
+            atom = self.table.number(PortlessAtom(name))
+        else:
+            atom = self.destination_atom(destination.peer)
         if len(filters) < 2:
             yield from port_terms(atom, filters[0] if filters else None, Direction.EGRESS)
             return

@@ -10,7 +10,7 @@ from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Pod
 from agent.model.flow import PeerKind, PeerName
 from agent.model.identity import Kind, PodUid
-from agent.model.policy import CidrPeer, Entity, Network
+from agent.model.policy import CidrPeer, Entity, Network, ServicePeer
 
 LOOPBACK = PeerName(PeerKind.ENTITY, "loopback")
 _ENTITY = {entity: PeerName(PeerKind.ENTITY, entity.value) for entity in Entity}
@@ -34,6 +34,7 @@ class PeerNames:
         self._pods: dict[Address, PodUid] = {}
         self._addresses: dict[PodUid, tuple[Address, ...]] = {}
         self._services: dict[Address, Name] = {}
+        self._ends: dict[Address, tuple[Name, ...]] = {}  # services among whose endpoints or external addresses it is
         self._cidrs: dict[tuple[int, int], dict[int, Network]] = {}
         self._node_ranges: tuple[Network, ...] = ()
         self._cluster = Cluster()
@@ -50,12 +51,7 @@ class PeerNames:
             self._node_ranges = tuple(r for node in cluster.nodes.values() for r in node.pod_ranges)
         if changes.everything_else or changes.services or changes.slices:
             self._services = {a: (s.namespace, s.name) for s in cluster.services.values() for a in s.addresses}
-            self._services |= {
-                a: (part.namespace, part.service)
-                for part in cluster.slices.values()
-                for a in part.addresses
-                if part.service
-            }
+            self._ends = _ends(cluster)
 
     def name(self, address: Address) -> PeerName:
         """The best name of an address at this revision."""
@@ -69,9 +65,12 @@ class PeerNames:
             return PeerName(PeerKind.SERVICE, "/".join(service))
         pod = self._cluster.pods.get(self._pods.get(address, PodUid("")))
         if pod is not None:
-            return pod_name(pod)
+            return self._served_by(address, pod.namespace) or pod_name(pod)
         if address in settings.host_addresses or any(address in n.addresses for n in self._cluster.nodes.values()):
             return _ENTITY[Entity.NODE]
+        front = self._served_by(address)
+        if front is not None:
+            return front
         cidr = self._longest(address)
         if cidr is not None:
             return PeerName(PeerKind.CIDR, str(cidr))
@@ -80,6 +79,12 @@ class PeerNames:
         if _in_any(address, ranges.SPECIAL):
             return PeerName(PeerKind.UNKNOWN, _special(address))
         return _ENTITY[Entity.WORLD]
+
+    def _served_by(self, address: Address, namespace: str = "") -> PeerName | None:
+        """The first service by name; for a pod, of its own namespace only: a stranger's may list its address."""
+        names = (name for name in self._ends.get(address, ()) if namespace in ("", name[0]))
+        name = next(names, None)
+        return None if name is None else PeerName(PeerKind.SERVICE, "/".join(name))
 
     def _place(self, uid: PodUid, pod: Pod | None) -> None:
         for address in self._addresses.pop(uid, ()):
@@ -96,6 +101,25 @@ class PeerNames:
             if version == address.version and bits >> shift in networks:
                 return networks[bits >> shift]
         return None
+
+
+def _ends(cluster: Cluster) -> dict[Address, tuple[Name, ...]]:
+    """Endpoints by the services that list them, and external addresses by those that some rule names."""
+    named = {
+        (peer.namespace, peer.name)
+        for policy in cluster.policies.values()
+        for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
+        for peer in rule.peers or ()
+        if isinstance(peer, ServicePeer)
+    }
+    found: dict[Address, set[Name]] = {}
+    for part in cluster.slices.values():
+        for address in part.addresses if part.service else ():
+            found.setdefault(address, set()).add((part.namespace, part.service))
+    for name in named.intersection(cluster.services):
+        for address in cluster.services[name].external:
+            found.setdefault(address, set()).add(name)
+    return {address: tuple(sorted(names)) for address, names in found.items()}
 
 
 def _in_any(address: Address, networks: Iterable[Network]) -> bool:

@@ -73,13 +73,14 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Cluster, external and load balancer addresses at the service's ports."""
+    """A service at its ports. Who may write it chooses `external`, so that only a rule that names it counts them."""
 
     namespace: str
     name: str
-    addresses: tuple[Address, ...] = ()
+    addresses: tuple[Address, ...] = ()  # the cluster's, which the API server gives out
     ports: tuple[ServicePort, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    external: tuple[Address, ...] = ()  # spec.externalIPs and of load balancers
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class EndpointSlice:
     service: str
     addresses: tuple[Address, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
+    waiting: frozenset[Address] = frozenset()  # of `addresses`: not ready, so that no new connection is sent there
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -134,8 +136,15 @@ class Settings:
     dns: tuple[Address, ...] = NODE_LOCAL_DNS  # besides the cluster's DNS service
     dns_services: tuple[Name, ...] = (("kube-system", "kube-dns"),)
     airflow: tuple[Destination, ...] = ()
+    airflow_namespaces: tuple[str, ...] | None = None  # where the chart's services count (None: the managed ones)
     host_addresses: tuple[Address, ...] = ()  # of this host, as its pods see it
+    host_dns: tuple[Address, ...] = ()  # where node-local DNS listens on this host
     network_policy: bool = False  # --network-policy: NetworkPolicies are a layer of their own (P1)
+
+    @property
+    def dns_addresses(self) -> tuple[Address, ...]:
+        """Of entity `dns`, besides the DNS services' (P12)."""
+        return (*self.dns, *self.host_dns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,16 +157,21 @@ def service(r: Random, name: tuple[str, str]) -> Service:
             ServicePort(n, r.choice((6, 17)), r.choice(PORTS), r.choice(PORTS)) for n in NAMES if r.random() < 0.7
         ),
         labels=chart,
+        external=addresses(
+            r, tuple(a for a in ADDRESSES if str(a).startswith(("8.8", "10.0.0", "192.168", "169.254.169")))
+        ),
     )
 
 
 def piece(r: Random, name: tuple[str, str]) -> EndpointSlice:
+    found = addresses(r, ADDRESSES, 3)
     return EndpointSlice(
         name[0],
         name[1],
         r.choice([s for ns, s in SERVICES if ns == name[0]]),
-        addresses(r, ADDRESSES, 3),
+        found,
         tuple(ContainerPort(n, r.choice((6, 17)), r.choice(PORTS)) for n in NAMES if r.random() < 0.8),
+        waiting=frozenset(a for a in found if r.random() < 0.2),
     )
 
 
@@ -259,6 +264,7 @@ def settings(r: Random) -> Settings:
         metadata=(METADATA,) if r.random() < 0.9 else (),
         dns=addresses(r, tuple(ip_address(a) for a in ("169.254.20.10", "8.8.8.8", "169.254.169.254"))),
         airflow=tuple(Destination(d, port_matches(r)) for d in destinations if r.random() < 0.5),
+        airflow_namespaces=r.choice((None, None, (), ("db", "default"))),
         host_addresses=addresses(r, tuple(ip_address(a) for a in ("10.0.0.1", "192.168.0.1", "127.0.0.1"))),
     )
 
