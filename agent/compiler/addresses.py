@@ -24,7 +24,7 @@ from agent.compiler.atoms import (
     PortAtom,
     closed,
 )
-from agent.compiler.peerpods import PeerPods, is_peer
+from agent.compiler.peerpods import PeerPods, is_peer, precedence
 from agent.compiler.prefixes import Guard, Lpm, host_of, memberships
 from agent.compiler.services import ServiceAtoms, targets
 from agent.model import ranges
@@ -129,10 +129,9 @@ class Addresses:
         return closed(atoms)
 
     def _owned(self, owners: Owners) -> Members:
-        """A pod address that several claim is the one's with the greatest uid: arbitrary, but the same everywhere."""
         found: Members = NOTHING
         if owners.pods:
-            found |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+            found |= self._pods.atoms(self._pod_of(owners))
         for name in owners.services:
             found |= self._services.of_service(self._cluster.services[name])
         for name in owners.externals:
@@ -143,6 +142,9 @@ class Addresses:
             if service is not None:
                 found |= self._services.of_slice(piece, service)
         return found | self._backed(owners.services) if self._backends else found
+
+    def _pod_of(self, owners: Owners) -> Pod:
+        return max((self._cluster.pods[uid] for uid in owners.pods), key=precedence)
 
     def _backed(self, services: Iterable[Name]) -> Members:
         """Where connections to an address of these services end, for each of their ports: at the endpoints that are
@@ -169,7 +171,7 @@ class Addresses:
         table, owners = self._pods.table, self._owners.get(host)
         members = self._around.get(host, NOTHING)
         if owners is not None and owners.pods and METADATA not in members:
-            members |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+            members |= self._pods.atoms(self._pod_of(owners))
         parts = set(members & table.native)
         for number in members:
             atom = table.atoms[number]

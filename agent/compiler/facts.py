@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
-from agent.compiler.peerpods import is_peer
+from agent.compiler.peerpods import is_peer, precedence
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.compiler.services import chart_namespaces, of_airflow_chart
 from agent.compiler.terms import APISERVER
@@ -44,7 +44,7 @@ class Facts:
         self._guarded = [each for each in (*metadata, *ranges.SPECIAL) if inside(self.address, each)]
         self.is_metadata = any(each in metadata for each in self._guarded)
         owners = [] if self.is_metadata else [p for p in cluster.pods.values() if is_peer(p) and self._has(p)]
-        self.pod: Pod | None = max(owners, key=lambda pod: pod.uid, default=None)
+        self.pod: Pod | None = max(owners, key=precedence, default=None)
 
     def _has(self, item: Pod) -> bool:
         return self.address in item.addresses
@@ -60,16 +60,14 @@ class Facts:
         """Of a deny rule, or an ipBlock of a NetworkPolicy: every address of it."""
         return inside(self.address, peer.network) and not any(inside(self.address, hole) for hole in peer.excluded)
 
-    def in_pods(self, peer: PodPeer) -> bool:
+    def in_pods(self, peer: PodPeer | LivePodPeer) -> bool:
         pod = self.pod
-        return pod is not None and pods_include(peer, pod, dict(pod.claim.labels), self.namespace(pod.namespace))
-
-    def in_live_pods(self, peer: LivePodPeer) -> bool:
-        pod = self.pod
-        return pod is not None and pods_include(peer, pod, dict(pod.labels), self.namespace(pod.namespace))
+        known = self.cluster.namespaces.get(pod.namespace) if pod is not None else None
+        return pod is not None and pods_include(peer, pod, dict(pod.labels), known)
 
     def in_tasks(self, peer: TaskPeer) -> bool:
-        return self.pod is not None and tasks_include(peer, self.pod, self.namespace(self.pod.namespace))
+        pod = self.pod
+        return pod is not None and tasks_include(peer, pod, self.cluster.namespaces.get(pod.namespace))
 
     def is_host(self) -> bool:
         return not self.is_metadata and self.address in self.cluster.settings.host_addresses

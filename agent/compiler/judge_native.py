@@ -117,7 +117,7 @@ class NativeCase:
     def _has(self, rule: NetworkPolicyRule, peer: Facts) -> bool:
         if rule.peers is None:
             return True
-        return any(peer.in_block(p) if isinstance(p, CidrPeer) else peer.in_live_pods(p) for p in rule.peers)
+        return any(peer.in_block(p) if isinstance(p, CidrPeer) else peer.in_pods(p) for p in rule.peers)
 
     def _at(self, ports: tuple[PortMatch, ...] | None, peer: Facts, port: int) -> bool:
         """A name is a port of the destination's pod: the peer's for egress, the endpoint's own for ingress."""

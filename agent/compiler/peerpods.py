@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PortAtom
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.model.cluster import Namespace, Pod
+from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 
@@ -16,7 +17,13 @@ MOST_ANSWERS = 50_000
 
 Labels = tuple[tuple[str, str], ...]
 PodsPeer = PodPeer | TaskPeer | LivePodPeer
-Key = tuple[str, Labels, Labels, str, str, bool]
+Key = tuple[str, Labels, str, str, bool]
+
+
+def precedence(pod: Pod) -> tuple[bool, float, PodUid]:
+    """Of pods with one address the greatest has it: one that stays before one that is on its way out, then the newer
+    (I2)."""
+    return not pod.terminating, pod.created, pod.uid
 
 
 def is_peer(pod: Pod) -> bool:
@@ -35,7 +42,6 @@ class PeerPods:
     namespaces: Mapping[str, Namespace]
     by_namespace: dict[str | None, list[tuple[AtomId, PodsPeer]]] = field(default_factory=dict)
     label_keys: set[str] = field(default_factory=set)
-    live_keys: set[str] = field(default_factory=set)
     port_names: set[tuple[int, str]] = field(default_factory=set)
     asks_for_tasks: bool = False
     _answers: dict[Key, Members] = field(default_factory=dict)
@@ -44,10 +50,8 @@ class PeerPods:
         """Adds peers to answer for, each once; before the first question."""
         for peer in peers:
             self.by_namespace.setdefault(peer.namespace, []).append((self.table.number(peer), peer))
-            if isinstance(peer, PodPeer):
+            if isinstance(peer, PodPeer | LivePodPeer):
                 self.label_keys.update(r.key for r in peer.pod_selector.requirements)
-            elif isinstance(peer, LivePodPeer):
-                self.live_keys.update(r.key for r in peer.pod_selector.requirements)
             else:
                 self.asks_for_tasks = True
 
@@ -61,10 +65,9 @@ class PeerPods:
 
     def _selected(self, pod: Pod) -> Members:
         identity = pod.claim.identity
-        labels = tuple(pair for pair in pod.claim.labels if pair[0] in self.label_keys)
+        labels = tuple(pair for pair in pod.labels if pair[0] in self.label_keys)
         dag, task = (identity.dag_id, identity.task_id) if self.asks_for_tasks else ("", "")
-        live = tuple(pair for pair in pod.labels if pair[0] in self.live_keys)
-        key = (pod.namespace, labels, live, dag, task, identity.ambiguous)
+        key = (pod.namespace, labels, dag, task, identity.ambiguous)
         known = self._answers.get(key)
         if known is None:
             if len(self._answers) >= MOST_ANSWERS:
@@ -73,13 +76,12 @@ class PeerPods:
         return known
 
     def _evaluated(self, pod: Pod) -> Members:
-        namespace = self.namespaces.get(pod.namespace) or Namespace(pod.namespace)
-        labels, live = dict(pod.claim.labels), dict(pod.labels)
+        namespace, labels = self.namespaces.get(pod.namespace), dict(pod.labels)
         found = {CLUSTER}
         for where in (pod.namespace, None):
             for number, peer in self.by_namespace.get(where, ()):
                 if isinstance(peer, PodPeer | LivePodPeer):
-                    if pods_include(peer, pod, labels if isinstance(peer, PodPeer) else live, namespace):
+                    if pods_include(peer, pod, labels, namespace):
                         found.add(number)
                 elif tasks_include(peer, pod, namespace):
                     found.add(number)

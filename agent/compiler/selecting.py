@@ -54,20 +54,23 @@ def selects(policy: Policy, pod: Pod, labels: Mapping[str, str], namespace: Name
     return claims(subject.dag_ids, subject.task_ids, identity)
 
 
-def pods_include(peer: PodPeer | LivePodPeer, pod: Pod, labels: Mapping[str, str], namespace: Namespace) -> bool:
-    """Is the pod one of the peer's? `labels`: of the first sight for dagwall's peers, live ones for native (I2)."""
+def pods_include(
+    peer: PodPeer | LivePodPeer, pod: Pod, labels: Mapping[str, str], namespace: Namespace | None
+) -> bool:
+    """Is the pod one of the peer's? By live `labels`; a namespace that is not known matches no selector (I2)."""
     if peer.namespace is not None and peer.namespace != pod.namespace:
         return False
-    if peer.namespace_selector and not peer.namespace_selector.matches(dict(namespace.labels)):
+    selector = peer.namespace_selector
+    if selector is not None and (namespace is None or not selector.matches(dict(namespace.labels))):
         return False
     return peer.pod_selector.matches(labels)
 
 
-def tasks_include(peer: TaskPeer, pod: Pod, namespace: Namespace) -> bool:
+def tasks_include(peer: TaskPeer, pod: Pod, namespace: Namespace | None) -> bool:
     """Is the pod a task of the peer's? Without a namespace: of every managed one."""
     identity = pod.claim.identity
     if peer.namespace is None:
-        if not namespace.managed:
+        if namespace is None or not namespace.managed:
             return False
     elif peer.namespace != pod.namespace:
         return False

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 
 from agent.compiler.changes import Changes
+from agent.compiler.peerpods import precedence
 from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Pod
 from agent.model.flow import PeerKind, PeerName
@@ -31,7 +32,7 @@ class PeerNames:
     """Kept in step with snapshots; the cost of a changed pod is that pod's."""
 
     def __init__(self) -> None:
-        self._pods: dict[Address, PodUid] = {}
+        self._pods: dict[Address, set[PodUid]] = {}
         self._addresses: dict[PodUid, tuple[Address, ...]] = {}
         self._services: dict[Address, Name] = {}
         self._ends: dict[Address, tuple[Name, ...]] = {}  # services among whose endpoints or external addresses it is
@@ -63,7 +64,7 @@ class PeerNames:
         service = self._services.get(address)
         if service is not None:
             return PeerName(PeerKind.SERVICE, "/".join(service))
-        pod = self._cluster.pods.get(self._pods.get(address, PodUid("")))
+        pod = self._owner(address)
         if pod is not None:
             return self._served_by(address, pod.namespace) or pod_name(pod)
         if address in settings.host_addresses or any(address in n.addresses for n in self._cluster.nodes.values()):
@@ -88,11 +89,18 @@ class PeerNames:
 
     def _place(self, uid: PodUid, pod: Pod | None) -> None:
         for address in self._addresses.pop(uid, ()):
-            if self._pods.get(address) == uid:
+            self._pods[address].discard(uid)
+            if not self._pods[address]:
                 del self._pods[address]
         if pod is not None and not pod.finished and not pod.host_network:
             self._addresses[uid] = pod.addresses
-            self._pods.update(dict.fromkeys(pod.addresses, uid))
+            for address in pod.addresses:
+                self._pods.setdefault(address, set()).add(uid)
+
+    def _owner(self, address: Address) -> Pod | None:
+        """As for the compiler (I2)."""
+        pods = (self._cluster.pods[uid] for uid in self._pods.get(address, ()))
+        return max(pods, key=precedence, default=None)
 
     def _longest(self, address: Address) -> Network | None:
         """The longest CIDR that some policy names."""

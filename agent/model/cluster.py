@@ -46,6 +46,8 @@ class Pod:
     node: str = ""
     host_network: bool = False
     finished: bool = False  # phase Succeeded or Failed: its address may be someone else's
+    terminating: bool = False  # deleted, but not gone yet
+    created: float = 0.0  # seconds since the epoch
     escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8): "privileged", "NET_RAW", ...
     cgroup_uids: tuple[PodUid, ...] = ()  # what its folder may be named after: uid; a static pod's hash
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 
 from agent.model.cluster import ContainerPort, Pod
 from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
@@ -42,9 +43,22 @@ def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
         node=parse_name(spec.child("nodeName")) if spec.child("nodeName").value else "",
         host_network=spec.child("hostNetwork").boolean(default=False),
         finished=status.child("phase").string("") in ("Succeeded", "Failed"),
+        terminating=bool(metadata.child("deletionTimestamp").value),
+        created=_seconds(metadata.child("creationTimestamp")),
         escapes=tuple(dict.fromkeys(_escapes(spec))),
         cgroup_uids=(uid, *_static_hash(parse_annotations(metadata.child("annotations")))),
     )
+
+
+def _seconds(field: Field) -> float:
+    """An RFC 3339 time in seconds since the epoch; 0 where there is none."""
+    if not field.value:
+        return 0.0
+    try:
+        found = datetime.fromisoformat(field.string().replace("Z", "+00:00"))
+    except ValueError as exc:
+        raise field.error(f"{field.string()[:60]!r} is no time; allowed: such as 2026-01-31T12:00:00Z") from exc
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _uid(field: Field) -> PodUid:

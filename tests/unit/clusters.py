@@ -130,6 +130,8 @@ def pod(r: Random, uid: str) -> Pod:
         node=r.choice(("here", "there")),
         host_network=r.random() < 0.1,
         finished=r.random() < 0.1,
+        terminating=r.random() < 0.2,
+        created=float(r.randrange(3)),
     )
 
 
