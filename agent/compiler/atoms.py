@@ -161,6 +161,8 @@ class AtomTable:
     atoms: dict[AtomId, Atom] = field(default_factory=lambda: {i: mark for mark, i in MARKS.items()})
     base: set[AtomId] = field(default_factory=lambda: set(MARKS.values()))
     native: set[AtomId] = field(default_factory=set)
+    at_ports: set[AtomId] = field(default_factory=set)
+    """Atoms that say something about a port: of services, backends, named ports."""
     touch_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
     """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
     _retained: int = 0
@@ -179,6 +181,8 @@ class AtomTable:
         self.atoms[number] = atom
         if is_native(atom):
             self.native.add(number)
+        if isinstance(atom, PortAtom | ServicePortAtom | BackedAtom):
+            self.at_ports.add(number)
         if is_base(atom):
             self.base.add(number)
         else:
@@ -192,6 +196,7 @@ class AtomTable:
             del self.numbers[self.atoms.pop(number)]
             self.base.discard(number)
             self.native.discard(number)
+            self.at_ports.discard(number)
             self.touch_keys.pop(number, None)
         self._retained = len(self.atoms)
 

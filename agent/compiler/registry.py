@@ -25,6 +25,7 @@ from agent.model.want import (
 )
 
 NO_MEMBERS: Members = frozenset()
+MOST_BASES = 1000
 
 
 def text_of_members(members: Members) -> str:
@@ -49,13 +50,18 @@ class Registry:
         self._written = rulesets
         self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
         self._rulesets: Interner[Content] = Interner(1, Content.text)
+        self._bases: dict[Members, Members] = {NO_MEMBERS: NO_MEMBERS}
         self._base_classes: set[Members] = {NO_MEMBERS}
         self._classes_by_key: dict[Hashable, set[Members]] = {}
         self._rulesets_by_key: dict[Hashable, set[Content]] = {}
 
     def base(self, members: Members) -> Members:
-        """What of it counts in the base class."""
-        return members & self._table.base
+        """What of it counts in the base class; one object for equal sets, as there are many pairs of them."""
+        known = self._bases.get(members)
+        if known is None:
+            found = members & self._table.base
+            known = self._bases[members] = self._bases.setdefault(found, found)
+        return known
 
     def acquire_class(self, members: Members) -> None:
         for each in (members, self.base(members)):
@@ -119,6 +125,8 @@ class Registry:
         for interner in (self._classes, self._rulesets, self._ports.classes):
             interner.settle()
         self._rows.settle()
+        if len(self._bases) > 2 * len(self._classes.numbers) + MOST_BASES:
+            self._bases = {NO_MEMBERS: NO_MEMBERS}
 
     def _write(self, content: Content, members: Members) -> None:
         ruleset = RulesetId(self._rulesets.numbers[content])

@@ -32,6 +32,8 @@ from agent.model.want import Sockets, port_index
 Place = tuple[int, Direction, bool]
 """Layer, direction, whether it denies."""
 
+NOTHING_SEEN: Members = frozenset()
+ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN})
 CHART = ("Airflow chart",)
 
 
@@ -64,6 +66,8 @@ class Content:
                 side = layer.side(direction)
                 self._index((i, direction, True), side.deny, native=layer.native)
                 self._index((i, direction, False), side.allow, native=layer.native)
+        self._atoms = frozenset(key for key in self._asked if isinstance(key, int) and key != ANY_ADDRESS)
+        self._visible = self._atoms | ALWAYS_SEEN | self._parts()
         self._natives = [(i, Direction.EGRESS, False) for i, layer in enumerate(layers) if layer.native]
 
     def text(self) -> str:
@@ -83,9 +87,20 @@ class Content:
             for term in rule.terms:
                 self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term, native))
 
+    def _parts(self) -> Members:
+        """Atoms of rules that name a port by its name: they are not what the terms are found by."""
+        terms = (asked.term for group in self._asked.values() for asked in group)
+        return frozenset(term.atom for term in terms if isinstance(term, AtNamedPort) and term.atom != ANY_ADDRESS)
+
     def touch_keys(self) -> set[Hashable]:
         """What a class must have for this content to treat it otherwise than its base class."""
         return set(self._asked)
+
+    def seen(self, members: Members) -> Members:
+        """What of it this content can see at all."""
+        found = members & self._visible
+        ported = members & self._table.at_ports if self._table.at_ports else NOTHING_SEEN
+        return found | ported if ported else found
 
     def refs(self) -> set[RuleRef]:
         """Every rule that an outcome may name."""
@@ -129,10 +144,11 @@ class Content:
         for asked in self._asked.get(ANY_ADDRESS, ()):
             if _holds(ANY_ADDRESS, asked, members) and isinstance(asked.term, AtPorts):
                 yield asked, asked.term.ports
-        for number in members:
-            for asked in self._asked.get(number, ()):
+        for number in members & self._atoms:
+            for asked in self._asked[number]:
                 if isinstance(asked.term, AtPorts):
                     yield asked, asked.term.ports
+        for number in members & self._table.at_ports:
             atom = self._table.atoms[number]
             if isinstance(atom, PortAtom):
                 index = port_index(atom.protocol, atom.number)
