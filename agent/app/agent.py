@@ -17,6 +17,7 @@ from agent.app.following import Following, with_host
 from agent.app.node import Node
 from agent.app.state import PINS_WERE_GONE, State, StateFolder, boot_id
 from agent.app.told import Observer
+from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
 from agent.flows.account import Accountant
@@ -26,6 +27,7 @@ from agent.kernel.pins import Pins
 from agent.kernel.probe import Jiffies, features, measure_hz
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
+from agent.model.want import Want
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sources.files import FilesSource
@@ -35,6 +37,7 @@ from agent.sources.manifest_set import ManifestSet
 from agent.sources.store import Store
 from agent.sources.update import Source
 from agent.sync.allocate import IdentityNumbers
+from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 
 END_SECONDS = 30.0
@@ -130,10 +133,15 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     if gone:
         event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
     limits = _limits(datapath)
+
+    def check(want: Want, cluster: Cluster) -> None:
+        check_capacity(want, limits, cluster)
+
     numbers = IdentityNumbers(state.numbers)
     writer = Writer(
-        datapath.maps, numbers, lambda want, cluster: check_capacity(want, limits, cluster), dict(state.claims)
-    )
+        datapath.maps, numbers, check, dict(state.claims),
+        Intake(check, room=limits.rules * 3 // 2, admission=Admission(prefixes=limits.peers)),
+    )  # fmt: skip
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
     )

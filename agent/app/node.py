@@ -89,6 +89,7 @@ class Node:
         self._timers = Timers()
         self._untold: Changes | None = None
         self._refused = Changes()
+        self._too_big: tuple[str, ...] = ()
 
     # -- start
 
@@ -253,6 +254,10 @@ class Node:
 
     def _after(self, outcome: Outcome, changes: Changes) -> None:
         """Others are told once for all that one turn of the loop has changed."""
+        too_big, self._too_big = self._too_big, tuple(map(str, self.writer.intake.errors()))
+        for text in self._too_big:
+            if text not in too_big:
+                event("object.refused", level=logging.ERROR, problem=text)
         if outcome.refused:
             self.health.say("revision", f"revision refused: {outcome.refused}")
             self._refused |= changes

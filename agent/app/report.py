@@ -157,7 +157,7 @@ class Reporter:
             network_policies=len(cluster.network_policies) if cluster.settings.network_policy else 0,
             bindings=len(cluster.bindings),
             losses=(),
-            object_errors=tuple(str(problem) for problem in node.source.problems),
+            object_errors=tuple(map(str, (*node.source.problems, *node.writer.intake.errors()))),
             unenforceable=(),
             contradicting=0,
             not_covered=not_covered(agent.datapath.features),

@@ -26,7 +26,7 @@ from agent.compiler.terms import AtNamedPort, AtService, Term
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer
-from agent.model.policy import CidrPeer, PodPeer, RuleRef, TaskPeer
+from agent.model.policy import CidrPeer, PodPeer, PolicyRef, RuleRef, TaskPeer
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId, Want
 
@@ -43,14 +43,15 @@ def whole(cluster: Cluster) -> Want:
 class Compiler:
     """Keeps Want in step with snapshots. One thread calls `update`."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
+        """`room`: rows that fit. What may need more raises TooManyRows; then this compiler is of no use any more."""
         self.want = Want()
         self._refs = RuleRefs()
         self._table = AtomTable()
         self._peers, self._hosts = Tracked(self.want.peers), Tracked(self.want.hosts)
         self._ports, self._rules = Tracked(self.want.ports), Tracked(self.want.rules)
         self._rulesets, self._assignments = Tracked(self.want.rulesets), Tracked(self.want.assignments)
-        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets)
+        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets, room)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
@@ -68,6 +69,14 @@ class Compiler:
     def rule_refs(self) -> Mapping[RuleId, RuleRef]:
         """Names of the rules that Want numbers, and of those that it numbered lately."""
         return self._refs.names
+
+    def limit(self, room: int | None) -> None:
+        """Rows that fit from now on."""
+        self._registry.room = room
+
+    def row_needs(self) -> Mapping[PolicyRef, int]:
+        """By policy: most rows that it can need."""
+        return self._registry.needs()
 
     def update(self, cluster: Cluster, changes: Changes | None = None) -> Delta:
         """Takes in a snapshot. `changes` names at least all that is different from the last one; None: finds out.

@@ -5,7 +5,8 @@ A content is made of layers (P1), dagwall's own first, then NetworkPolicy's: a p
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.compiler.atoms import (
@@ -25,7 +26,7 @@ from agent.compiler.atoms import (
 from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, Hit, Hits, Layer, LoweredRule, View
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
-from agent.model.policy import PortMatch, RuleRef
+from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 
@@ -95,6 +96,24 @@ class Content:
     def touch_keys(self) -> set[Hashable]:
         """What a class must have for this content to treat it otherwise than its base class."""
         return set(self._asked)
+
+    def needs(self, classes: Iterable[Members], pieces: Callable[[Ports], int]) -> Counter[PolicyRef]:
+        """By policy: most rows that these classes can need. `pieces`: into how many port classes ports fall."""
+        weights = {
+            key: Counter[PolicyRef]()
+            for key, group in self._asked.items()
+            if isinstance(key, int) and any(isinstance(asked.term, AtPorts) for asked in group)
+        }
+        for key, weight in weights.items():
+            for asked in self._asked[key]:
+                if isinstance(asked.term, AtPorts):
+                    weight[asked.rule.ref.policy] += pieces(asked.term.ports)
+        found = Counter[PolicyRef]()
+        for seen, count in Counter(self.seen(members) for members in classes).items():
+            for key in (ANY_ADDRESS, *seen):
+                for ref, rows in weights.get(key, {}).items():
+                    found[ref] += rows * count
+        return found
 
     def seen(self, members: Members) -> Members:
         """What of it this content can see at all."""

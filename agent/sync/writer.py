@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.abi.structs import EPOCH, U32, U64
@@ -17,10 +17,8 @@ from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointTable
 from agent.sync.entries import pack_epoch, pack_index, pack_nearby
+from agent.sync.intake import CapacityCheck, Intake
 from agent.sync.plan import Map, Plan, add_endpoints, apply, plan_delta, plan_whole
-
-CapacityCheck = Callable[[Want, Cluster], None]
-"""Raises CapacityError where a revision does not fit."""
 
 
 @dataclass(slots=True)
@@ -42,9 +40,11 @@ class Writer:
         numbers: IdentityNumbers,
         fits: CapacityCheck,
         claims: Mapping[PodUid, Claim] | None = None,
+        intake: Intake | None = None,
     ) -> None:
-        """`claims`: of this node's pods, as an agent before has kept them."""
-        self._maps, self._fits, self._claims = maps, fits, claims or {}
+        """`claims`: of this node's pods, as an agent before has kept them. `intake`: without it everything fits."""
+        self._maps, self._claims = maps, claims or {}
+        self.intake = intake or Intake(fits)
         self._epochs = _read_epochs(maps["epochs"].items())
         self.compiler = Compiler()
         adopted = {int(U64.unpack(k)["value"]): v for k, v in maps["endpoints"].items()}
@@ -71,10 +71,7 @@ class Writer:
             self.cluster = cluster
             return self._carry_out(Plan())
         cluster = self._with_leaving(cluster, self._differing(cluster, EVERYTHING))
-        fresh = Compiler()
-        fresh.update(cluster)
-        self._fits(fresh.want, cluster)
-        self.compiler, self.cluster = fresh, cluster
+        self.compiler, self.cluster = self.intake.compiled(cluster)
         for uid, assignment in self.want.assignments.items():
             self.endpoints.assign(uid, assignment, self.want.rulesets)
         self.endpoints.prune_adopted()
@@ -94,15 +91,13 @@ class Writer:
         changes |= self._missed
         changes |= Changes(pods=self._differing(cluster, changes))
         cluster = self._with_leaving(cluster, changes.pods)
-        deltas = self.compiler.steps(cluster, changes)
         try:
-            self._fits(self.want, cluster)
+            self.compiler, self.cluster, deltas = self.intake.steps(self.compiler, self.cluster, cluster, changes)
         except CapacityError as exc:
-            self.compiler = Compiler()
-            self.compiler.update(self.cluster)
+            self.compiler = self.intake.recompiled(self.cluster)
             self._missed = changes
             return Outcome(refused=str(exc))
-        self.cluster, self._missed = cluster, Changes()
+        self._missed = Changes()
         for uid, assignment in deltas[0].assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
