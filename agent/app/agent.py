@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -123,7 +124,10 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     hz = measure_hz(jiffies)
     addresses = AddressWatch()  # before the first look, so that nothing falls between
     settings = with_host(replace(settings, node=config.node), host_addresses())
-    store = Store(Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims))
+    store = Store(
+        Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims),
+        clock=time.time if config.files is None else None,
+    )  # fmt: skip
     source = _source(config, settings, store)
     first = source.start()
     datapath = Datapath(Pins(config.pins), found, config.map_entries)

@@ -90,6 +90,7 @@ class Node:
         self._untold: Changes | None = None
         self._refused = Changes()
         self._too_big: tuple[str, ...] = ()
+        self._swept = False
 
     # -- start
 
@@ -294,5 +295,7 @@ class Node:
     def _save(self, uids: Iterable[PodUid] = ()) -> None:
         """Numbers, and the claims of these pods, to disk; a disk that takes nothing is tried again with the next."""
         complete = self.settler.known_here or self.writer.cluster.complete
+        if self.writer.cluster.complete and not self._swept:  # claims of pods that went while no agent lived
+            uids, self._swept = {*uids, *self.source.store.claims}, True
         change = change_of(self.writer, self.source.store.claims, uids, complete=complete)
         self.health.saved(lambda: self._state.keep(change))

@@ -59,11 +59,16 @@ class StateChange:
 def change_of(
     writer: Writer, claims: Mapping[PodUid, Claim], uids: Iterable[PodUid], *, complete: bool
 ) -> StateChange:
-    """What the writer has given out since the last call, and the claims of these pods: of those that are here."""
-    here = writer.endpoints.by_uid
+    """What the writer has given out since the last call, and the claims of these pods: of other nodes' too, which may
+    be peers by what they claim (I2). Before the first complete list nobody is forgotten."""
+    here, cluster = writer.endpoints.by_uid, writer.cluster
     return StateChange(
         numbers=writer.endpoints.numbers.take_changes(),
-        claims={uid: claims.get(uid) if uid in here else None for uid in uids},
+        claims={
+            uid: claims.get(uid) if uid in here or uid in cluster.pods else None
+            for uid in uids
+            if uid in here or cluster.complete
+        },
         namespaces={name: namespace.managed for name, namespace in writer.cluster.namespaces.items()},
         complete=complete,
     )

@@ -57,6 +57,17 @@ class BlockAtom:
 
 
 @dataclass(frozen=True, slots=True)
+class PerhapsTasks:
+    """A `tasks` peer of a deny rule: what it might mean counts (I1, I2)."""
+
+    peer: TaskPeer
+
+    @property
+    def namespace(self) -> str | None:
+        return self.peer.namespace
+
+
+@dataclass(frozen=True, slots=True)
 class PortAtom:
     """A pod whose container names this port."""
 
@@ -112,6 +123,7 @@ Atom = (
     | BlockAtom
     | PodPeer
     | TaskPeer
+    | PerhapsTasks
     | LivePodPeer
     | PortAtom
     | ServiceAtom

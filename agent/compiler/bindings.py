@@ -50,13 +50,18 @@ class Bindings:
             return known
         return Standing(claim.attestation, known.binding, known.contradiction, known.quarantined)
 
+    def trusts(self, claim: Claim) -> bool:
+        """Does it count for a `tasks` peer that allows? Not one that may have been written after the pod was made,
+        unless a binding vouches for it (I2)."""
+        return not claim.late or self.standing(claim).attestation >= Attestation.BOUND
+
     def _evaluated(self, identity: Identity) -> Standing:
         own = self._of.get((identity.namespace, identity.service_account), [])
         allowing = [each for each in own if claims(each.dag_ids, each.task_ids, identity)]
         if allowing:  # what one binding vouches for, no other contradicts (I5)
             return Standing(Attestation.BOUND, allowing[0].name)
         others = (each for each in self._exclusive if each not in own and _reaches(each, identity))
-        against = [*(each for each in others if claims(each.dag_ids, each.task_ids, identity)), *own]
+        against = [*(each for each in others if claims(each.dag_ids, each.task_ids, identity, perhaps=True)), *own]
         if not against:
             return Standing(Attestation.CLAIMED)
         worst = min(against, key=lambda each: (each.posture is not Posture.ENFORCE, each.name))

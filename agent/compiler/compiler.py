@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
-from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, ServiceAtom
+from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
 from agent.compiler.bindings import Bindings
 from agent.compiler.changes import EVERYTHING, Changes, between
 from agent.compiler.ledger import Tracked
@@ -157,7 +157,7 @@ class Compiler:
     def _index(self, cluster: Cluster, terms: tuple[Term, ...]) -> set[Transition]:
         """Indexes all addresses by what these terms ask; numbers stay with their contents."""
         backends = self._subjects.native.asks_about_services
-        self._addresses = _addresses(cluster, list(terms), self._table, backends=backends)
+        self._addresses = _addresses(cluster, list(terms), self._table, self._bindings, backends=backends)
         self._asked = _asked_atoms(terms)
         old = self._around
         transitions = self._move_prefixes(dict(compressed(closed_prefixes(self._addresses.prefixes))))
@@ -251,13 +251,15 @@ def _asked_atoms(terms: Iterable[Term]) -> set[AtomId]:
     return {t.atom for t in terms if not isinstance(t, AtService)}
 
 
-def _addresses(cluster: Cluster, terms: list[Term], table: AtomTable, *, backends: bool) -> Addresses:
+def _addresses(
+    cluster: Cluster, terms: list[Term], table: AtomTable, bindings: Bindings, *, backends: bool
+) -> Addresses:
     """An index that knows what these terms ask about."""
     destinations = (d.peer for d in cluster.settings.airflow)
     own = {table.number(CidrAtom((peer,), base=True)) for peer in destinations if isinstance(peer, CidrPeer)}
     asked = {number: table.atoms[number] for number in _asked_atoms(terms) | own if number in table.atoms}
-    pods = PeerPods(table, cluster.namespaces)
-    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer | LivePodPeer))
+    pods = PeerPods(table, cluster.namespaces, bindings.trusts)
+    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer | LivePodPeer | PerhapsTasks))
     pods.port_names.update((t.protocol, t.name) for t in terms if isinstance(t, AtNamedPort))
     services = {t.service for t in terms if isinstance(t, AtService) and t.service is not None}
     services |= {atom.service for atom in asked.values() if isinstance(atom, ServiceAtom)}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
+from agent.compiler.judge_claims import worth_of
 from agent.compiler.peerpods import is_peer, precedence
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.compiler.services import chart_namespaces, of_airflow_chart
 from agent.compiler.terms import APISERVER
 from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
+from agent.model.identity import Attestation
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, Entity, Network, PodPeer, PortMatch, ServicePeer, TaskPeer
 
@@ -65,9 +67,15 @@ class Facts:
         known = self.cluster.namespaces.get(pod.namespace) if pod is not None else None
         return pod is not None and pods_include(peer, pod, dict(pod.labels), known)
 
-    def in_tasks(self, peer: TaskPeer) -> bool:
+    def in_tasks(self, peer: TaskPeer, *, denies: bool = False) -> bool:
+        """To allow takes a claim that is sure (I1), and not late unless a binding vouches for it (I2)."""
         pod = self.pod
-        return pod is not None and tasks_include(peer, pod, self.cluster.namespaces.get(pod.namespace))
+        if pod is None or not tasks_include(peer, pod, self.cluster.namespaces.get(pod.namespace), perhaps=denies):
+            return False
+        if denies or not pod.claim.late:
+            return True
+        worth = worth_of(self.cluster, pod.claim.identity).attestation
+        return max(worth, pod.claim.attestation) >= Attestation.BOUND
 
     def is_host(self) -> bool:
         return not self.is_metadata and self.address in self.cluster.settings.host_addresses

@@ -135,6 +135,11 @@ class Case:
             if selects(policy, self.pod, labels, namespace):
                 yield policy
 
+    def _surely(self, policy: Policy) -> bool:
+        """Does it select the pod for sure, so that its allow rules count (I1)?"""
+        namespace, labels = self.peer.namespace(self.pod.namespace), dict(self.pod.claim.labels)
+        return selects(policy, self.pod, labels, namespace, perhaps=False)
+
     def _enforced(self, policy: Policy) -> bool:
         return policy.posture is Posture.ENFORCE and not self.cluster.settings.audit_everything
 
@@ -180,12 +185,14 @@ class Case:
         """What P11 and P12 keep out of allow rules only, and what may be the node."""
         if isinstance(peer, CidrPeer):
             return self.peer.in_block(peer) and self._at(ports)
+        if isinstance(peer, TaskPeer):
+            return self.peer.in_tasks(peer, denies=True) and self._at(ports)
         return peer == EntityPeer(Entity.NODE) and self.peer.on_link() and self._at(ports)
 
     def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it. Attestation counts for these only (I4)."""
         for policy in policies:
-            if policy.attestation <= self.attestation:
+            if policy.attestation <= self.attestation and self._surely(policy):
                 for rule in policy.speaks_about(self.direction) or ():
                     if self.allows(rule):
                         yield RuleRef(policy.ref, rule.name)
@@ -302,6 +309,8 @@ class Case:
         if self.allows(rule):
             if policy.attestation > self.attestation:
                 return 0, f"attestation {policy.attestation.name.lower()}"
+            if not self._surely(policy):
+                return 0, "an exact id: the pod's is known as a hash only"
             return (1, "posture enforce") if not self._enforced(policy) else (0, "nothing; a deny rule wins")
         if rule.peers is None or any(self.has(peer) for peer in rule.peers):
             return 2, f"port {port}" if not (rule.peers is None and self.peer.is_metadata) else "entity metadata"

@@ -27,7 +27,7 @@ def worth_of(cluster: Cluster, identity: Identity) -> Worth:
     bound = any(_allows(b, identity) for b in mine)
     if bound:
         return Worth(Attestation.BOUND)
-    broken = [b for b in bindings if _is_of(b, identity) or (_keeps_from(b, identity) and _allows(b, identity))]
+    broken = [b for b in bindings if _is_of(b, identity) or _keeps_from(b, identity)]
     strict = [b for b in broken if b.posture is Posture.ENFORCE]
     return Worth(
         Attestation.CLAIMED,
@@ -43,7 +43,9 @@ def _is_of(binding: TaskIdentityBinding, identity: Identity) -> bool:
 def _keeps_from(binding: TaskIdentityBinding, identity: Identity) -> bool:
     if not binding.exclusive or _is_of(binding, identity):
         return False
-    return binding.exclusive_scope is ExclusiveScope.CLUSTER or binding.namespace == identity.namespace
+    if binding.exclusive_scope is not ExclusiveScope.CLUSTER and binding.namespace != identity.namespace:
+        return False
+    return claims(binding.dag_ids, binding.task_ids, identity, perhaps=True)
 
 
 def _allows(binding: TaskIdentityBinding, identity: Identity) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PortAtom
+from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PerhapsTasks, PortAtom
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.model.cluster import Namespace, Pod
-from agent.model.identity import PodUid
+from agent.model.identity import Claim, PodUid
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 
@@ -16,8 +16,8 @@ MOST_ANSWERS = 50_000
 """Remembered at most: a label that is different in every pod, such as run_id, must not grow without end."""
 
 Labels = tuple[tuple[str, str], ...]
-PodsPeer = PodPeer | TaskPeer | LivePodPeer
-Key = tuple[str, Labels, str, str, bool]
+PodsPeer = PodPeer | TaskPeer | LivePodPeer | PerhapsTasks
+Key = tuple[str, Labels, str, str, bool, bool]
 
 
 def precedence(pod: Pod) -> tuple[bool, float, PodUid]:
@@ -40,6 +40,7 @@ class PeerPods:
 
     table: AtomTable
     namespaces: Mapping[str, Namespace]
+    trusts: Callable[[Claim], bool]  # in an allow rule (I2)
     by_namespace: dict[str | None, list[tuple[AtomId, PodsPeer]]] = field(default_factory=dict)
     label_keys: set[str] = field(default_factory=set)
     port_names: set[tuple[int, str]] = field(default_factory=set)
@@ -67,15 +68,16 @@ class PeerPods:
         identity = pod.claim.identity
         labels = tuple(pair for pair in pod.labels if pair[0] in self.label_keys)
         dag, task = (identity.dag_id, identity.task_id) if self.asks_for_tasks else ("", "")
-        key = (pod.namespace, labels, dag, task, identity.ambiguous)
+        trusted = self.asks_for_tasks and self.trusts(pod.claim)
+        key = (pod.namespace, labels, dag, task, identity.ambiguous, trusted)
         known = self._answers.get(key)
         if known is None:
             if len(self._answers) >= MOST_ANSWERS:
                 self._answers.clear()
-            known = self._answers[key] = self._evaluated(pod)
+            known = self._answers[key] = self._evaluated(pod, trusted=trusted)
         return known
 
-    def _evaluated(self, pod: Pod) -> Members:
+    def _evaluated(self, pod: Pod, *, trusted: bool) -> Members:
         namespace, labels = self.namespaces.get(pod.namespace), dict(pod.labels)
         found = {CLUSTER}
         for where in (pod.namespace, None):
@@ -83,6 +85,9 @@ class PeerPods:
                 if isinstance(peer, PodPeer | LivePodPeer):
                     if pods_include(peer, pod, labels, namespace):
                         found.add(number)
-                elif tasks_include(peer, pod, namespace):
+                elif isinstance(peer, PerhapsTasks):
+                    if tasks_include(peer.peer, pod, namespace, perhaps=True):
+                        found.add(number)
+                elif trusted and tasks_include(peer, pod, namespace, perhaps=False):
                     found.add(number)
         return frozenset(found)

@@ -17,6 +17,7 @@ from agent.compiler.atoms import (
     BlockAtom,
     CidrAtom,
     Mark,
+    PerhapsTasks,
     PortlessAtom,
     ServiceAtom,
 )
@@ -130,12 +131,12 @@ class Lowering:
         if denies and EntityPeer(Entity.NODE) in rule.peers:
             yield from port_terms(ON_LINK, rule.ports, rule.direction)
         for peer in rule.peers:
-            yield from self._peer(peer, rule)
+            yield from self._peer(PerhapsTasks(peer) if denies and isinstance(peer, TaskPeer) else peer, rule)
 
-    def _peer(self, peer: Peer, rule: Rule) -> Iterator[Term]:
+    def _peer(self, peer: Peer | PerhapsTasks, rule: Rule) -> Iterator[Term]:
         if isinstance(peer, EntityPeer):
             yield from self.entity(peer.entity, rule.ports, rule.direction)
-        elif isinstance(peer, PodPeer | TaskPeer):
+        elif isinstance(peer, PodPeer | TaskPeer | PerhapsTasks):
             yield from port_terms(self.table.number(peer), rule.ports, rule.direction)
         elif isinstance(peer, ServicePeer):
             name = (peer.namespace, peer.name)

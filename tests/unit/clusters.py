@@ -115,7 +115,7 @@ def pod(r: Random, uid: str) -> Pod:
     ambiguous = r.random() < 0.3
     dag = r.choice(IDS)
     if ambiguous and dag == "_private":
-        dag = r.choice(("_private", "private-9b2b8a8d6"))
+        dag = r.choice(("_private", "private-9b2b8a8d6", "finance_x-0123456ab"))
     identity = Identity(
         "c", namespace, r.choice(("default", "etl")), dag, r.choice(("load", "")), r.choice(list(Kind)), ambiguous
     )
@@ -123,7 +123,7 @@ def pod(r: Random, uid: str) -> Pod:
         uid=PodUid(uid),
         namespace=namespace,
         name=uid,
-        claim=Claim(identity, labels(r), r.choice((Attestation.CLAIMED, Attestation.BOUND))),
+        claim=Claim(identity, labels(r), r.choice((Attestation.CLAIMED, Attestation.BOUND)), late=r.random() < 0.3),
         labels=labels(r),
         addresses=addresses(r, POD_ADDRESSES),
         ports=tuple(ContainerPort(n, r.choice((6, 17)), r.choice(PORTS)) for n in NAMES if r.random() < 0.5),

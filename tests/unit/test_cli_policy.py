@@ -179,6 +179,25 @@ def test_files_without_services_say_nothing_about_them(tmp_path: Path) -> None:
     assert "0 warnings" in dagwall("policy", "check", tmp_path).output
 
 
+@pytest.mark.parametrize(
+    ("subject", "warned"),
+    [
+        ("dagIds: ['*_prod']", True),
+        ("dagIds: ['*_prod'], kinds: [kubernetes-executor]", False),
+        ("dagIds: ['*']", False),
+        ("dagIds: ['finance_*']", False),
+        ("dagIds: [finance_prod]", False),
+    ],
+)
+def test_patterns_that_hashed_ids_cannot_show(tmp_path: Path, subject: str, warned: bool) -> None:
+    """I1"""
+    policy = FLOOR.replace("name: floor", "name: p").replace("serviceAccounts: [etl]", subject)
+    policy = policy.replace("egress: []", "egress: [{to: [{entity: world}]}]")
+    write(tmp_path, NAMESPACE, FLOOR, policy)
+    output = dagwall("policy", "check", tmp_path).output
+    assert ("known as a hash only" in output) == warned, output
+
+
 def test_a_policy_of_an_unmanaged_namespace_selects_nothing(tmp_path: Path) -> None:
     write(tmp_path, FLOOR)
     assert "selects nothing: namespace airflow is not managed" in dagwall("policy", "check", tmp_path).output
