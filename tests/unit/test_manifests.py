@@ -83,7 +83,11 @@ def test_numbers_beyond_all_measure_are_text() -> None:
         (BOMB, "f.yaml", r"^f\.yaml:2: alias \*a"),
         ("[" * 65 + "]" * 65, "f.yaml", r"^f\.yaml:1: is nested deeper than 64 levels"),
         # libyaml 0.2.6 and newer have a limit of their own, which such text meets before ours.
-        ("[" * 100_000 + "]" * 100_000, "f.yaml", r"^f\.yaml:1: is (nested deeper|no YAML: exceeded maximum nesting)"),
+        (
+            "[" * 100_000 + "]" * 100_000,
+            "f.yaml",
+            r"^f\.yaml:1: is (nested deeper|no YAML: exceeded maximum nesting)",
+        ),
         ("- " * 100_000 + "x", "f.yaml", r"nested deeper"),
         ("? " * 100_000 + "x", "f.yaml", r"a key must be text"),
         ("{a: " * 100_000, "f.yaml", r"nested deeper"),
