@@ -144,7 +144,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     numbers = IdentityNumbers(state.numbers)
     writer = Writer(
         datapath.maps, numbers, check, dict(state.claims),
-        Intake(check, room=limits.rules * 3 // 2, admission=Admission(prefixes=limits.peers)),
+        Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted))),
     )  # fmt: skip
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)

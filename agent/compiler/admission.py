@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 from immutables import Map
@@ -31,9 +32,11 @@ class Refusal:
 
 @dataclass(slots=True)
 class Admission:
-    """Kept by whoever compiles. `prefixes`: entries that map `peers` has room for."""
+    """Kept by whoever compiles. `prefixes`: entries that map `peers` has room for. `digests`: of what is in force, by
+    name; it begins with what an agent before had in force, so that a restart refuses nothing of it."""
 
     prefixes: int = 100_000
+    digests: dict[str, str] = field(default_factory=dict)
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
     _for_rows: dict[PolicyRef, Refusal] = field(default_factory=dict)
@@ -44,7 +47,7 @@ class Admission:
         if not self._in_force.keys() <= policies.keys():
             self._for_rows.clear()  # one has gone: what was refused beside it may fit
         self._for_rows = {r: each for r, each in self._for_rows.items() if policies.get(r) == each.version}
-        unchanged = {ref for ref, policy in policies.items() if self._in_force.get(ref) == policy}
+        unchanged = {ref for ref, policy in policies.items() if self._has_in_force(ref, policy)}
         open_ = {ref: policy for ref, policy in policies.items() if ref not in self._for_rows}
         needs = needs_of(cluster, open_)
         self.refused = dict(self._for_rows)
@@ -71,7 +74,7 @@ class Admission:
         """Refuses what makes the rows too many; False where all of it is in force already."""
         policies: dict[PolicyRef, AnyPolicy] = {**cluster.policies, **cluster.network_policies}
         known = {ref: need for ref, need in needs.items() if ref in policies and ref not in self.refused}
-        unchanged = {ref for ref in known if self._in_force.get(ref) == policies[ref]}
+        unchanged = {ref for ref in known if self._has_in_force(ref, policies[ref])}
         found = excess(known, limit, unchanged)
         self._refuse(policies, found, "rows of map rules")
         self._for_rows |= {ref: self.refused[ref] for ref in found}
@@ -79,10 +82,22 @@ class Admission:
 
     def took(self, admitted: Cluster) -> None:
         """This snapshot, as `admit` returned it, is in force."""
-        self._in_force = {**admitted.policies, **admitted.network_policies}
+        before, self._in_force = self._in_force, {**admitted.policies, **admitted.network_policies}
+        if not admitted.complete or before == self._in_force:
+            return
+        self.digests = {
+            str(ref): self.digests[str(ref)] if before.get(ref) is policy else _digest(policy)
+            for ref, policy in self._in_force.items()
+        }
 
     def errors(self) -> tuple[InvalidObject, ...]:
         return tuple(refusal.error for _, refusal in sorted(self.refused.items()))
+
+    def _has_in_force(self, ref: PolicyRef, policy: AnyPolicy) -> bool:
+        before = self._in_force.get(ref)
+        if before is None and not self._in_force:  # nothing was taken yet: an agent before may have had it
+            return self.digests.get(str(ref)) == _digest(policy) if self.digests else False
+        return before == policy
 
     def _refuse(self, policies: Mapping[PolicyRef, AnyPolicy], found: Mapping[PolicyRef, Excess], what: str) -> None:
         for ref, over in found.items():
@@ -99,3 +114,8 @@ class Admission:
             else:
                 kept[ref] = before
         return kept.finish()
+
+
+def _digest(policy: AnyPolicy) -> str:
+    """The same for equal policies, in every process."""
+    return blake2b(repr(policy).encode(), digest_size=16).hexdigest()

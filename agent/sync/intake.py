@@ -76,15 +76,16 @@ class Intake:
 
     def _leave_out(self, before: Cluster | None, taken: Cluster) -> bool:
         """Of the pods of this node that the compiler does not have yet, those of the namespace that has most; False
-        where there are none."""
-        if before is None:
-            return False
+        where there are none. At a start, when it has none, only the newer half of them."""
         here = taken.settings.node
-        new = [pod for uid, pod in taken.pods.items() if uid not in before.pods and here in ("", pod.node)]
+        known = before.pods if before is not None else Cluster().pods
+        new = [pod for uid, pod in taken.pods.items() if uid not in known and here in ("", pod.node)]
         crowd = Counter(pod.namespace for pod in new)
         crowded = max(crowd, key=lambda name: (crowd[name], name), default=None)
-        self.left_out |= {pod.uid for pod in new if pod.namespace == crowded}
-        return bool(new)
+        newest = sorted((p for p in new if p.namespace == crowded), key=lambda p: (p.created, p.uid), reverse=True)
+        chosen = newest if before is not None else newest[: (len(newest) + 1) // 2]
+        self.left_out |= {pod.uid for pod in chosen}
+        return bool(chosen)
 
     def _without_left_out(self, cluster: Cluster) -> Cluster:
         if not self.left_out:

@@ -122,6 +122,27 @@ def test_a_pod_that_does_not_fit_is_left_out_and_the_others_come() -> None:
     assert passes(compiler, other.uid, "192.0.2.1", 5432)
 
 
+def test_a_restart_refuses_nothing_that_was_in_force() -> None:
+    """It may have grown with the pods since it was taken: without it more would pass."""
+    many = [worst.one(f"p{i:04}", worst.rule("r", (worst.hole(i),), 443), dags=(f"dag{i}",)) for i in range(40)]
+    gate = intake(replace(BIG, rules=500))
+    before, after = worst.cluster(4, *many), worst.cluster(12, *many)
+    gate.compiled(before)
+    assert gate.errors() == ()
+    fresh = intake(replace(BIG, rules=500))
+    fresh.admission.digests = dict(gate.admission.digests)
+    compiler, taken = fresh.compiled(after)
+    assert taken.policies == after.policies
+    left_out = {error.obj for error in fresh.errors()}
+    assert left_out, "the newest pods wait instead, and nothing leaves them"
+    assert all(obj.startswith("Pod/") for obj in left_out)
+    assert passes(compiler, "u00000", "198.51.100.1", 443)
+    assert small_is_in_force(compiler)
+    forgetful = intake(replace(BIG, rules=500))
+    forgetful.compiled(after)
+    assert forgetful.errors(), "what was not in force is refused where it does not fit"
+
+
 def test_where_nobody_new_is_to_blame_the_revision_is_refused() -> None:
     with pytest.raises(CapacityError, match="map endpoints"):
         intake(replace(BIG, assignments=1)).compiled(worst.cluster(3))
