@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class DagwallError(Exception):
     """Base of all errors that carry a message for a person."""
@@ -41,6 +44,14 @@ class MapError(KernelError):
 
 class CapacityError(DagwallError):
     """A revision does not fit into the kernel's maps; the previous one stays in force."""
+
+
+class TooManyRows(CapacityError):
+    """The rows of map `rules` are more than fit, or may be. `needs` says by policy how many, as an upper bound."""
+
+    def __init__(self, needs: Mapping[Any, int], limit: int, message: str = "") -> None:
+        self.needs, self.limit = needs, limit
+        super().__init__(message or f"map rules: up to {sum(needs.values())} entries are needed, {limit} fit")
 
 
 class StateError(DagwallError):

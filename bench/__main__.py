@@ -19,7 +19,7 @@ SHOWN = ("floor", "dagwall", "dagwall-young", "dagwall-unmanaged", "nft", "nft-c
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few short rounds: the shape of the result, not its third digit.")
-@click.option("--part", type=click.Choice(["all", "packets", "live", "compile", "agent"]), default="all")
+@click.option("--part", type=click.Choice(["all", "packets", "live", "compile", "worst", "agent"]), default="all")
 def main(quick: bool, part: str) -> None:  # noqa: FBT001  click passes flags by name
     """Measure dagwall against empty programs and nftables on this machine."""
     console = Console(width=118)
@@ -34,6 +34,8 @@ def main(quick: bool, part: str) -> None:  # noqa: FBT001  click passes flags by
         _live(console, 200 if quick else 500)
     if part in ("all", "compile"):
         _compile(console)
+    if part in ("all", "worst"):
+        _worst(console)
     if part in ("all", "agent"):
         _agent(console)
 
@@ -108,6 +110,13 @@ def _compile(console: Console) -> None:
     from bench import compile as compiling  # noqa: PLC0415  builds its clusters when imported
 
     compiling.main()
+    console.print()
+
+
+def _worst(console: Console) -> None:
+    from bench import worst  # noqa: PLC0415  as above
+
+    worst.main([])
     console.print()
 
 

@@ -99,6 +99,7 @@ def settings(written: dict[str, Any]) -> Settings:
         "dns_services": lambda v: tuple(tuple(name.split("/")) for name in v),
         "host_addresses": lambda v: tuple(map(ip_address, v)),
         "airflow": lambda v: tuple(map(_destination, v)),
+        "airflow_namespaces": tuple,
     }
     return Settings(**{key: read[key](value) for key, value in written.items()})  # type: ignore[operator]
 

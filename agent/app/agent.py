@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,10 +14,11 @@ from typing import Protocol
 from immutables import Map
 
 from agent.app.drain import Drain, Outputs
-from agent.app.following import Following
+from agent.app.following import Following, with_host
 from agent.app.node import Node
 from agent.app.state import PINS_WERE_GONE, State, StateFolder, boot_id
 from agent.app.told import Observer
+from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
 from agent.flows.account import Accountant
@@ -26,6 +28,7 @@ from agent.kernel.pins import Pins
 from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
+from agent.model.want import Want
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sources.files import FilesSource
@@ -35,6 +38,7 @@ from agent.sources.manifest_set import ManifestSet
 from agent.sources.store import Store
 from agent.sources.update import Source
 from agent.sync.allocate import IdentityNumbers
+from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 
 END_SECONDS = 30.0
@@ -119,8 +123,11 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     found, jiffies = features(mount), Jiffies()
     hz = ticks_a_second()
     addresses = AddressWatch()  # before the first look, so that nothing falls between
-    settings = replace(settings, node=config.node, host_addresses=host_addresses())
-    store = Store(Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims))
+    settings = with_host(replace(settings, node=config.node), host_addresses())
+    store = Store(
+        Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims),
+        clock=time.time if config.files is None else None,
+    )  # fmt: skip
     source = _source(config, settings, store)
     first = source.start()
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
@@ -130,10 +137,15 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     if gone:
         event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
     limits = _limits(datapath)
+
+    def check(want: Want, cluster: Cluster) -> None:
+        check_capacity(want, limits, cluster)
+
     numbers = IdentityNumbers(state.numbers)
     writer = Writer(
-        datapath.maps, numbers, lambda want, cluster: check_capacity(want, limits, cluster), dict(state.claims)
-    )
+        datapath.maps, numbers, check, dict(state.claims),
+        Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted))),
+    )  # fmt: skip
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
     )

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agent.compiler.changes import Changes
-from agent.sources.host import AddressWatch, host_addresses
+from agent.model.cluster import Settings
+from agent.sources.host import AddressWatch, HostAddresses, host_addresses
 from agent.sources.update import Source, Update
 
 READ_SECONDS = 0.5
@@ -37,8 +38,13 @@ class Following:
 
     def _readdress(self) -> Update | None:
         store = self.source.store
-        changes = store.configure(replace(store.snapshot.settings, host_addresses=host_addresses()))
+        changes = store.configure(with_host(store.snapshot.settings, host_addresses()))
         return None if changes == Changes() else Update(store.snapshot, changes, self.source.problems)
+
+
+def with_host(settings: Settings, found: HostAddresses) -> Settings:
+    """Settings that know this host's addresses, and where its node-local DNS listens (P12)."""
+    return replace(settings, host_addresses=found.own, host_dns=found.dns)
 
 
 def _both(first: Update | None, second: Update | None) -> Update | None:

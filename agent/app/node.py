@@ -91,6 +91,8 @@ class Node:
         self._timers = Timers()
         self._untold: Changes | None = None
         self._refused = Changes()
+        self._too_big: tuple[str, ...] = ()
+        self._swept = False
 
     # -- start
 
@@ -257,6 +259,10 @@ class Node:
         """Others are told once for all that one turn of the loop has changed."""
         if outcome.questioned:
             self.closer.inbox.put(Sweep(outcome.questioned))
+        too_big, self._too_big = self._too_big, tuple(map(str, self.writer.intake.errors()))
+        for text in self._too_big:
+            if text not in too_big:
+                event("object.refused", level=logging.ERROR, problem=text)
         if outcome.refused:
             self.health.say("revision", f"revision refused: {outcome.refused}")
             self._refused |= changes
@@ -293,5 +299,7 @@ class Node:
     def _save(self, uids: Iterable[PodUid] = ()) -> None:
         """Numbers, and the claims of these pods, to disk; a disk that takes nothing is tried again with the next."""
         complete = self.settler.known_here or self.writer.cluster.complete
+        if self.writer.cluster.complete and not self._swept:  # claims of pods that went while no agent lived
+            uids, self._swept = {*uids, *self.source.store.claims}, True
         change = change_of(self.writer, self.source.store.claims, uids, complete=complete)
         self.health.saved(lambda: self._state.keep(change))

@@ -26,6 +26,7 @@ from agent.app.rows import (
     known_fill,
     not_covered,
     notices,
+    peer_notices,
     read_fill,
     with_rows,
 )
@@ -91,7 +92,8 @@ class Reporter:
                     self._cached = (now, self._cached[1] if self._cached is not None else View(published.status))
             totals = self._cached[1]
         rows = tuple(published.rows.values())
-        status = replace(published.status, maps=totals.status.maps, losses=totals.status.losses)
+        known = totals.status
+        status = replace(published.status, maps=known.maps, losses=known.losses, notices=known.notices)
         facts = tuple(published.context.by_slot.values())
         return replace(totals, endpoints=rows, facts=facts, status=with_rows(status, rows))
 
@@ -118,7 +120,10 @@ class Reporter:
         status, drain = published.status, published.drain
         raw = drain.denial_totals()
         losses = {loss.name.lower(): count for loss, count in drain.losses().items()} | dict(self._lost())
-        status = replace(status, losses=tuple(losses.items()), maps=status.maps + read_fill(published.maps, len(raw)))
+        status = replace(
+            status, losses=tuple(losses.items()), maps=status.maps + read_fill(published.maps, len(raw)),
+            notices=status.notices + peer_notices(published.context.cluster),
+        )  # fmt: skip
         users = Counter(facts.identity for facts in published.context.by_slot.values())
         identities = tuple(
             identity_row(identity, number, users[identity], drain) for identity, number in published.numbers.items()
@@ -152,7 +157,7 @@ class Reporter:
             network_policies=len(cluster.network_policies) if cluster.settings.network_policy else 0,
             bindings=len(cluster.bindings),
             losses=(),
-            object_errors=tuple(str(problem) for problem in node.source.problems),
+            object_errors=tuple(map(str, (*node.source.problems, *node.writer.intake.errors()))),
             unenforceable=(),
             contradicting=0,
             not_covered=not_covered(agent.datapath.features),

@@ -11,10 +11,12 @@ from agent.app.agent import Agent
 from agent.app.drain import Drain
 from agent.app.node import Node
 from agent.app.state import PINS_WERE_GONE
+from agent.compiler.unmatched import unmatched_services
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
 from agent.kernel.probe import Features
 from agent.kernel.programs import HOOKS
+from agent.model.cluster import Cluster
 from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
 from agent.model.policy import RuleRef
 from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status
@@ -35,6 +37,7 @@ _WITHOUT_LSM = (
 _ANYWHERE = (
     "sockets made outside of the pods' folders: by a container runtime whose socket is mounted, or a host daemon",
 )
+SHOWN_PEERS = 10
 
 
 def not_covered(features: Features) -> tuple[str, ...]:
@@ -142,6 +145,13 @@ def notices(node: Node) -> list[str]:
     if not any(namespace.managed for namespace in cluster.namespaces.values()):
         out.append("no namespace is managed: label one dagwall.io/managed=true, or use --managed-namespace")
     return out
+
+
+def peer_notices(cluster: Cluster) -> tuple[str, ...]:
+    """Rules whose `service` matches nothing (P13)."""
+    found = list(map(str, unmatched_services(cluster))) if cluster.complete else []
+    more = (f"and {len(found) - SHOWN_PEERS} more rules name a service that matches nothing",)
+    return (*found[:SHOWN_PEERS], *(more if len(found) > SHOWN_PEERS else ()))
 
 
 def with_rows(status: Status, rows: tuple[EndpointRow, ...]) -> Status:

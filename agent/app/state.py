@@ -44,6 +44,7 @@ class State:
     namespaces: dict[str, bool] = field(default_factory=dict)  # is it managed
     complete: bool = False
     boot: str = ""
+    admitted: dict[str, str] = field(default_factory=dict)  # digests of the policies in force, by name (P17)
 
 
 @dataclass(slots=True)
@@ -54,18 +55,25 @@ class StateChange:
     claims: Mapping[PodUid, Claim | None] = field(default_factory=dict)
     namespaces: Mapping[str, bool] = field(default_factory=dict)
     complete: bool = False
+    admitted: Mapping[str, str] = field(default_factory=dict)
 
 
 def change_of(
     writer: Writer, claims: Mapping[PodUid, Claim], uids: Iterable[PodUid], *, complete: bool
 ) -> StateChange:
-    """What the writer has given out since the last call, and the claims of these pods: of those that are here."""
-    here = writer.endpoints.by_uid
+    """What the writer has given out since the last call, and the claims of these pods: of other nodes' too, which may
+    be peers by what they claim (I2). Before the first complete list nobody is forgotten."""
+    here, cluster = writer.endpoints.by_uid, writer.cluster
     return StateChange(
         numbers=writer.endpoints.numbers.take_changes(),
-        claims={uid: claims.get(uid) if uid in here else None for uid in uids},
+        claims={
+            uid: claims.get(uid) if uid in here or uid in cluster.pods else None
+            for uid in uids
+            if uid in here or cluster.complete
+        },
         namespaces={name: namespace.managed for name, namespace in writer.cluster.namespaces.items()},
         complete=complete,
+        admitted=writer.intake.admission.digests,
     )
 
 
@@ -97,6 +105,7 @@ class StateFolder:
         self._numbers: dict[Identity, IdentityNumber | None] = {}
         self._claims: dict[PodUid, Claim | None] = {}
         self._kept: tuple[Mapping[str, bool], bool] | None = None
+        self._admitted: Mapping[str, str] | None = None
 
     def read(self) -> State:
         """What was kept last; empty where there is nothing. Raises StateError."""
@@ -111,6 +120,7 @@ class StateFolder:
                 namespaces={name: bool(m) for name, m in self._all("SELECT name, managed FROM namespaces")},
                 complete=bool(facts.get("complete")),
                 boot=str(facts.get("boot") or ""),
+                admitted=dict(json.loads(facts.get("admitted") or "{}")),
             )
 
     def keep(self, change: StateChange) -> None:
@@ -118,7 +128,8 @@ class StateFolder:
         self._numbers.update(change.numbers)
         self._claims.update(change.claims)
         told = (change.namespaces, change.complete)
-        if not self._numbers and not self._claims and told == self._kept:
+        same = told == self._kept and change.admitted == self._admitted
+        if not self._numbers and not self._claims and same:
             return
         with self._errors(), self._db:
             self._put("numbers", ((_text(i), n) for i, n in self._numbers.items()))
@@ -127,7 +138,9 @@ class StateFolder:
                 self._db.execute("DELETE FROM namespaces")
                 self._put("namespaces", change.namespaces.items())
                 self._put("facts", [("complete", change.complete), ("boot", boot_id())])
-        self._numbers, self._claims, self._kept = {}, {}, told
+            if change.admitted != self._admitted:
+                self._put("facts", [("admitted", json.dumps(dict(change.admitted)))])
+        self._numbers, self._claims, self._kept, self._admitted = {}, {}, told, change.admitted
 
     def close(self) -> None:
         self._db.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.compiler.unmatched import unmatched_services
 from agent.model.cluster import Cluster, Namespace
+from agent.model.identity import Kind
 from agent.model.policy import DefaultPosture, Policy, PolicyRef, Posture, TaskPeer
 from agent.model.verdict import Direction
 
@@ -23,10 +25,13 @@ def advise(cluster: Cluster) -> Iterator[Warning_]:
     for ref, policy in sorted(cluster.policies.items()):
         yield from _no_floor(cluster, policy)
         yield from _claimed_peers(policy)
+        yield from _hashed_ids(policy)
         if not any(namespace.managed for namespace in _namespaces(cluster, policy)):
             where = f"namespace {ref.namespace}" if ref.namespace else "no namespace that it selects"
             state = "is not managed" if ref.namespace else "is managed"
             yield Warning_(ref, "metadata.namespace", f"selects nothing: {where} {state}")
+    if cluster.services:  # files without any service say nothing about those of the cluster
+        yield from (Warning_(each.policy, each.field, each.text) for each in unmatched_services(cluster))
 
 
 def _no_floor(cluster: Cluster, policy: Policy) -> Iterator[Warning_]:
@@ -86,6 +91,22 @@ def _namespaces(cluster: Cluster, policy: Policy) -> tuple[Namespace, ...]:
         for _, namespace in sorted(cluster.namespaces.items())
         if namespace.managed and (selector is None or selector.matches(dict(namespace.labels)))
     )
+
+
+def _hashed_ids(policy: Policy) -> Iterator[Warning_]:
+    """I1"""
+    kinds, subject = (Kind.KUBERNETES_POD_OPERATOR, Kind.SPARK_OPERATOR), policy.subject
+    allows = bool(policy.egress or policy.ingress)
+    for name, patterns in (("dagIds", subject.dag_ids), ("taskIds", subject.task_ids)):
+        suffixed = [pattern for pattern in patterns if "*" in pattern and not pattern.endswith("*")]
+        if allows and suffixed and (not subject.kinds or set(subject.kinds) & set(kinds)):
+            yield Warning_(
+                policy.ref,
+                f"spec.subject.{name}",
+                f"{suffixed[0]!r} allows nothing to KubernetesPodOperator pods whose id is known as a hash only (over"
+                " 63 characters, or other than ASCII letters, digits, '_', '-', '.'): they are restricted if it "
+                "might match; name their ids without `*`",
+            )
 
 
 def _claimed_peers(policy: Policy) -> Iterator[Warning_]:

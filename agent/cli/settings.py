@@ -1,8 +1,9 @@
 """From flags and the configuration file to Config and Settings. A flag wins over the file.
 
 The file is YAML, an object with any of: cluster, defaultPosture, posture, baseline, managedNamespaces, podCidrs,
-serviceCidrs, metadata, dns, dnsServices (namespace/name), networkPolicy (true or
-false), airflow (a list of {cidr} or {service}, each with ports).
+serviceCidrs, metadata, dns (addresses beside those of the DNS services and of NodeLocal DNSCache), dnsServices
+(namespace/name), networkPolicy (true or false), airflow (a list of {cidr} or {service}, each with ports),
+airflowNamespaces (where services with the Airflow chart's labels are entity `airflow`; absent: the managed ones).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, TypeVar
 
 from agent.abi.structs import MAPS
 from agent.errors import InvalidObject
-from agent.model.cluster import Address, Destination, Name, Settings
+from agent.model.cluster import NODE_LOCAL_DNS, Address, Destination, Name, Settings
 from agent.model.policy import CidrPeer, DefaultPosture, Entity, Posture, ServicePeer
 from agent.parse.addresses import parse_addresses
+from agent.parse.claims import parse_name
 from agent.parse.fields import Field, joined
 from agent.parse.peers import Scope, parse_network, parse_peer, parse_port
 from agent.sources.manifests import decode
@@ -37,7 +39,7 @@ METADATA: tuple[Address, ...] = tuple(
 MIN_EVENTS_BYTES = 4096
 _KEYS = (
     "cluster", "defaultPosture", "posture", "baseline", "managedNamespaces", "podCidrs", "serviceCidrs", "metadata",
-    "dns", "dnsServices", "networkPolicy", "airflow",
+    "dns", "dnsServices", "networkPolicy", "airflow", "airflowNamespaces",
 )  # fmt: skip
 _KEYS_OF_LISTS = ("managedNamespaces", "podCidrs", "serviceCidrs")
 
@@ -66,10 +68,11 @@ def read_settings(path: Path | None, flags: Mapping[str, Any]) -> PolicySettings
         pod_ranges=tuple(parse_network(item) for item in root.at("podCidrs").optional_items()),
         service_ranges=tuple(parse_network(item) for item in root.at("serviceCidrs").optional_items()),
         metadata=METADATA if root.at("metadata").absent else parse_addresses(root.at("metadata").items()),
-        dns=parse_addresses(root.at("dns").optional_items()),
+        dns=tuple(dict.fromkeys((*NODE_LOCAL_DNS, *parse_addresses(root.at("dns").optional_items())))),
         dns_services=_services(root.at("dnsServices")),
         network_policy=root.at("networkPolicy").boolean(default=False),
         airflow=tuple(_destination(item) for item in root.at("airflow").optional_items()),
+        airflow_namespaces=_names(root.at("airflowNamespaces")),
     )
     return PolicySettings(settings, frozenset(i.nonempty() for i in root.at("managedNamespaces").optional_items()))
 
@@ -130,6 +133,10 @@ def _services(field: Field) -> tuple[Name, ...]:
             raise item.error(f"must be NAMESPACE/NAME, not {str(item.value)[:60]!r}")
         found.append((namespace, name))
     return tuple(found)
+
+
+def _names(field: Field) -> tuple[str, ...] | None:
+    return None if field.absent else tuple(dict.fromkeys(parse_name(item) for item in field.items()))
 
 
 def _destination(field: Field) -> Destination:

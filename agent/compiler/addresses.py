@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 
 from agent.compiler.atoms import (
     AIRFLOW,
     CLUSTER,
     DNS,
     HOST,
-    LINK_LOCAL,
     METADATA,
     NODE,
+    ON_LINK,
+    SPECIAL,
     UNKNOWN,
     AtomId,
     BackedAtom,
@@ -24,16 +24,15 @@ from agent.compiler.atoms import (
     PortAtom,
     closed,
 )
-from agent.compiler.peerpods import PeerPods, is_peer
-from agent.compiler.prefixes import Lpm, host_of, memberships, prefix_of
+from agent.compiler.peerpods import PeerPods, is_peer, precedence
+from agent.compiler.prefixes import Guard, Lpm, host_of, memberships
 from agent.compiler.services import ServiceAtoms, targets
-from agent.model.cluster import Address, Cluster, EndpointSlice, Name, Pod, Service
+from agent.model import ranges
+from agent.model.cluster import Cluster, EndpointSlice, Name, Pod, Service
 from agent.model.identity import PodUid
-from agent.model.policy import CidrPeer, Network
+from agent.model.policy import CidrPeer
 from agent.model.want import Host, Prefix
 
-LINK_LOCAL_RANGES: tuple[Network, ...] = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
-LOOPBACK_RANGES: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 NOTHING: Members = frozenset()
 Ranges = CidrAtom | BlockAtom
 
@@ -45,8 +44,14 @@ class Owners:
     pods: set[PodUid] = field(default_factory=set)
     services: set[Name] = field(default_factory=set)
     slices: set[Name] = field(default_factory=set)
+    externals: set[Name] = field(default_factory=set)  # services that name it among their external addresses
 
     def __bool__(self) -> bool:
+        return bool(self.known or self.externals)
+
+    @property
+    def known(self) -> bool:
+        """Is the address somebody's, and not only said to be?"""
         return bool(self.pods or self.services or self.slices)
 
 
@@ -67,16 +72,14 @@ class Addresses:
         self._pods, self._services, self._backends = pods, services, backends
         self._owners: dict[Host, Owners] = {}
         self._slices_of: dict[Name, set[Name]] = {}
-        numbered = list(cidrs)
         self._fixed = dict(_fixed(cluster))
-        self.prefixes = memberships(_items(cluster, numbered))
+        self.prefixes = memberships(_items(cluster, cidrs))
         self._around = Lpm(self.prefixes)
-        self._metadata = {host_of(a): self._exact(a, numbered) for a in cluster.settings.metadata}
         self.apply(cluster, cluster.pods, cluster.services, cluster.slices)
 
     def hosts(self) -> set[Host]:
         """Every address that is somebody's or that the semantics name."""
-        return self._owners.keys() | self._fixed.keys() | self._metadata.keys()
+        return self._owners.keys() | self._fixed.keys()
 
     def apply(
         self, cluster: Cluster, pods: Iterable[PodUid], services: Iterable[Name], slices: Iterable[Name]
@@ -97,9 +100,9 @@ class Addresses:
             if now is not None:
                 self._slices_of.setdefault((now.namespace, now.service), set()).add(name)
         for name in services:
-            stale |= self._move(
-                ("services", name), _hosts(old.services.get(name)), _hosts(cluster.services.get(name))
-            )
+            was, is_ = old.services.get(name), cluster.services.get(name)
+            stale |= self._move(("services", name), _hosts(was), _hosts(is_))
+            stale |= self._move(("externals", name), _externals(was), _externals(is_))
             for piece_name in self._slices_of.get(name, set()) - changed:
                 stale |= _hosts(cluster.slices.get(piece_name))
         return stale | self._fronts(fronts, stale) if self._backends else stale
@@ -113,26 +116,26 @@ class Addresses:
 
     def members(self, host: Host) -> Members | None:
         """What holds for an exact address; None where it is nobody's and its prefix says it all."""
-        metadata = self._metadata.get(host)
-        if metadata is not None:
-            return metadata
         owners, fixed = self._owners.get(host), self._fixed.get(host)
-        if owners is None and fixed is None:
+        owned = self._owned(owners) if owners is not None else NOTHING
+        if fixed is None and not (owners is not None and owners.known) and not owned:
             return None
         atoms = set(self._around.get(host, NOTHING))
-        atoms.discard(UNKNOWN)
+        if fixed is not None or (owners is not None and owners.known):
+            atoms.discard(UNKNOWN)
         atoms |= fixed or NOTHING
-        if owners is not None:
-            atoms |= self._owned(owners)
+        if METADATA not in atoms:
+            atoms |= owned
         return closed(atoms)
 
     def _owned(self, owners: Owners) -> Members:
-        """A pod address that several claim is the one's with the greatest uid: arbitrary, but the same everywhere."""
         found: Members = NOTHING
         if owners.pods:
-            found |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+            found |= self._pods.atoms(self._pod_of(owners))
         for name in owners.services:
             found |= self._services.of_service(self._cluster.services[name])
+        for name in owners.externals:
+            found |= self._services.of_external(self._cluster.services[name])
         for name in owners.slices:
             piece = self._cluster.slices[name]
             service = self._cluster.services.get((piece.namespace, piece.service))
@@ -140,38 +143,41 @@ class Addresses:
                 found |= self._services.of_slice(piece, service)
         return found | self._backed(owners.services) if self._backends else found
 
+    def _pod_of(self, owners: Owners) -> Pod:
+        return max((self._cluster.pods[uid] for uid in owners.pods), key=precedence)
+
     def _backed(self, services: Iterable[Name]) -> Members:
-        """Where connections to an address of these services end, for each of their ports."""
-        ends: dict[tuple[int, int], set[Backend]] = {}
+        """Where connections to an address of these services end, for each of their ports: at the endpoints that are
+        ready, and where none is, at any, so that what is open goes on."""
+        ends: dict[tuple[int, int], set[tuple[Host, int]]] = {}
+        ready: dict[tuple[int, int], set[tuple[Host, int]]] = {}
         for name in services:
             for piece_name in self._slices_of.get(name, ()):
                 piece = self._cluster.slices[piece_name]
                 for port, number in targets(self._cluster.services[name], piece):
-                    found = {self._backend(host_of(a), port.protocol, number) for a in piece.addresses}
-                    ends.setdefault((port.protocol, port.port), set()).update(found)
-        table = self._pods.table
-        return frozenset(table.number(BackedAtom(*at, tuple(sorted(found)))) for at, found in ends.items() if found)
+                    at = (port.protocol, port.port)
+                    ends.setdefault(at, set()).update((host_of(a), number) for a in piece.addresses)
+                    serving = (a for a in piece.addresses if a not in piece.waiting)
+                    ready.setdefault(at, set()).update((host_of(a), number) for a in serving)
+        table, found = self._pods.table, set[AtomId]()
+        for at, every in ends.items():
+            if chosen := ready[at] or every:
+                backends = {self._backend(host, at[0], number) for host, number in chosen}
+                found.add(table.number(BackedAtom(*at, tuple(sorted(backends)))))
+        return frozenset(found)
 
     def _backend(self, host: Host, protocol: int, port: int) -> Backend:
         """What NetworkPolicies can ask about this port of an endpoint."""
         table, owners = self._pods.table, self._owners.get(host)
-        members = self._metadata.get(host)
-        if members is None:
-            members = self._around.get(host, NOTHING)
-            if owners is not None and owners.pods:
-                members |= self._pods.atoms(self._cluster.pods[max(owners.pods)])
+        members = self._around.get(host, NOTHING)
+        if owners is not None and owners.pods and METADATA not in members:
+            members |= self._pods.atoms(self._pod_of(owners))
         parts = set(members & table.native)
         for number in members:
             atom = table.atoms[number]
             if isinstance(atom, PortAtom) and (atom.protocol, atom.number) == (protocol, port):
                 parts.add(number)
         return tuple(sorted(parts)), port
-
-    def _exact(self, address: Address, ranges: Iterable[tuple[AtomId, Ranges]]) -> Members:
-        """A metadata address is in no CIDR wider than itself, and in no other entity (P11); ipBlocks know no P11."""
-        host = host_of(address)
-        named = [n for n, atom in ranges if any(prefix_of(peer.network) == (host, 128) for peer in atom.peers)]
-        return (self._around.get(host, NOTHING) & self._pods.table.native).union([METADATA, *named])
 
     def _move(self, owner: tuple[str, PodUid | Name], old: set[Host], new: set[Host]) -> set[Host]:
         kind, name = owner
@@ -190,6 +196,10 @@ def _hosts(item: Service | EndpointSlice | None) -> set[Host]:
     return {host_of(address) for address in item.addresses} if item is not None else set()
 
 
+def _externals(service: Service | None) -> set[Host]:
+    return {host_of(address) for address in service.external} if service is not None else set()
+
+
 def _pod_hosts(pod: Pod | None) -> set[Host]:
     return {host_of(address) for address in pod.addresses} if pod is not None and is_peer(pod) else set()
 
@@ -201,27 +211,30 @@ def _fixed(cluster: Cluster) -> Iterator[tuple[Host, Members]]:
             marks.setdefault(host_of(address), set()).add(NODE)
     for address in cluster.settings.host_addresses:
         marks.setdefault(host_of(address), set()).update((NODE, HOST))
-    for address in cluster.settings.dns:
+    for address in cluster.settings.dns_addresses:
         marks.setdefault(host_of(address), set()).add(DNS)
     return ((host, frozenset(atoms)) for host, atoms in marks.items())
 
 
 def _items(cluster: Cluster, cidrs: Iterable[tuple[AtomId, Ranges]]) -> dict[CidrPeer, Members]:
-    """Every range that matters, with the atoms that it brings."""
+    """Every range that matters, with the atoms that it brings. Guarded ranges are holes in what allow rules name."""
     tags: dict[CidrPeer, set[AtomId]] = {}
+    metadata = ranges.metadata_ranges(cluster.settings.metadata)
+    guard = Guard((*metadata, *ranges.SPECIAL))
     for number, atom in cidrs:
+        whole = isinstance(atom, BlockAtom) or atom.whole
         for peer in atom.peers:
-            tags.setdefault(peer, set()).add(number)
+            tags.setdefault(peer if whole else guard.without(peer), set()).add(number)
     node_ranges = [network for node in cluster.nodes.values() for network in node.pod_ranges]
     for network in (*cluster.settings.pod_ranges, *cluster.settings.service_ranges, *node_ranges):
         tags.setdefault(CidrPeer(network), set()).update((CLUSTER, UNKNOWN))
     for destination in cluster.settings.airflow:
         if isinstance(destination.peer, CidrPeer):
-            tags.setdefault(destination.peer, set()).add(AIRFLOW)
-    for network in LINK_LOCAL_RANGES:
-        tags.setdefault(CidrPeer(network), set()).add(LINK_LOCAL)
-    for network in LOOPBACK_RANGES:
-        tags.setdefault(CidrPeer(network), set()).add(NODE)
+            tags.setdefault(guard.without(destination.peer), set()).add(AIRFLOW)
+    marked = ((metadata, METADATA), (ranges.SPECIAL, SPECIAL), (ranges.ON_LINK, ON_LINK), (ranges.LOOPBACK, NODE))
+    for networks, mark in marked:
+        for network in networks:
+            tags.setdefault(CidrPeer(network), set()).add(mark)
     return {peer: frozenset(atoms) for peer, atoms in tags.items()}
 
 

@@ -32,15 +32,20 @@ class Mark(Enum):
     WORLD = "world"
     HOST = "this host"  # P8
     UNKNOWN = "in pod or service ranges, nobody known"  # P15
-    LINK_LOCAL = "link-local"  # never in a class: it only keeps an address out of WORLD
+    SPECIAL = "link-local, multicast, reserved"  # never in a class: it only keeps an address out of WORLD
+    ON_LINK = "perhaps the node, for deny rules"
 
 
 @dataclass(frozen=True, slots=True)
 class CidrAtom:
-    """In any of these CIDRs, which one rule names together."""
+    """In any of these CIDRs, which one rule names together.
+
+    `whole`: of a deny rule, which covers metadata and special addresses as well (P11, P12).
+    """
 
     peers: tuple[CidrPeer, ...]
     base: bool
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,17 @@ class BlockAtom:
 
     peers: tuple[CidrPeer, ...]
     base: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PerhapsTasks:
+    """A `tasks` peer of a deny rule: what it might mean counts (I1, I2)."""
+
+    peer: TaskPeer
+
+    @property
+    def namespace(self) -> str | None:
+        return self.peer.namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,13 @@ class ServiceAtom:
 
 
 @dataclass(frozen=True, slots=True)
+class PortlessAtom:
+    """An endpoint of a service without ports: a rule that names the service means it at every port (P13)."""
+
+    service: Name
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePortAtom:
     """An address where the service's port `port` is reached at `number`: the same, or the endpoints' target."""
 
@@ -78,6 +101,7 @@ class ServicePortAtom:
     number: int
     chart: bool  # of a service of the Airflow chart
     base: bool
+    external: bool = False  # an address that whoever writes the service has chosen: no entity's
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +123,33 @@ Atom = (
     | BlockAtom
     | PodPeer
     | TaskPeer
+    | PerhapsTasks
     | LivePodPeer
     | PortAtom
     | ServiceAtom
+    | PortlessAtom
     | ServicePortAtom
     | BackedAtom
 )
 
 MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
-NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, LINK_LOCAL = MARKS.values()
+NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, SPECIAL, ON_LINK = MARKS.values()
 ANY_ADDRESS = AtomId(-1)
 """Stands in a term for a rule without peers; never in a class."""
 
 CROWD = 10_000
 
 NAMED_ENTITIES: Members = frozenset({NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA})
-NOT_WORLD = NAMED_ENTITIES | {LINK_LOCAL}
+NOT_WORLD = NAMED_ENTITIES | {SPECIAL}
+BUT_METADATA: Members = frozenset(MARKS.values()) - {METADATA}
 
 
 def closed(members: Iterable[AtomId]) -> Members:
-    """Adds WORLD where no other entity holds (P12)."""
+    """Adds WORLD where no other entity holds (P12); a metadata address is in no other entity (P11)."""
     atoms = frozenset(members)
-    return atoms - {LINK_LOCAL} if atoms & NOT_WORLD else atoms | {WORLD}
+    if METADATA in atoms:
+        return atoms - BUT_METADATA
+    return atoms - {SPECIAL} if atoms & NOT_WORLD else atoms | {WORLD}
 
 
 def is_base(atom: Atom) -> bool:
@@ -144,6 +173,8 @@ class AtomTable:
     atoms: dict[AtomId, Atom] = field(default_factory=lambda: {i: mark for mark, i in MARKS.items()})
     base: set[AtomId] = field(default_factory=lambda: set(MARKS.values()))
     native: set[AtomId] = field(default_factory=set)
+    at_ports: set[AtomId] = field(default_factory=set)
+    """Atoms that say something about a port: of services, backends, named ports."""
     touch_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
     """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
     _retained: int = 0
@@ -162,6 +193,8 @@ class AtomTable:
         self.atoms[number] = atom
         if is_native(atom):
             self.native.add(number)
+        if isinstance(atom, PortAtom | ServicePortAtom | BackedAtom):
+            self.at_ports.add(number)
         if is_base(atom):
             self.base.add(number)
         else:
@@ -175,6 +208,7 @@ class AtomTable:
             del self.numbers[self.atoms.pop(number)]
             self.base.discard(number)
             self.native.discard(number)
+            self.at_ports.discard(number)
             self.touch_keys.pop(number, None)
         self._retained = len(self.atoms)
 

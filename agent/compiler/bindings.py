@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.selecting import claims
-from agent.model.binding import TaskIdentityBinding
+from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster, Name
 from agent.model.identity import Attestation, Claim, Identity
 from agent.model.policy import Posture
@@ -50,22 +50,32 @@ class Bindings:
             return known
         return Standing(claim.attestation, known.binding, known.contradiction, known.quarantined)
 
+    def trusts(self, claim: Claim) -> bool:
+        """Does it count for a `tasks` peer that allows? Not one that may have been written after the pod was made,
+        unless a binding vouches for it (I2)."""
+        return not claim.late or self.standing(claim).attestation >= Attestation.BOUND
+
     def _evaluated(self, identity: Identity) -> Standing:
         own = self._of.get((identity.namespace, identity.service_account), [])
         allowing = [each for each in own if claims(each.dag_ids, each.task_ids, identity)]
-        others = [each for each in self._exclusive if each not in own]
-        against = [each for each in others if claims(each.dag_ids, each.task_ids, identity)]
-        against += [] if allowing else own
-        attestation = Attestation.BOUND if allowing else Attestation.CLAIMED
+        if allowing:  # what one binding vouches for, no other contradicts (I5)
+            return Standing(Attestation.BOUND, allowing[0].name)
+        others = (each for each in self._exclusive if each not in own and _reaches(each, identity))
+        against = [*(each for each in others if claims(each.dag_ids, each.task_ids, identity, perhaps=True)), *own]
         if not against:
-            return Standing(attestation, allowing[0].name if allowing else "")
+            return Standing(Attestation.CLAIMED)
         worst = min(against, key=lambda each: (each.posture is not Posture.ENFORCE, each.name))
         return Standing(
-            attestation,
+            Attestation.CLAIMED,
             worst.name,
             contradiction(worst, identity),
             quarantined=worst.posture is Posture.ENFORCE and not self._spares,
         )
+
+
+def _reaches(binding: TaskIdentityBinding, identity: Identity) -> bool:
+    """Does it keep its ids from this identity?"""
+    return binding.namespace == identity.namespace or binding.exclusive_scope is ExclusiveScope.CLUSTER
 
 
 def contradiction(binding: TaskIdentityBinding, identity: Identity) -> str:

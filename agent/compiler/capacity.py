@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from agent.errors import CapacityError
+from agent.errors import CapacityError, TooManyRows
 from agent.model.cluster import Cluster
 from agent.model.policy import CidrPeer, Policy
 from agent.model.want import Want
@@ -32,7 +32,8 @@ def check_capacity(want: Want, limits: Limits, cluster: Cluster) -> None:
     ]
     for name, needed, limit, biggest in needs:
         if needed > limit:
-            raise CapacityError(f"map {name}: {needed} entries are needed, {limit} fit; the most are of {biggest()}")
+            text = f"map {name}: {needed} entries are needed, {limit} fit; the most are of {biggest()}"
+            raise TooManyRows({}, limit, text) if name == "rules" else CapacityError(text)
 
 
 def _most_cidrs(cluster: Cluster) -> str:
@@ -53,7 +54,7 @@ def _most_addresses(cluster: Cluster) -> str:
     for pod in cluster.pods.values():
         counts[f"the pods of namespace {pod.namespace}"] += len(pod.addresses)
     for service in cluster.services.values():
-        counts[f"the services of namespace {service.namespace}"] += len(service.addresses)
+        counts[f"the services of namespace {service.namespace}"] += len(service.addresses) + len(service.external)
     return _first(counts)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
-from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, ServiceAtom
+from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
 from agent.compiler.bindings import Bindings
 from agent.compiler.changes import EVERYTHING, Changes, between
 from agent.compiler.ledger import Tracked
@@ -18,7 +18,7 @@ from agent.compiler.peerpods import PeerPods
 from agent.compiler.prefixes import Lpm, compressed
 from agent.compiler.refs import RuleRefs
 from agent.compiler.registry import Registry
-from agent.compiler.revoking import Transition, revokes
+from agent.compiler.revoking import Transition, gains, revokes
 from agent.compiler.rulesets import Content
 from agent.compiler.services import ServiceAtoms
 from agent.compiler.subjects import Subjects
@@ -26,7 +26,7 @@ from agent.compiler.terms import AtNamedPort, AtService, Term
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer
-from agent.model.policy import CidrPeer, PodPeer, RuleRef, TaskPeer
+from agent.model.policy import CidrPeer, PodPeer, PolicyRef, RuleRef, TaskPeer
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId, Want
 
@@ -43,14 +43,15 @@ def whole(cluster: Cluster) -> Want:
 class Compiler:
     """Keeps Want in step with snapshots. One thread calls `update`."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
+        """`room`: rows that fit. What may need more raises TooManyRows; then this compiler is of no use any more."""
         self.want = Want()
         self._refs = RuleRefs()
         self._table = AtomTable()
         self._peers, self._hosts = Tracked(self.want.peers), Tracked(self.want.hosts)
         self._ports, self._rules = Tracked(self.want.ports), Tracked(self.want.rules)
         self._rulesets, self._assignments = Tracked(self.want.rulesets), Tracked(self.want.assignments)
-        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets)
+        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets, room)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
@@ -68,6 +69,14 @@ class Compiler:
     def rule_refs(self) -> Mapping[RuleId, RuleRef]:
         """Names of the rules that Want numbers, and of those that it numbered lately."""
         return self._refs.names
+
+    def limit(self, room: int | None) -> None:
+        """Rows that fit from now on."""
+        self._registry.room = room
+
+    def row_needs(self) -> Mapping[PolicyRef, int]:
+        """By policy: most rows that it can need."""
+        return self._registry.needs()
 
     def update(self, cluster: Cluster, changes: Changes | None = None) -> Delta:
         """Takes in a snapshot. `changes` names at least all that is different from the last one; None: finds out.
@@ -103,8 +112,10 @@ class Compiler:
         else:
             stale = self._addresses.apply(cluster, changes.pods, changes.services, changes.slices)
             transitions, uids = self._move_hosts(stale, self._around), set(changes.pods)
+        left = {uid: self._contents[uid] for uid in uids if uid in self._contents}
         for uid in uids:
             self._assign(cluster, uid)
+        came = set(transitions)
         self._registry.emit()
         survivors = list(self._registry.survivors())
         deltas = [self._part()]
@@ -120,9 +131,16 @@ class Compiler:
             for content, ruleset in survivors
             if self._registry.is_live(content) and revokes(content, transitions, self._table)
         }
+        deltas[0].held = self._held(left, came)
         if changes.everything_else or self._table.crowded:
             self._table.retain(self._registry.live_atoms() | self._asked)
         return tuple(deltas)
+
+    def _held(self, left: Mapping[PodUid, Content], transitions: set[Transition]) -> set[PodUid]:
+        """Of endpoints that left these contents for others: see Delta. Coming addresses move before endpoints do."""
+        moved = {uid: old for uid, old in left.items() if self._contents.get(uid) != old}
+        unsafe = {old for old in set(moved.values()) if gains(old, transitions, self._table)}
+        return {uid for uid, old in moved.items() if old in unsafe}
 
     def _part(self) -> Delta:
         delta = self._delta(lambda tracked: tracked.part())
@@ -148,7 +166,7 @@ class Compiler:
     def _index(self, cluster: Cluster, terms: tuple[Term, ...]) -> set[Transition]:
         """Indexes all addresses by what these terms ask; numbers stay with their contents."""
         backends = self._subjects.native.asks_about_services
-        self._addresses = _addresses(cluster, list(terms), self._table, backends=backends)
+        self._addresses = _addresses(cluster, list(terms), self._table, self._bindings, backends=backends)
         self._asked = _asked_atoms(terms)
         old = self._around
         transitions = self._move_prefixes(dict(compressed(closed_prefixes(self._addresses.prefixes))))
@@ -243,15 +261,17 @@ def _asked_atoms(terms: Iterable[Term]) -> set[AtomId]:
     return {t.atom for t in terms if not isinstance(t, AtService)}
 
 
-def _addresses(cluster: Cluster, terms: list[Term], table: AtomTable, *, backends: bool) -> Addresses:
+def _addresses(
+    cluster: Cluster, terms: list[Term], table: AtomTable, bindings: Bindings, *, backends: bool
+) -> Addresses:
     """An index that knows what these terms ask about."""
     destinations = (d.peer for d in cluster.settings.airflow)
     own = {table.number(CidrAtom((peer,), base=True)) for peer in destinations if isinstance(peer, CidrPeer)}
     asked = {number: table.atoms[number] for number in _asked_atoms(terms) | own if number in table.atoms}
-    pods = PeerPods(table, cluster.namespaces)
-    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer | LivePodPeer))
+    pods = PeerPods(table, cluster.namespaces, bindings.trusts)
+    pods.ask(atom for atom in asked.values() if isinstance(atom, PodPeer | TaskPeer | LivePodPeer | PerhapsTasks))
     pods.port_names.update((t.protocol, t.name) for t in terms if isinstance(t, AtNamedPort))
     services = {t.service for t in terms if isinstance(t, AtService) and t.service is not None}
     services |= {atom.service for atom in asked.values() if isinstance(atom, ServiceAtom)}
     cidrs = [(number, atom) for number, atom in asked.items() if isinstance(atom, CidrAtom | BlockAtom)]
-    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster.settings, services), backends=backends)
+    return Addresses(cluster, cidrs, pods, ServiceAtoms(table, cluster, services), backends=backends)

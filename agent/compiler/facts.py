@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address
 
-from agent.compiler.peerpods import is_peer
+from agent.compiler.judge_claims import worth_of
+from agent.compiler.peerpods import is_peer, precedence
 from agent.compiler.selecting import pods_include, tasks_include
-from agent.compiler.services import of_airflow_chart
+from agent.compiler.services import chart_namespaces, of_airflow_chart
 from agent.compiler.terms import APISERVER
+from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
+from agent.model.identity import Attestation
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, Entity, Network, PodPeer, PortMatch, ServicePeer, TaskPeer
 
-LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 Reached = tuple[ServicePort, int]
 """A service's port, and the number at which an address serves it."""
 
@@ -41,9 +42,11 @@ class Facts:
     def __init__(self, cluster: Cluster, address: Address) -> None:
         self.cluster = cluster
         self.address = plain(address)
-        self.is_metadata = self.address in cluster.settings.metadata
+        metadata = ranges.metadata_ranges(cluster.settings.metadata)
+        self._guarded = [each for each in (*metadata, *ranges.SPECIAL) if inside(self.address, each)]
+        self.is_metadata = any(each in metadata for each in self._guarded)
         owners = [] if self.is_metadata else [p for p in cluster.pods.values() if is_peer(p) and self._has(p)]
-        self.pod: Pod | None = max(owners, key=lambda pod: pod.uid, default=None)
+        self.pod: Pod | None = max(owners, key=precedence, default=None)
 
     def _has(self, item: Pod) -> bool:
         return self.address in item.addresses
@@ -52,27 +55,27 @@ class Facts:
         return self.cluster.namespaces.get(name) or Namespace(name)
 
     def in_cidr(self, peer: CidrPeer) -> bool:
-        """Metadata addresses are in no CIDR wider than themselves (P11)."""
-        if self.is_metadata:
-            return (
-                self.address == peer.network.network_address and peer.network.prefixlen == self.address.max_prefixlen
-            )
-        return self.in_block(peer)
+        """Of an allow rule: metadata, link-local, multicast ... are in no CIDR wider than they are (P11, P12)."""
+        return self.in_block(peer) and all(peer.network.prefixlen >= each.prefixlen for each in self._guarded)
 
     def in_block(self, peer: CidrPeer) -> bool:
-        """An ipBlock of a NetworkPolicy, which knows nothing of P11."""
+        """Of a deny rule, or an ipBlock of a NetworkPolicy: every address of it."""
         return inside(self.address, peer.network) and not any(inside(self.address, hole) for hole in peer.excluded)
 
-    def in_pods(self, peer: PodPeer) -> bool:
+    def in_pods(self, peer: PodPeer | LivePodPeer) -> bool:
         pod = self.pod
-        return pod is not None and pods_include(peer, pod, dict(pod.claim.labels), self.namespace(pod.namespace))
+        known = self.cluster.namespaces.get(pod.namespace) if pod is not None else None
+        return pod is not None and pods_include(peer, pod, dict(pod.labels), known)
 
-    def in_live_pods(self, peer: LivePodPeer) -> bool:
+    def in_tasks(self, peer: TaskPeer, *, denies: bool = False) -> bool:
+        """To allow takes a claim that is sure (I1), and not late unless a binding vouches for it (I2)."""
         pod = self.pod
-        return pod is not None and pods_include(peer, pod, dict(pod.labels), self.namespace(pod.namespace))
-
-    def in_tasks(self, peer: TaskPeer) -> bool:
-        return self.pod is not None and tasks_include(peer, self.pod, self.namespace(self.pod.namespace))
+        if pod is None or not tasks_include(peer, pod, self.cluster.namespaces.get(pod.namespace), perhaps=denies):
+            return False
+        if denies or not pod.claim.late:
+            return True
+        worth = worth_of(self.cluster, pod.claim.identity).attestation
+        return max(worth, pod.claim.attestation) >= Attestation.BOUND
 
     def is_host(self) -> bool:
         return not self.is_metadata and self.address in self.cluster.settings.host_addresses
@@ -88,7 +91,7 @@ class Facts:
         cluster, address = self.cluster, self.address
         known = (
             self.pod is not None
-            or address in (*cluster.settings.dns, *cluster.settings.host_addresses)
+            or address in (*cluster.settings.dns_addresses, *cluster.settings.host_addresses)
             or any(address in item.addresses for item in cluster.services.values())
             or any(address in item.addresses for item in cluster.slices.values())
             or any(address in item.addresses for item in cluster.nodes.values())
@@ -101,7 +104,7 @@ class Facts:
             return self.is_metadata and entity is Entity.METADATA
         if entity is Entity.WORLD:
             named = any(self.in_entity(other) for other in Entity if other is not Entity.WORLD)
-            return not named and not any(inside(self.address, network) for network in LINK_LOCAL)
+            return not named and not self._guarded
         return {
             Entity.NODE: self._is_node,
             Entity.CLUSTER: self._in_cluster,
@@ -115,8 +118,12 @@ class Facts:
         return (
             any(self.address in node.addresses for node in nodes)
             or self.address in self.cluster.settings.host_addresses
-            or any(inside(self.address, network) for network in LOOPBACK)
+            or any(inside(self.address, network) for network in ranges.LOOPBACK)
         )
+
+    def on_link(self) -> bool:
+        """What a deny rule that names entity node covers besides: it may reach the node (P12)."""
+        return not self.is_metadata and any(inside(self.address, network) for network in ranges.ON_LINK)
 
     def _in_cluster(self) -> bool:
         services = self.cluster.services.values()
@@ -124,7 +131,7 @@ class Facts:
 
     def _is_dns(self) -> bool:
         settings = self.cluster.settings
-        return self.address in settings.dns or any(self.of_service(name) for name in settings.dns_services)
+        return self.address in settings.dns_addresses or any(self.of_service(name) for name in settings.dns_services)
 
     def _is_airflow(self) -> bool:
         for destination in self.cluster.settings.airflow:
@@ -134,25 +141,36 @@ class Facts:
         return any(self.of_service((s.namespace, s.name)) for s in self.chart_services())
 
     def chart_services(self) -> list[Service]:
-        return [service for service in self.cluster.services.values() if of_airflow_chart(service)]
+        namespaces = chart_namespaces(self.cluster)
+        return [service for service in self.cluster.services.values() if of_airflow_chart(service, namespaces)]
 
-    def of_service(self, name: Name) -> bool:
-        """One of the service's own addresses or of its endpoints'."""
+    def of_service(self, name: Name, *, named: bool = False) -> bool:
+        """One of the service's own addresses or of its endpoints'. `named`: for a rule that names the service, which
+        means those as well that its author has chosen (P12)."""
         service = self.cluster.services.get(name)
         if self.is_metadata or service is None:
             return False
-        return self.address in service.addresses or any(
+        own = (*service.addresses, *(service.external if named else ()))
+        return self.address in own or any(
             self.address in piece.addresses
             for piece in self.cluster.slices.values()
             if (piece.namespace, piece.service) == name
         )
 
-    def reached(self, peer: ServicePeer) -> Iterator[Reached]:
-        """The service's ports that this address serves, and at which number (P13)."""
+    def of_portless(self, peer: ServicePeer) -> bool:
+        """An endpoint of a service that has no ports (P13)."""
+        service = self.cluster.services.get((peer.namespace, peer.name))
+        if self.is_metadata or service is None or service.ports:
+            return False
+        pieces = (p for p in self.cluster.slices.values() if (p.namespace, p.service) == (peer.namespace, peer.name))
+        return any(self.address in piece.addresses for piece in pieces)
+
+    def reached(self, peer: ServicePeer, *, named: bool) -> Iterator[Reached]:
+        """The service's ports that this address serves, and at which number (P13). `named`: as for of_service."""
         service = self.cluster.services.get((peer.namespace, peer.name))
         if self.is_metadata or service is None:
             return
-        if self.address in service.addresses:
+        if self.address in (*service.addresses, *(service.external if named else ())):
             yield from ((port, port.port) for port in service.ports)
         for piece in self.cluster.slices.values():
             if (piece.namespace, piece.service) == (peer.namespace, peer.name) and self.address in piece.addresses:

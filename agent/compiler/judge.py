@@ -141,6 +141,11 @@ class Case:
             if selects(policy, self.pod, labels, namespace):
                 yield policy
 
+    def _surely(self, policy: Policy) -> bool:
+        """Does it select the pod for sure, so that its allow rules count (I1)?"""
+        namespace, labels = self.peer.namespace(self.pod.namespace), dict(self.pod.claim.labels)
+        return selects(policy, self.pod, labels, namespace, perhaps=False)
+
     def _enforced(self, policy: Policy) -> bool:
         return policy.posture is Posture.ENFORCE and not self.cluster.settings.audit_everything
 
@@ -178,12 +183,22 @@ class Case:
         if from_host:  # only a rule that names entity node (P8)
             names_node = rule.peers is not None and EntityPeer(Entity.NODE) in rule.peers
             return names_node and self._at(rule.ports)
-        return self._at(rule.ports) if rule.peers is None else any(self.through(p, rule.ports) for p in rule.peers)
+        if rule.peers is None:
+            return self._at(rule.ports)
+        return any(self.through(p, rule.ports) or self._denies_more(p, rule.ports) for p in rule.peers)
+
+    def _denies_more(self, peer: Peer, ports: Matches) -> bool:
+        """What P11 and P12 keep out of allow rules only, and what may be the node."""
+        if isinstance(peer, CidrPeer):
+            return self.peer.in_block(peer) and self._at(ports)
+        if isinstance(peer, TaskPeer):
+            return self.peer.in_tasks(peer, denies=True) and self._at(ports)
+        return peer == EntityPeer(Entity.NODE) and self.peer.on_link() and self._at(ports)
 
     def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it. Attestation counts for these only (I4)."""
         for policy in policies:
-            if policy.attestation <= self.attestation:
+            if policy.attestation <= self.attestation and self._surely(policy):
                 for rule in policy.speaks_about(self.direction) or ():
                     if self.allows(rule):
                         yield RuleRef(policy.ref, rule.name)
@@ -222,7 +237,7 @@ class Case:
         if isinstance(peer, TaskPeer):
             return self.peer.in_tasks(peer)
         if isinstance(peer, ServicePeer):
-            return self.peer.of_service((peer.namespace, peer.name))
+            return self.peer.of_service((peer.namespace, peer.name), named=True)
         return self.peer.in_entity(peer.entity)
 
     def through(self, peer: Peer, ports: Matches) -> bool:
@@ -231,16 +246,16 @@ class Case:
         if peer == EntityPeer(Entity.DNS):
             return self.has(peer) and self.protocol in (6, 17) and self.port == 53
         if egress and isinstance(peer, ServicePeer):
-            return self._served(peer, [ports])
+            return self._served(peer, [ports], named=True) or (self.peer.of_portless(peer) and self._at(ports))
         if egress and peer == EntityPeer(Entity.KUBE_APISERVER):
             return self._served(ServicePeer("default", "kubernetes"), [ports])
         if egress and peer == EntityPeer(Entity.AIRFLOW):
             return self._airflow(ports)
         return self.has(peer) and self._at(ports)
 
-    def _served(self, peer: ServicePeer, filters: list[Matches]) -> bool:
-        """P13: ports mean the service's; the packet's is the service's or the endpoint's."""
-        for port, number in self.peer.reached(peer):
+    def _served(self, peer: ServicePeer, filters: list[Matches], *, named: bool = False) -> bool:
+        """P13: ports mean the service's; the packet's is the service's or the endpoint's. `named`: not an entity."""
+        for port, number in self.peer.reached(peer, named=named):
             if (port.protocol, number) == (self.protocol, self.port) and all(
                 ports is None
                 or any(
@@ -257,6 +272,8 @@ class Case:
         for destination in self.cluster.settings.airflow:
             if isinstance(destination.peer, ServicePeer):
                 if self._served(destination.peer, [destination.ports, ports]):
+                    return True
+                if self.peer.of_portless(destination.peer) and self._at_both(destination.ports, ports):
                     return True
             elif self.peer.in_cidr(destination.peer) and self._at_both(destination.ports, ports):
                 return True
@@ -298,6 +315,8 @@ class Case:
         if self.allows(rule):
             if policy.attestation > self.attestation:
                 return 0, f"attestation {policy.attestation.name.lower()}"
+            if not self._surely(policy):
+                return 0, "an exact id: the pod's is known as a hash only"
             return (1, "posture enforce") if not self._enforced(policy) else (0, "nothing; a deny rule wins")
         if rule.peers is None or any(self.has(peer) for peer in rule.peers):
             return 2, f"port {port}" if not (rule.peers is None and self.peer.is_metadata) else "entity metadata"

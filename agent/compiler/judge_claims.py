@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.compiler.selecting import claims
-from agent.model.binding import TaskIdentityBinding
+from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster
 from agent.model.identity import Attestation, Identity
 from agent.model.policy import Posture
@@ -25,14 +25,12 @@ def worth_of(cluster: Cluster, identity: Identity) -> Worth:
     bindings = [cluster.bindings[name] for name in sorted(cluster.bindings)] if identity.dag_id else []
     mine = [b for b in bindings if _is_of(b, identity)]
     bound = any(_allows(b, identity) for b in mine)
-    broken = [
-        b
-        for b in bindings
-        if (_is_of(b, identity) and not bound) or (b.exclusive and not _is_of(b, identity) and _allows(b, identity))
-    ]
+    if bound:
+        return Worth(Attestation.BOUND)
+    broken = [b for b in bindings if _is_of(b, identity) or _keeps_from(b, identity)]
     strict = [b for b in broken if b.posture is Posture.ENFORCE]
     return Worth(
-        Attestation.BOUND if bound else Attestation.CLAIMED,
+        Attestation.CLAIMED,
         _sentence((strict or broken)[0], identity) if broken else "",
         bool(strict) and not cluster.settings.audit_everything,
     )
@@ -40,6 +38,14 @@ def worth_of(cluster: Cluster, identity: Identity) -> Worth:
 
 def _is_of(binding: TaskIdentityBinding, identity: Identity) -> bool:
     return binding.namespace == identity.namespace and identity.service_account in binding.service_accounts
+
+
+def _keeps_from(binding: TaskIdentityBinding, identity: Identity) -> bool:
+    if not binding.exclusive or _is_of(binding, identity):
+        return False
+    if binding.exclusive_scope is not ExclusiveScope.CLUSTER and binding.namespace != identity.namespace:
+        return False
+    return claims(binding.dag_ids, binding.task_ids, identity, perhaps=True)
 
 
 def _allows(binding: TaskIdentityBinding, identity: Identity) -> bool:

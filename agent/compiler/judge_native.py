@@ -91,8 +91,8 @@ class NativeCase:
         return None if None in found else first
 
     def _ends(self) -> list[tuple[Address, int]]:
-        """Endpoints, and their ports, where a connection to this address and port may end."""
-        found = []
+        """Endpoints, and their ports, where a connection to this address and port may end: ready ones, if any is."""
+        found, ready = [], []
         for service in [] if self.peer.is_metadata else self.cluster.services.values():
             ports = [p for p in service.ports if (p.protocol, p.port) == (self.protocol, self.port)]
             if self.peer.address not in service.addresses or not ports:
@@ -102,8 +102,10 @@ class NativeCase:
                     numbers = [
                         t.port for t in piece.ports for p in ports if (t.name, t.protocol) == (p.name, p.protocol)
                     ]
-                    found += [(address, number) for number in numbers for address in piece.addresses]
-        return sorted(set(found), key=str)
+                    ends = [(address, number) for number in numbers for address in piece.addresses]
+                    found += ends
+                    ready += [end for end in ends if end[0] not in piece.waiting]
+        return sorted(set(ready or found), key=str)
 
     def _first(self, address: Address, port: int) -> Found | None:
         facts = Facts(self.cluster, address)
@@ -115,7 +117,7 @@ class NativeCase:
     def _has(self, rule: NetworkPolicyRule, peer: Facts) -> bool:
         if rule.peers is None:
             return True
-        return any(peer.in_block(p) if isinstance(p, CidrPeer) else peer.in_live_pods(p) for p in rule.peers)
+        return any(peer.in_block(p) if isinstance(p, CidrPeer) else peer.in_pods(p) for p in rule.peers)
 
     def _at(self, ports: tuple[PortMatch, ...] | None, peer: Facts, port: int) -> bool:
         """A name is a port of the destination's pod: the peer's for egress, the endpoint's own for ingress."""

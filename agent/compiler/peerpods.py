@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PortAtom
+from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PerhapsTasks, PortAtom
 from agent.compiler.selecting import pods_include, tasks_include
 from agent.model.cluster import Namespace, Pod
+from agent.model.identity import Claim, PodUid
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 
@@ -15,8 +16,14 @@ MOST_ANSWERS = 50_000
 """Remembered at most: a label that is different in every pod, such as run_id, must not grow without end."""
 
 Labels = tuple[tuple[str, str], ...]
-PodsPeer = PodPeer | TaskPeer | LivePodPeer
-Key = tuple[str, Labels, Labels, str, str, bool]
+PodsPeer = PodPeer | TaskPeer | LivePodPeer | PerhapsTasks
+Key = tuple[str, Labels, str, str, bool, bool]
+
+
+def precedence(pod: Pod) -> tuple[bool, float, PodUid]:
+    """Of pods with one address the greatest has it: one that stays before one that is on its way out, then the newer
+    (I2)."""
+    return not pod.terminating, pod.created, pod.uid
 
 
 def is_peer(pod: Pod) -> bool:
@@ -33,9 +40,9 @@ class PeerPods:
 
     table: AtomTable
     namespaces: Mapping[str, Namespace]
+    trusts: Callable[[Claim], bool]  # in an allow rule (I2)
     by_namespace: dict[str | None, list[tuple[AtomId, PodsPeer]]] = field(default_factory=dict)
     label_keys: set[str] = field(default_factory=set)
-    live_keys: set[str] = field(default_factory=set)
     port_names: set[tuple[int, str]] = field(default_factory=set)
     asks_for_tasks: bool = False
     _answers: dict[Key, Members] = field(default_factory=dict)
@@ -44,10 +51,8 @@ class PeerPods:
         """Adds peers to answer for, each once; before the first question."""
         for peer in peers:
             self.by_namespace.setdefault(peer.namespace, []).append((self.table.number(peer), peer))
-            if isinstance(peer, PodPeer):
+            if isinstance(peer, PodPeer | LivePodPeer):
                 self.label_keys.update(r.key for r in peer.pod_selector.requirements)
-            elif isinstance(peer, LivePodPeer):
-                self.live_keys.update(r.key for r in peer.pod_selector.requirements)
             else:
                 self.asks_for_tasks = True
 
@@ -61,26 +66,28 @@ class PeerPods:
 
     def _selected(self, pod: Pod) -> Members:
         identity = pod.claim.identity
-        labels = tuple(pair for pair in pod.claim.labels if pair[0] in self.label_keys)
+        labels = tuple(pair for pair in pod.labels if pair[0] in self.label_keys)
         dag, task = (identity.dag_id, identity.task_id) if self.asks_for_tasks else ("", "")
-        live = tuple(pair for pair in pod.labels if pair[0] in self.live_keys)
-        key = (pod.namespace, labels, live, dag, task, identity.ambiguous)
+        trusted = self.asks_for_tasks and self.trusts(pod.claim)
+        key = (pod.namespace, labels, dag, task, identity.ambiguous, trusted)
         known = self._answers.get(key)
         if known is None:
             if len(self._answers) >= MOST_ANSWERS:
                 self._answers.clear()
-            known = self._answers[key] = self._evaluated(pod)
+            known = self._answers[key] = self._evaluated(pod, trusted=trusted)
         return known
 
-    def _evaluated(self, pod: Pod) -> Members:
-        namespace = self.namespaces.get(pod.namespace) or Namespace(pod.namespace)
-        labels, live = dict(pod.claim.labels), dict(pod.labels)
+    def _evaluated(self, pod: Pod, *, trusted: bool) -> Members:
+        namespace, labels = self.namespaces.get(pod.namespace), dict(pod.labels)
         found = {CLUSTER}
         for where in (pod.namespace, None):
             for number, peer in self.by_namespace.get(where, ()):
                 if isinstance(peer, PodPeer | LivePodPeer):
-                    if pods_include(peer, pod, labels if isinstance(peer, PodPeer) else live, namespace):
+                    if pods_include(peer, pod, labels, namespace):
                         found.add(number)
-                elif tasks_include(peer, pod, namespace):
+                elif isinstance(peer, PerhapsTasks):
+                    if tasks_include(peer.peer, pod, namespace, perhaps=True):
+                        found.add(number)
+                elif trusted and tasks_include(peer, pod, namespace, perhaps=False):
                     found.add(number)
         return frozenset(found)

@@ -84,6 +84,7 @@ class PortTable:
         self._segments: list[tuple[PortIndex, PortIndex, frozenset[Interval]]] = []
         self._starts: list[PortIndex] = []
         self._stale = False
+        self._cuts: list[PortIndex] = []
         self.classes: Interner[frozenset[Interval]] = Interner(
             FIRST_PORT_CLASS, lambda content: repr(sorted(content))
         )
@@ -99,6 +100,21 @@ class PortTable:
             if not self._counts[each]:
                 del self._counts[each]
                 self._stale = True
+
+    @property
+    def stale(self) -> bool:
+        """Have intervals come or gone since `refresh`?"""
+        return self._stale
+
+    def recut(self) -> None:
+        """Before `pieces`, which counts what the next `refresh` will make."""
+        self._cuts = sorted({cut for low, high in self._counts for cut in (low, high + 1)})
+
+    def pieces(self, ports: Ports) -> int:
+        """Into how many classes these ports fall, and those that nobody mentions."""
+        if ports is None or ports == EVERY_PORT:
+            return 2
+        return sum(bisect_right(self._cuts, high) - bisect_right(self._cuts, low - 1) for low, high in ports)
 
     def within(self, low: PortIndex, high: PortIndex) -> Iterator[tuple[PortClass, PortIndex]]:
         """Classes that begin inside a mentioned interval, each with an index that has it."""

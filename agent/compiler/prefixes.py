@@ -5,7 +5,9 @@ All addresses are 128 bits, IPv4 mapped into ::ffff:0:0/96. A native IPv6 prefix
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from agent.model.cluster import Address
@@ -68,6 +70,25 @@ def memberships(items: Mapping[CidrPeer, frozenset[A]]) -> dict[Prefix, frozense
             unions[active] = frozenset(tag for i in active for tag in tags[i])
         found[prefix] = unions[active]
     return found
+
+
+class Guard:
+    """Ranges that no wider CIDR includes (P11, P12)."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        found = sorted((prefix_of(network), network) for network in set(networks))
+        self._firsts, self._found = [prefix[0] for prefix, _ in found], found
+
+    def without(self, peer: CidrPeer) -> CidrPeer:
+        """The CIDR with a hole for each of the ranges that lies in it and is smaller."""
+        first, length = prefix_of(peer.network)
+        at, after = bisect_left(self._firsts, first), bisect_right(self._firsts, first + (1 << (128 - length)) - 1)
+        holes = [
+            network
+            for (_, each), network in self._found[at:after]
+            if each > length and network.version == peer.network.version
+        ]
+        return replace(peer, excluded=(*peer.excluded, *holes)) if holes else peer
 
 
 def compressed(values: Mapping[Prefix, V]) -> Iterator[tuple[Prefix, V]]:

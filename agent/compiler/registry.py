@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 
 from agent.compiler.atoms import AtomId, AtomTable, BackedAtom, Members, PortAtom, ServicePortAtom
 from agent.compiler.interning import Interner
@@ -11,6 +12,8 @@ from agent.compiler.ports import Interval, PortTable
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
 from agent.compiler.rulesets import Content
+from agent.errors import TooManyRows
+from agent.model.policy import PolicyRef
 from agent.model.want import (
     NO_CLASS,
     Classes,
@@ -25,6 +28,7 @@ from agent.model.want import (
 )
 
 NO_MEMBERS: Members = frozenset()
+MOST_BASES = 1000
 
 
 def text_of_members(members: Members) -> str:
@@ -35,27 +39,35 @@ def text_of_members(members: Members) -> str:
 class Registry:
     """Numbers classes and rulesets by content. `emit` writes what follows from all that was acquired and released."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  the maps that it writes, in the order of want.py
         self,
         table: AtomTable,
         refs: RuleRefs,
         ports: Tracked[PortIndex, PortClass],
         rules: Tracked[RuleKey, RuleValue],
         rulesets: Tracked[RulesetId, Ruleset],
+        room: int | None = None,
     ) -> None:
+        """`room`: rows that fit; None: any number."""
+        self._written_rows, self.room = rules, room
         self._table, self._refs = table, refs
         self._ports = PortTable(ports)
         self._rows = Rows(rules, self._ports, refs)
         self._written = rulesets
         self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
         self._rulesets: Interner[Content] = Interner(1, Content.text)
+        self._bases: dict[Members, Members] = {NO_MEMBERS: NO_MEMBERS}
         self._base_classes: set[Members] = {NO_MEMBERS}
         self._classes_by_key: dict[Hashable, set[Members]] = {}
         self._rulesets_by_key: dict[Hashable, set[Content]] = {}
 
     def base(self, members: Members) -> Members:
-        """What of it counts in the base class."""
-        return members & self._table.base
+        """What of it counts in the base class; one object for equal sets, as there are many pairs of them."""
+        known = self._bases.get(members)
+        if known is None:
+            found = members & self._table.base
+            known = self._bases[members] = self._bases.setdefault(found, found)
+        return known
 
     def acquire_class(self, members: Members) -> None:
         for each in (members, self.base(members)):
@@ -89,7 +101,10 @@ class Registry:
         return {atom for members in self._classes.numbers for atom in members}
 
     def emit(self) -> None:
-        """Brings ports, rules and rulesets up to date. Once a step, after the last acquire and release."""
+        """Brings ports, rules and rulesets up to date. Once a step, after the last acquire and release.
+
+        Raises TooManyRows, before the work; then nothing here is of use any more.
+        """
         born_classes, born_rulesets = list(self._classes.born()), list(self._rulesets.born())
         dead_classes, dead_rulesets = list(self._classes.dead()), list(self._rulesets.dead())
         for content, number in dead_rulesets:
@@ -105,6 +120,7 @@ class Registry:
             self._learn_class(members)
         for content, _ in dead_rulesets:
             self._refs.release(content.refs())
+        self._check_room([content for content, _ in born_rulesets])
         self._rows.rewrite(self._ports.refresh())
         for content, number in born_rulesets:
             self._written.put(RulesetId(number), self._rows.ruleset(content))
@@ -115,10 +131,29 @@ class Registry:
             for content in self._touching(members) - fresh:
                 self._write(content, members)
 
+    def _check_room(self, born: list[Content]) -> None:
+        """Where ports fall into other classes, every ruleset's rows may be more than they were."""
+        if self.room is None or not (born or self._ports.stale):
+            return
+        there = 0 if self._ports.stale else len(self._written_rows.entries)
+        needs = self.needs(self._rulesets.numbers if self._ports.stale else born)
+        if needs.total() + there > self.room:
+            raise TooManyRows(needs, self.room)
+
+    def needs(self, contents: Iterable[Content] | None = None) -> Counter[PolicyRef]:
+        """By policy: most rows that these rulesets, or all, can need."""
+        self._ports.recut()
+        needs = Counter[PolicyRef]()
+        for content in self._rulesets.numbers if contents is None else contents:
+            needs.update(content.needs(self._touched(content), self._ports.pieces))
+        return needs
+
     def settle(self) -> None:
         for interner in (self._classes, self._rulesets, self._ports.classes):
             interner.settle()
         self._rows.settle()
+        if len(self._bases) > 2 * len(self._classes.numbers) + MOST_BASES:
+            self._bases = {NO_MEMBERS: NO_MEMBERS}
 
     def _write(self, content: Content, members: Members) -> None:
         ruleset = RulesetId(self._rulesets.numbers[content])

@@ -23,6 +23,11 @@ def revokes(content: Content, transitions: Iterable[Transition], table: AtomTabl
     )
 
 
+def gains(content: Content, transitions: Iterable[Transition], table: AtomTable) -> bool:
+    """Does any of these addresses become something at which a port passes that did not?"""
+    return revokes(content, ((new, old) for old, new in transitions), table)
+
+
 def _concerns(keys: set[object], atoms: frozenset[AtomId], table: AtomTable) -> bool:
     """Cheap and coarse: can the content see the difference at all?"""
     if HOST in atoms or METADATA in atoms:

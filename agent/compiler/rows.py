@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from agent.compiler.atoms import Members
+from agent.compiler.atoms import AtomId, Members
 from agent.compiler.layers import Outcome, View
 from agent.compiler.ledger import Tracked
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, Interval, PortTable, is_ordinary
@@ -24,6 +24,7 @@ from agent.model.want import (
 )
 
 GroupId = tuple[RulesetId, PeerClass]
+MOST_VIEWS = MOST_LINES = 4096
 KINDS = ((PORT_ANY, ANY_PORT), (PORT_OTHER, OTHER_PORT))
 
 
@@ -38,6 +39,14 @@ class Group:
     intervals: frozenset[Interval]
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What a ruleset says of a class, but for the class's number, and the ports that it depends on."""
+
+    rows: tuple[tuple[PortClass, Direction, RuleValue], ...]
+    intervals: frozenset[Interval]
+
+
 class Rows:
     """Writes groups of rows, and takes them back."""
 
@@ -47,6 +56,7 @@ class Rows:
         self._by_ruleset: dict[RulesetId, set[PeerClass]] = {}
         self._by_class: dict[PeerClass, set[RulesetId]] = {}
         self._views: dict[tuple[Content, Members], tuple[View, View]] = {}
+        self._lines: dict[tuple[Content, Members, Members, bool], Lines] = {}
 
     def ruleset(self, content: Content) -> Ruleset:
         egress, ingress = self._seen(content, frozenset())
@@ -57,25 +67,39 @@ class Rows:
     def write(self, group: GroupId, content: Content, members: Members, base: Members) -> None:
         """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the
         default, of any other, those that differ from its base class's."""
-        old = self._groups.get(group)
-        rows: dict[RuleKey, RuleValue] = {}
-        intervals: set[Interval] = set()
-        for direction in Direction:
-            view = content.views(members)[direction]
-            around = self._seen(content, base)[direction]
-            intervals |= view.intervals()  # the base class's are among them, as its members are
-            default = self._seen(content, frozenset())[direction].at(ANY_PORT)
-            rows_of = self._of_base(view, default) if members == base else self._of_peer(view, around)
-            for port_class, outcome in rows_of:
-                rows[RuleKey(*group, port_class, direction)] = self._value(outcome)
+        old, lines = self._groups.get(group), self._lines_of(content, members, base)
+        rows = {RuleKey(*group, port_class, direction): value for port_class, direction, value in lines.rows}
         for key in old.keys if old else ():
             if key not in rows:
                 self._rules.put(key, None)
         for key, value in rows.items():
             self._rules.put(key, value)
-        self._groups[group] = Group(content, members, base, tuple(rows), frozenset(intervals))
+        self._groups[group] = Group(content, members, base, tuple(rows), lines.intervals)
         self._by_ruleset.setdefault(group[0], set()).add(group[1])
         self._by_class.setdefault(group[1], set()).add(group[0])
+
+    def _lines_of(self, content: Content, members: Members, base: Members) -> Lines:
+        """Classes that a ruleset cannot tell apart share one answer."""
+        own = members is base or members == base
+        key = (content, content.seen(members), content.seen(base), own)
+        known = self._lines.get(key)
+        if known is None:
+            if len(self._lines) >= MOST_LINES:
+                self._lines.clear()
+            known = self._lines[key] = self._computed(content, key[1], key[2], own=own)
+        return known
+
+    def _computed(self, content: Content, members: Members, base: Members, *, own: bool) -> Lines:
+        views, bases, defaults = (self._seen(content, each) for each in (members, base, frozenset[AtomId]()))
+        rows: list[tuple[PortClass, Direction, RuleValue]] = []
+        intervals: set[Interval] = set()
+        for direction in Direction:
+            view, around = views[direction], bases[direction]
+            intervals |= view.intervals()  # the base class's are among them, as its members are
+            default = defaults[direction].at(ANY_PORT)
+            rows_of = self._of_base(view, default) if own else self._of_peer(view, around)
+            rows += ((port_class, direction, self._value(outcome)) for port_class, outcome in rows_of)
+        return Lines(tuple(rows), frozenset(intervals))
 
     def drop_ruleset(self, ruleset: RulesetId) -> None:
         for peer_class in self._by_ruleset.pop(ruleset, set()):
@@ -90,12 +114,14 @@ class Rows:
     def rewrite(self, changed: Iterable[Interval]) -> None:
         """Writes every group anew that depends on these ports."""
         ranges = list(changed)
-        for group, known in list(self._groups.items()):
+        self._lines.clear()  # of the ports before
+        for group, known in list(self._groups.items()) if ranges else ():
             if any(lo <= high and low <= hi for lo, hi in known.intervals for low, high in ranges):
                 self.write(group, known.content, known.members, known.base)
 
     def settle(self) -> None:
         self._views.clear()
+        self._lines.clear()
 
     def _drop(self, group: GroupId) -> None:
         for key in self._groups.pop(group).keys:
@@ -130,9 +156,11 @@ class Rows:
         return iter(found.items())
 
     def _seen(self, content: Content, members: Members) -> tuple[View, View]:
-        """Views of base classes are asked for again and again within a step."""
+        """Views of base classes are asked for again and again within a step; those of one content come together."""
         known = self._views.get((content, members))
         if known is None:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
             known = self._views[content, members] = content.views(members)
         return known
 

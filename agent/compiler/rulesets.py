@@ -5,7 +5,8 @@ A content is made of layers (P1), dagwall's own first, then NetworkPolicy's: a p
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.compiler.atoms import (
@@ -13,6 +14,7 @@ from agent.compiler.atoms import (
     HOST,
     METADATA,
     NODE,
+    ON_LINK,
     UNKNOWN,
     AtomId,
     AtomTable,
@@ -24,13 +26,15 @@ from agent.compiler.atoms import (
 from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, Hit, Hits, Layer, LoweredRule, View
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
-from agent.model.policy import PortMatch, RuleRef
+from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 
 Place = tuple[int, Direction, bool]
 """Layer, direction, whether it denies."""
 
+NOTHING_SEEN: Members = frozenset()
+ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN})
 CHART = ("Airflow chart",)
 
 
@@ -63,6 +67,8 @@ class Content:
                 side = layer.side(direction)
                 self._index((i, direction, True), side.deny, native=layer.native)
                 self._index((i, direction, False), side.allow, native=layer.native)
+        self._atoms = frozenset(key for key in self._asked if isinstance(key, int) and key != ANY_ADDRESS)
+        self._visible = self._atoms | ALWAYS_SEEN | self._parts()
         self._natives = [(i, Direction.EGRESS, False) for i, layer in enumerate(layers) if layer.native]
 
     def text(self) -> str:
@@ -82,9 +88,38 @@ class Content:
             for term in rule.terms:
                 self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term, native))
 
+    def _parts(self) -> Members:
+        """Atoms of rules that name a port by its name: they are not what the terms are found by."""
+        terms = (asked.term for group in self._asked.values() for asked in group)
+        return frozenset(term.atom for term in terms if isinstance(term, AtNamedPort) and term.atom != ANY_ADDRESS)
+
     def touch_keys(self) -> set[Hashable]:
         """What a class must have for this content to treat it otherwise than its base class."""
         return set(self._asked)
+
+    def needs(self, classes: Iterable[Members], pieces: Callable[[Ports], int]) -> Counter[PolicyRef]:
+        """By policy: most rows that these classes can need. `pieces`: into how many port classes ports fall."""
+        weights = {
+            key: Counter[PolicyRef]()
+            for key, group in self._asked.items()
+            if isinstance(key, int) and any(isinstance(asked.term, AtPorts) for asked in group)
+        }
+        for key, weight in weights.items():
+            for asked in self._asked[key]:
+                if isinstance(asked.term, AtPorts):
+                    weight[asked.rule.ref.policy] += pieces(asked.term.ports)
+        found = Counter[PolicyRef]()
+        for seen, count in Counter(self.seen(members) for members in classes).items():
+            for key in (ANY_ADDRESS, *seen):
+                for ref, rows in weights.get(key, {}).items():
+                    found[ref] += rows * count
+        return found
+
+    def seen(self, members: Members) -> Members:
+        """What of it this content can see at all."""
+        found = members & self._visible
+        ported = members & self._table.at_ports if self._table.at_ports else NOTHING_SEEN
+        return found | ported if ported else found
 
     def refs(self) -> set[RuleRef]:
         """Every rule that an outcome may name."""
@@ -101,7 +136,7 @@ class Content:
         """What it says about addresses with these members, by direction."""
         groups: dict[Place, list[tuple[int, Hit]]] = {}
         for asked, ports in self._matches(members):
-            node = isinstance(asked.term, AtPorts) and asked.term.atom == NODE
+            node = isinstance(asked.term, AtPorts) and asked.term.atom in (NODE, ON_LINK)
             groups.setdefault(asked.place, []).append((asked.position, Hit(asked.rule, ports, node)))
         ordered = {
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
@@ -128,10 +163,11 @@ class Content:
         for asked in self._asked.get(ANY_ADDRESS, ()):
             if _holds(ANY_ADDRESS, asked, members) and isinstance(asked.term, AtPorts):
                 yield asked, asked.term.ports
-        for number in members:
-            for asked in self._asked.get(number, ()):
+        for number in members & self._atoms:
+            for asked in self._asked[number]:
                 if isinstance(asked.term, AtPorts):
                     yield asked, asked.term.ports
+        for number in members & self._table.at_ports:
             atom = self._table.atoms[number]
             if isinstance(atom, PortAtom):
                 index = port_index(atom.protocol, atom.number)
@@ -161,7 +197,10 @@ class Content:
         index = port_index(atom.protocol, atom.number)
         for key in (atom.service, CHART) if atom.chart else (atom.service,):
             for asked in self._asked.get(key, ()):
-                if isinstance(asked.term, AtService) and all(_passes(each, atom) for each in asked.term.filters):
+                term = asked.term
+                if not isinstance(term, AtService) or (term.entity and atom.external):
+                    continue
+                if all(_passes(each, atom) for each in term.filters):
                     yield asked, ((index, index),)
 
 

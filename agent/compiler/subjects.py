@@ -37,9 +37,11 @@ class LoweredPolicy:
 def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
     enforced = policy.posture is Posture.ENFORCE and not lowering.settings.audit_everything
 
-    def lowered(rules: tuple[Rule, ...] | None, direction: Direction) -> tuple[LoweredRule, ...]:
+    def lowered(
+        rules: tuple[Rule, ...] | None, direction: Direction, *, denies: bool = False
+    ) -> tuple[LoweredRule, ...]:
         return tuple(
-            LoweredRule(RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule))
+            LoweredRule(RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule, denies=denies))
             for rule in rules or ()
             if rule.direction is direction
         )
@@ -48,7 +50,10 @@ def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
         policy,
         enforced,
         allow=(lowered(policy.egress, Direction.EGRESS), lowered(policy.ingress, Direction.INGRESS)),
-        deny=(lowered(policy.deny, Direction.EGRESS), lowered(policy.deny, Direction.INGRESS)),
+        deny=(
+            lowered(policy.deny, Direction.EGRESS, denies=True),
+            lowered(policy.deny, Direction.INGRESS, denies=True),
+        ),
         own_ports=frozenset(),
     )
     return LoweredPolicy(policy, enforced, result.allow, result.deny, names_of(result.terms()))
@@ -68,7 +73,7 @@ class Subjects:
             self._by_namespace.setdefault(lowered.policy.ref.namespace, []).append(i)
             selector = lowered.policy.subject.pod_selector
             self._label_keys.update(r.key for r in (selector.requirements if selector else ()))
-        self._selections: dict[Hashable, tuple[int, ...]] = {}
+        self._selections: dict[Hashable, tuple[tuple[int, bool], ...]] = {}
         self._contents: dict[Hashable, Content] = {}
 
     def terms(self) -> Iterator[Term]:
@@ -81,8 +86,9 @@ class Subjects:
 
     def content(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> Content:
         """Of a pod in a managed namespace, whose claim is worth `attestation`."""
-        selected, native = self._selected(pod, namespace), self.native.selected(pod)
-        entitled = tuple(self.policies[i].policy.attestation <= attestation for i in selected)
+        found, native = self._selected(pod, namespace), self.native.selected(pod)
+        selected = tuple(i for i, _ in found)
+        entitled = tuple(sure and self.policies[i].policy.attestation <= attestation for i, sure in found)
         names = {name for i in selected for name in self.policies[i].own_ports}
         names.update(name for i in native for name in self.native.policies[i].own_ports)
         own = own_ports(pod, names)
@@ -93,7 +99,8 @@ class Subjects:
             known = self._contents[key] = self._content(enlisted, native, own, namespace)
         return known
 
-    def _selected(self, pod: Pod, namespace: Namespace) -> tuple[int, ...]:
+    def _selected(self, pod: Pod, namespace: Namespace) -> tuple[tuple[int, bool], ...]:
+        """Policies, and whether they select the pod for sure (I1)."""
         labels = tuple(pair for pair in pod.claim.labels if pair[0] in self._label_keys)
         key = (pod.claim.identity, pod.namespace, labels)
         known = self._selections.get(key)
@@ -102,7 +109,12 @@ class Subjects:
             every = dict(pod.claim.labels)
             if len(self._selections) >= MOST_ANSWERS:
                 self._selections.clear()
-            known = tuple(i for i in near if selects(self.policies[i].policy, pod, every, namespace))
+            policies = ((i, self.policies[i].policy) for i in near)
+            known = tuple(
+                (i, selects(policy, pod, every, namespace, perhaps=False))
+                for i, policy in policies
+                if selects(policy, pod, every, namespace)
+            )
             self._selections[key] = known
         return known
 

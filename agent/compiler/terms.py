@@ -11,11 +11,14 @@ from agent.compiler.atoms import (
     DNS,
     KUBE_APISERVER,
     MARKS,
+    ON_LINK,
     AtomId,
     AtomTable,
     BlockAtom,
     CidrAtom,
     Mark,
+    PerhapsTasks,
+    PortlessAtom,
     ServiceAtom,
 )
 from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Ports, intersection, interval
@@ -59,11 +62,12 @@ class AtOwnPort:
 class AtService:
     """The address is the service's or its endpoints', at a port of the service that passes every filter (P13).
 
-    `service` None: any service of the Airflow chart.
+    `service` None: any service of the Airflow chart. `entity`: an entity's, to which no external address belongs.
     """
 
     service: Name | None
     filters: tuple[tuple[PortMatch, ...], ...]
+    entity: bool = False
 
 
 Term = AtPorts | AtNamedPort | AtOwnPort | AtService
@@ -88,8 +92,8 @@ class Lowering:
     table: AtomTable
     settings: Settings
 
-    def rule(self, rule: Rule) -> tuple[Term, ...]:
-        return tuple(dict.fromkeys(self._terms(rule)))
+    def rule(self, rule: Rule, *, denies: bool = False) -> tuple[Term, ...]:
+        return tuple(dict.fromkeys(self._terms(rule, denies=denies)))
 
     def native_rule(self, rule: NetworkPolicyRule) -> tuple[Term, ...]:
         """Of a NetworkPolicy: without `peers` every address, without `ports` every port of every protocol."""
@@ -106,11 +110,11 @@ class Lowering:
         if entity is Entity.DNS:
             yield AtPorts(DNS, DNS_PORTS)
         elif direction is Direction.EGRESS and entity is Entity.KUBE_APISERVER:
-            yield AtService(APISERVER, () if ports is None else (ports,))
+            yield AtService(APISERVER, () if ports is None else (ports,), entity=True)
         elif direction is Direction.EGRESS and entity is Entity.AIRFLOW:
             for destination in self.settings.airflow:
                 yield from self._destination(destination, ports)
-            yield AtService(None, () if ports is None else (ports,))
+            yield AtService(None, () if ports is None else (ports,), entity=True)
         else:
             yield from port_terms(MARKS[Mark(entity.value)], ports, direction)
 
@@ -118,24 +122,27 @@ class Lowering:
         """The atom of a configured destination; it is an entity's, hence a base atom."""
         return self.table.number(CidrAtom((peer,), base=True))
 
-    def _terms(self, rule: Rule) -> Iterator[Term]:
+    def _terms(self, rule: Rule, *, denies: bool) -> Iterator[Term]:
         if rule.peers is None:
             yield from port_terms(ANY_ADDRESS, rule.ports, rule.direction)
             return
-        for atom in cidr_atoms(rule.peers):
+        for atom in cidr_atoms(rule.peers, whole=denies):
             yield from port_terms(self.table.number(atom), rule.ports, rule.direction)
+        if denies and EntityPeer(Entity.NODE) in rule.peers:
+            yield from port_terms(ON_LINK, rule.ports, rule.direction)
         for peer in rule.peers:
-            yield from self._peer(peer, rule)
+            yield from self._peer(PerhapsTasks(peer) if denies and isinstance(peer, TaskPeer) else peer, rule)
 
-    def _peer(self, peer: Peer, rule: Rule) -> Iterator[Term]:
+    def _peer(self, peer: Peer | PerhapsTasks, rule: Rule) -> Iterator[Term]:
         if isinstance(peer, EntityPeer):
             yield from self.entity(peer.entity, rule.ports, rule.direction)
-        elif isinstance(peer, PodPeer | TaskPeer):
+        elif isinstance(peer, PodPeer | TaskPeer | PerhapsTasks):
             yield from port_terms(self.table.number(peer), rule.ports, rule.direction)
         elif isinstance(peer, ServicePeer):
             name = (peer.namespace, peer.name)
             if rule.direction is Direction.EGRESS:
                 yield AtService(name, () if rule.ports is None else (rule.ports,))
+                yield from port_terms(self.table.number(PortlessAtom(name)), rule.ports, rule.direction)
             else:
                 yield from port_terms(self.table.number(ServiceAtom(name)), rule.ports, rule.direction)
 
@@ -146,9 +153,11 @@ class Lowering:
         """
         filters = tuple(each for each in (destination.ports, ports) if each is not None)
         if isinstance(destination.peer, ServicePeer):
-            yield AtService((destination.peer.namespace, destination.peer.name), filters)
-            return
-        atom = self.destination_atom(destination.peer)
+            name = (destination.peer.namespace, destination.peer.name)
+            yield AtService(name, filters, entity=True)
+            atom = self.table.number(PortlessAtom(name))
+        else:
+            atom = self.destination_atom(destination.peer)
         if len(filters) < 2:
             yield from port_terms(atom, filters[0] if filters else None, Direction.EGRESS)
             return
@@ -157,18 +166,18 @@ class Lowering:
             yield AtPorts(atom, ports_of_both)
 
 
-def cidr_atoms(peers: Iterable[Peer | LivePodPeer]) -> Iterator[CidrAtom]:
-    """The CIDRs of a rule as atoms: wide ones each by itself, all others together."""
+def cidr_atoms(peers: Iterable[Peer | LivePodPeer], *, whole: bool = False) -> Iterator[CidrAtom]:
+    """The CIDRs of a rule as atoms: wide ones each by itself, all others together. `whole`: of a deny rule."""
     narrow = []
     for peer in peers:
         if isinstance(peer, CidrPeer):
             if peer.network.prefixlen <= (WIDE_V4 if peer.network.version == 4 else WIDE_V6):
-                yield CidrAtom((peer,), base=True)
+                yield CidrAtom((peer,), base=True, whole=whole)
             else:
                 narrow.append(peer)
     if narrow:
         unique = dict.fromkeys(narrow)
-        yield CidrAtom(tuple(sorted(unique, key=repr)), base=False)
+        yield CidrAtom(tuple(sorted(unique, key=repr)), base=False, whole=whole)
 
 
 def entity_services(settings: Settings) -> frozenset[Name]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network
 
 from agent.compiler.changes import Changes
+from agent.compiler.peerpods import precedence
+from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Pod
 from agent.model.flow import PeerKind, PeerName
 from agent.model.identity import Kind, PodUid
-from agent.model.policy import CidrPeer, Entity, Network
+from agent.model.policy import CidrPeer, Entity, Network, ServicePeer
 
-_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 LOOPBACK = PeerName(PeerKind.ENTITY, "loopback")
 _ENTITY = {entity: PeerName(PeerKind.ENTITY, entity.value) for entity in Entity}
 
@@ -31,9 +32,10 @@ class PeerNames:
     """Kept in step with snapshots; the cost of a changed pod is that pod's."""
 
     def __init__(self) -> None:
-        self._pods: dict[Address, PodUid] = {}
+        self._pods: dict[Address, set[PodUid]] = {}
         self._addresses: dict[PodUid, tuple[Address, ...]] = {}
         self._services: dict[Address, Name] = {}
+        self._ends: dict[Address, tuple[Name, ...]] = {}  # services among whose endpoints or external addresses it is
         self._cidrs: dict[tuple[int, int], dict[int, Network]] = {}
         self._node_ranges: tuple[Network, ...] = ()
         self._cluster = Cluster()
@@ -50,45 +52,55 @@ class PeerNames:
             self._node_ranges = tuple(r for node in cluster.nodes.values() for r in node.pod_ranges)
         if changes.everything_else or changes.services or changes.slices:
             self._services = {a: (s.namespace, s.name) for s in cluster.services.values() for a in s.addresses}
-            self._services |= {
-                a: (part.namespace, part.service)
-                for part in cluster.slices.values()
-                for a in part.addresses
-                if part.service
-            }
+            self._ends = _ends(cluster)
 
     def name(self, address: Address) -> PeerName:
         """The best name of an address at this revision."""
         settings = self._cluster.settings
-        if any(address in network for network in _LOOPBACK if network.version == address.version):
+        if _in_any(address, ranges.LOOPBACK):
             return LOOPBACK
-        if address in settings.metadata:
+        if _in_any(address, ranges.metadata_ranges(settings.metadata)):
             return _ENTITY[Entity.METADATA]
         service = self._services.get(address)
         if service is not None:
             return PeerName(PeerKind.SERVICE, "/".join(service))
-        pod = self._cluster.pods.get(self._pods.get(address, PodUid("")))
+        pod = self._owner(address)
         if pod is not None:
-            return pod_name(pod)
+            return self._served_by(address, pod.namespace) or pod_name(pod)
         if address in settings.host_addresses or any(address in n.addresses for n in self._cluster.nodes.values()):
             return _ENTITY[Entity.NODE]
+        front = self._served_by(address)
+        if front is not None:
+            return front
         cidr = self._longest(address)
         if cidr is not None:
             return PeerName(PeerKind.CIDR, str(cidr))
-        ranges = settings.pod_ranges + settings.service_ranges + self._node_ranges
-        if any(address in network for network in ranges if network.version == address.version):
+        if _in_any(address, settings.pod_ranges + settings.service_ranges + self._node_ranges):
             return PeerName(PeerKind.UNKNOWN, "unknown-cluster-address")
-        if address.is_link_local:
-            return PeerName(PeerKind.UNKNOWN, "link-local")
+        if _in_any(address, ranges.SPECIAL):
+            return PeerName(PeerKind.UNKNOWN, _special(address))
         return _ENTITY[Entity.WORLD]
+
+    def _served_by(self, address: Address, namespace: str = "") -> PeerName | None:
+        """The first service by name; for a pod, of its own namespace only: a stranger's may list its address."""
+        names = (name for name in self._ends.get(address, ()) if namespace in ("", name[0]))
+        name = next(names, None)
+        return None if name is None else PeerName(PeerKind.SERVICE, "/".join(name))
 
     def _place(self, uid: PodUid, pod: Pod | None) -> None:
         for address in self._addresses.pop(uid, ()):
-            if self._pods.get(address) == uid:
+            self._pods[address].discard(uid)
+            if not self._pods[address]:
                 del self._pods[address]
         if pod is not None and not pod.finished and not pod.host_network:
             self._addresses[uid] = pod.addresses
-            self._pods.update(dict.fromkeys(pod.addresses, uid))
+            for address in pod.addresses:
+                self._pods.setdefault(address, set()).add(uid)
+
+    def _owner(self, address: Address) -> Pod | None:
+        """As for the compiler (I2)."""
+        pods = (self._cluster.pods[uid] for uid in self._pods.get(address, ()))
+        return max(pods, key=precedence, default=None)
 
     def _longest(self, address: Address) -> Network | None:
         """The longest CIDR that some policy names."""
@@ -97,6 +109,36 @@ class PeerNames:
             if version == address.version and bits >> shift in networks:
                 return networks[bits >> shift]
         return None
+
+
+def _ends(cluster: Cluster) -> dict[Address, tuple[Name, ...]]:
+    """Endpoints by the services that list them, and external addresses by those that some rule names."""
+    named = {
+        (peer.namespace, peer.name)
+        for policy in cluster.policies.values()
+        for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
+        for peer in rule.peers or ()
+        if isinstance(peer, ServicePeer)
+    }
+    found: dict[Address, set[Name]] = {}
+    for part in cluster.slices.values():
+        for address in part.addresses if part.service else ():
+            found.setdefault(address, set()).add((part.namespace, part.service))
+    for name in named.intersection(cluster.services):
+        for address in cluster.services[name].external:
+            found.setdefault(address, set()).add(name)
+    return {address: tuple(sorted(names)) for address, names in found.items()}
+
+
+def _in_any(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _special(address: Address) -> str:
+    """What is not in `world` and belongs to nobody (P12)."""
+    if address.is_link_local:
+        return "link-local"
+    return "multicast" if address.is_multicast else "reserved"
 
 
 def _written_cidrs(cluster: Cluster) -> Iterable[Network]:

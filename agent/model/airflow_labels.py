@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 MAX_LABEL = 63
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_\-.]")
+_HASH = re.compile(r"-[0-9a-f]{9}")
+_HASH_LENGTH = 10
 
 
 def safe_label_value(text: str) -> str:
@@ -21,3 +24,34 @@ def safe_label_value(text: str) -> str:
         return safe
     digest = hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:9]
     return f"{safe[: MAX_LABEL - len(digest) - 1]}-{digest}"
+
+
+def may_be_hashed(label: str) -> bool:
+    """Does it end as the labels of ids do that Airflow could not write as they are? Plain ids may end so as well."""
+    return _HASH.fullmatch(label[-_HASH_LENGTH:]) is not None
+
+
+def might_stand_for(label: str, pattern: str) -> bool:
+    """Is there perhaps an id with this hashed label that the pattern matches (`*`: any run of characters)?
+
+    What Airflow drops may have stood anywhere, other signs at both ends, and of a long id the rest is not known.
+    """
+    stem = label[:-_HASH_LENGTH]
+    end, is_cut = len(stem), len(stem) >= MAX_LABEL - _HASH_LENGTH
+    at = {0}
+    for sign in pattern:
+        if sign == "*":
+            at = set(range(min(at), end + 1))
+        elif not _ILLEGAL.match(sign):
+            at = set(_after(sign, stem, at, is_cut=is_cut))
+        if not at:
+            return False
+    return end in at
+
+
+def _after(sign: str, stem: str, at: set[int], *, is_cut: bool) -> Iterator[int]:
+    for i in at:
+        if i < len(stem) and stem[i] == sign:
+            yield i + 1
+        if (i in (0, len(stem)) and not sign.isalnum()) or (i == len(stem) and is_cut):
+            yield i

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from agent.model.policy import Posture
+
+
+class ExclusiveScope(str, Enum):
+    """Who else may not carry the ids of an exclusive binding."""
+
+    NAMESPACE = "namespace"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +28,5 @@ class TaskIdentityBinding:
     dag_ids: tuple[str, ...]
     task_ids: tuple[str, ...] = ()  # every task
     exclusive: bool = False
+    exclusive_scope: ExclusiveScope = ExclusiveScope.NAMESPACE
     posture: Posture = Posture.AUDIT

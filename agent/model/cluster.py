@@ -6,7 +6,7 @@ Collections are `immutables.Map`, so that a snapshot with one changed pod shares
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from immutables import Map
 
@@ -18,6 +18,9 @@ from agent.model.policy import CidrPeer, DefaultPosture, Entity, Network, Policy
 Address = IPv4Address | IPv6Address
 Name = tuple[str, str]
 """(namespace, name)"""
+
+NODE_LOCAL_DNS: tuple[Address, ...] = (ip_address("169.254.20.10"), ip_address("169.254.25.10"))
+"""Where NodeLocal DNSCache listens, by its own manifests and by kubespray's (P12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Pod:
     node: str = ""
     host_network: bool = False
     finished: bool = False  # phase Succeeded or Failed: its address may be someone else's
+    terminating: bool = False  # deleted, but not gone yet
+    created: float = 0.0  # seconds since the epoch
     escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8): "privileged", "NET_RAW", ...
     cgroup_uids: tuple[PodUid, ...] = ()  # what its folder may be named after: uid; a static pod's hash
 
@@ -70,13 +75,14 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Cluster, external and load balancer addresses at the service's ports."""
+    """A service at its ports. Who may write it chooses `external`, so that only a rule that names it counts them."""
 
     namespace: str
     name: str
-    addresses: tuple[Address, ...] = ()
+    addresses: tuple[Address, ...] = ()  # the cluster's, which the API server gives out
     ports: tuple[ServicePort, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    external: tuple[Address, ...] = ()  # spec.externalIPs and of load balancers
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class EndpointSlice:
     service: str
     addresses: tuple[Address, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
+    waiting: frozenset[Address] = frozenset()  # of `addresses`: not ready, so that no new connection is sent there
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,11 +135,18 @@ class Settings:
     pod_ranges: tuple[Network, ...] = ()
     service_ranges: tuple[Network, ...] = ()
     metadata: tuple[Address, ...] = ()
-    dns: tuple[Address, ...] = ()  # besides the cluster's DNS service
+    dns: tuple[Address, ...] = NODE_LOCAL_DNS  # besides the cluster's DNS service
     dns_services: tuple[Name, ...] = (("kube-system", "kube-dns"),)
     airflow: tuple[Destination, ...] = ()
+    airflow_namespaces: tuple[str, ...] | None = None  # where the chart's services count (None: the managed ones)
     host_addresses: tuple[Address, ...] = ()  # of this host, as its pods see it
+    host_dns: tuple[Address, ...] = ()  # where node-local DNS listens on this host
     network_policy: bool = False  # --network-policy: NetworkPolicies are a layer of their own (P1)
+
+    @property
+    def dns_addresses(self) -> tuple[Address, ...]:
+        """Of entity `dns`, besides the DNS services' (P12)."""
+        return (*self.dns, *self.host_dns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,3 +78,4 @@ class Claim:
     try_number: str = ""
     map_index: str = ""
     contradictions: tuple[str, ...] = ()  # sentences: where labels and annotations tell different stories
+    late: bool = False  # first seen long after the pod was made: it may have been written since (I2)

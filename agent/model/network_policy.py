@@ -11,7 +11,7 @@ from agent.model.verdict import Direction
 
 @dataclass(frozen=True, slots=True)
 class LivePodPeer:
-    """Pods by the labels that they have now, as this API says; dagwall's PodPeer reads those of first sight (I2)."""
+    """Pods by the labels that they have now, as dagwall's PodPeer (I2)."""
 
     namespace: str | None  # the only namespace, or None where namespace_selector decides
     namespace_selector: LabelSelector | None

@@ -90,7 +90,7 @@ class ServicePeer:
 
 @dataclass(frozen=True, slots=True)
 class PodPeer:
-    """Pods by labels. No namespace selector: the policy's own namespace (in a cluster policy: all)."""
+    """Pods by live labels (I2). No namespace selector: the policy's own namespace (in a cluster policy: all)."""
 
     namespace: str | None  # the only namespace, or None where namespace_selector decides
     namespace_selector: LabelSelector | None

@@ -126,7 +126,9 @@ class Delta:
 
     `revoked`: rulesets in which something that was allowed may no longer be; every endpoint that has one of them
     needs a new epoch (P10). Pure additions are not in it. An endpoint whose assignment changes its ruleset or its
-    state needs a new epoch as well, and is not listed here.
+    state needs a new epoch as well, and is not listed here. `held`: endpoints that get another ruleset while an
+    address becomes something that their old one allows: they must be pending from before the first address moves
+    until they have the new one, or a packet would pass that neither snapshot allows.
     """
 
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)
@@ -136,3 +138,4 @@ class Delta:
     rulesets: dict[RulesetId, Ruleset | None] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment | None] = field(default_factory=dict)
     revoked: set[RulesetId] = field(default_factory=set)
+    held: set[PodUid] = field(default_factory=set)

@@ -91,7 +91,7 @@ def _addresses(cluster: Cluster, host: str) -> tuple[Address, ...]:
         found = tuple(address for pod in pods for address in pod.addresses)
     else:
         service = cluster.services.get((namespace, name))
-        found = service.addresses if service is not None else ()
+        found = (*service.addresses, *service.external) if service is not None else ()
     if not found:
         raise DagwallError(f"--to: no address of {host!r} is known")
     return found

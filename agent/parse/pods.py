@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 
 from agent.model.cluster import ContainerPort, Pod
 from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
@@ -14,16 +15,17 @@ _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
 _RUNTIME_DEFAULT = frozenset({"NET_RAW"})  # of containerd's and Docker's default set, what matters here
 _ESCAPES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF")
 _HOST_PATHS = (
-    "/sys",
-    "/proc",
-    "/dev",
-    "/run",
-    "/var/run",
-    "/etc/kubernetes",
-    "/var/lib/kubelet",
-    "/var/lib/containerd",
-    "/var/lib/docker",
-)
+    "/sys", "/proc", "/dev", "/run", "/var/run", "/boot", "/root", "/bin", "/sbin", "/lib", "/lib64",
+    "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/local", "/opt/cni", "/opt/bin",
+    "/etc/kubernetes", "/etc/cni", "/etc/containerd", "/etc/crio", "/etc/docker", "/etc/systemd", "/etc/udev",
+    "/etc/init.d", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/crontab", "/etc/ssh",
+    "/etc/pam.d", "/etc/passwd", "/etc/shadow", "/etc/sudoers", "/etc/sudoers.d", "/etc/profile.d",
+    "/etc/ld.so.preload", "/etc/ld.so.conf.d", "/etc/modprobe.d", "/var/spool/cron", "/var/lib/kubelet",
+    "/var/lib/containerd", "/var/lib/containers", "/var/lib/crio", "/var/lib/docker", "/var/lib/rancher",
+    "/var/lib/etcd", "/var/lib/cni", "/var/lib/systemd", "/var/lib/dagwall", "/var/log/pods",
+)  # fmt: skip
+"""From here a pod can have others started on the node, leave its cgroup, or change what dagwall believes: its state
+folder, and the log folders that settle pods without the API (L2). What holds one of them is as good as it."""
 
 
 def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
@@ -42,9 +44,22 @@ def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
         node=parse_name(spec.child("nodeName")) if spec.child("nodeName").value else "",
         host_network=spec.child("hostNetwork").boolean(default=False),
         finished=status.child("phase").string("") in ("Succeeded", "Failed"),
+        terminating=bool(metadata.child("deletionTimestamp").value),
+        created=_seconds(metadata.child("creationTimestamp")),
         escapes=tuple(dict.fromkeys(_escapes(spec))),
         cgroup_uids=(uid, *_static_hash(parse_annotations(metadata.child("annotations")))),
     )
+
+
+def _seconds(field: Field) -> float:
+    """An RFC 3339 time in seconds since the epoch; 0 where there is none."""
+    if not field.value:
+        return 0.0
+    try:
+        found = datetime.fromisoformat(field.string().replace("Z", "+00:00"))
+    except ValueError as exc:
+        raise field.error(f"{field.string()[:60]!r} is no time; allowed: such as 2026-01-31T12:00:00Z") from exc
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _uid(field: Field) -> PodUid:
@@ -112,5 +127,10 @@ def _host_paths(spec: Field) -> Iterator[str]:
         path = volume.child("hostPath").child("path").string("")
         parts = [part for part in path.split("/") if part not in ("", ".")]
         clean = "/" + "/".join(parts)
-        if path and (".." in parts or clean == "/" or any(f"{clean}/".startswith(f"{p}/") for p in _HOST_PATHS)):
+        if path and (".." in parts or clean == "/" or any(_overlap(clean, p) for p in _HOST_PATHS)):
             yield f"hostPath {clean[:80]}"
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Is either in the other, or the same?"""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")

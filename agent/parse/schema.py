@@ -218,5 +218,10 @@ def binding_spec() -> Schema:
         dagIds=_ids("DAGs that they may claim."),
         taskIds=_ids("Tasks that they may claim; absent: every task of the DAGs."),
         exclusive={"type": "boolean", "description": "No other service account may claim these."},
+        exclusiveScope={
+            "type": "string",
+            "enum": ["namespace", "cluster"],
+            "description": "With exclusive: no other service account of the namespace (default), or of the cluster.",
+        },
         posture=_enum("enforce: quarantines a pod whose claim contradicts; audit (where absent): reports it.", [posture.value for posture in Posture]),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from agent.model.cluster import EndpointSlice, Service, ServicePort
 from agent.parse.addresses import MAX_PORT, parse_addresses, parse_port, parse_port_name, parse_protocol
@@ -16,9 +16,8 @@ def parse_service(root: Field) -> Service:
     """A service. ExternalName services and headless ones have no addresses of their own."""
     metadata, spec = root.child("metadata"), root.child("spec")
     balancer = root.child("status").child("loadBalancer")
-    fields = [
-        *spec.child("clusterIPs").optional_items(),
-        spec.child("clusterIP"),
+    fields = [*spec.child("clusterIPs").optional_items(), spec.child("clusterIP")]
+    external = [
         *spec.child("externalIPs").optional_items(),
         *(entry.child("ip") for entry in balancer.child("ingress").optional_items()),
     ]
@@ -28,6 +27,7 @@ def parse_service(root: Field) -> Service:
         addresses=parse_addresses(field for field in fields if field.value != "None"),
         ports=tuple(_service_port(port) for port in spec.child("ports").optional_items()),
         labels=parse_labels(metadata.child("labels")),
+        external=parse_addresses(external),
     )
 
 
@@ -51,23 +51,29 @@ def _target(field: Field) -> int | str | None:
 
 
 def parse_endpoint_slice(root: Field) -> EndpointSlice:
-    """The endpoints that a service may choose: ready ones, and those that serve while they end (kube-proxy)."""
+    """All endpoints. `waiting`: those that kube-proxy does not choose, neither ready, nor serving while they end."""
     metadata = root.child("metadata")
     labels = dict(parse_labels(metadata.child("labels")))
     fqdn = root.child("addressType").string("") == "FQDN"
     ports = root.child("ports").optional_items()
+    endpoints = [] if fqdn else list(root.child("endpoints").optional_items())
+    serving = parse_addresses(address for each in endpoints if _serves(each) for address in _addresses(each))
+    found = parse_addresses(address for each in endpoints for address in _addresses(each))
     return EndpointSlice(
         namespace=parse_name(metadata.child("namespace"), "default"),
         name=parse_name(metadata.child("name")),
         service=labels.get(SERVICE_LABEL, ""),
-        addresses=() if fqdn else parse_addresses(_serving(root)),
+        addresses=found,
         ports=tuple(parse_port(port, number="port") for port in ports if not port.child("port").absent),
+        waiting=frozenset(found).difference(serving),
     )
 
 
-def _serving(root: Field) -> Iterator[Field]:
-    for endpoint in root.child("endpoints").optional_items():
-        conditions = endpoint.child("conditions")
-        ready = conditions.child("ready").boolean(default=True)  # absent: unknown, which counts as ready
-        if ready or conditions.child("serving").boolean(default=False):
-            yield from endpoint.child("addresses").optional_items()
+def _addresses(endpoint: Field) -> Iterable[Field]:
+    return endpoint.child("addresses").optional_items()
+
+
+def _serves(endpoint: Field) -> bool:
+    conditions = endpoint.child("conditions")
+    ready = conditions.child("ready").boolean(default=True)  # absent: unknown, which counts as ready
+    return ready or conditions.child("serving").boolean(default=False)

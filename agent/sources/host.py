@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,26 @@ from agent.model.identity import PodUid
 from agent.model.settle import parse_log_folder
 
 LOG_FOLDERS = Path("/var/log/pods")
+DNS_INTERFACE = "nodelocaldns"
+HOLDERS = frozenset({"kube-ipvs0", "kube-dummy-if", DNS_INTERFACE})
+"""Interfaces that hold addresses for others: of services (kube-proxy's IPVS mode, kube-router), of node-local DNS."""
+_FE80 = ip_network("fe80::/10")
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddresses:
+    """Of this network namespace: `own` as its pods see them (P12), `dns` where node-local DNS listens."""
+
+    own: tuple[Address, ...] = ()
+    dns: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A link: its name, and its kind as rtnetlink has it ("" for hardware)."""
+
+    name: str
+    kind: str = ""
 
 
 def own_cgroup(mount: Path) -> int:
@@ -28,13 +49,20 @@ def own_cgroup(mount: Path) -> int:
     return 0
 
 
-def host_addresses() -> tuple[Address, ...]:
-    """All addresses of this network namespace but loopback: bridges and gateways included, as pods see them (P12).
-
-    Without fe80::/10: every pod's veth brings one, nothing routes to them, and each change costs a whole compile.
-    """
+def host_addresses() -> HostAddresses:
+    """What `addresses_of` makes of the addresses that the kernel has now."""
     with IPRoute() as netlink:
-        return addresses_of(netlink.get_addr())
+        return addresses_of(netlink.get_addr(), interfaces_of(netlink.get_links()))
+
+
+def interfaces_of(messages: Iterable[Any]) -> dict[int, Interface]:
+    """Links in RTM_NEWLINK messages, by index."""
+    found = {}
+    for message in messages:
+        details = message.get_attr("IFLA_LINKINFO")
+        kind = details.get_attr("IFLA_INFO_KIND") if details is not None else None
+        found[message["index"]] = Interface(message.get_attr("IFLA_IFNAME") or "", kind or "")
+    return found
 
 
 class AddressWatch:
@@ -66,12 +94,29 @@ class AddressWatch:
         self._socket.close()
 
 
-def addresses_of(messages: Iterable[Any]) -> tuple[Address, ...]:
-    """Addresses in RTM_NEWADDR messages, sorted. Where IFA_LOCAL is given it is ours; IFA_ADDRESS may be a peer's."""
-    texts = {message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in messages}
-    found = {ip_address(text) for text in texts if text}
-    ours = (a for a in found if not a.is_loopback and not (a.version == 6 and a.is_link_local))
-    return tuple(sorted(ours, key=lambda a: (a.version, int(a))))
+def addresses_of(messages: Iterable[Any], interfaces: Mapping[int, Interface]) -> HostAddresses:
+    """Addresses in RTM_NEWADDR messages, sorted: bridges and gateways included, loopback left out, and what an
+    interface holds for others.
+
+    Where IFA_LOCAL is given it is ours; IFA_ADDRESS may be a peer's. Without fe80::/10 of veths: every pod brings
+    one, each change would cost a whole compile, and deny rules cover that range anyway.
+    """
+    own, dns = set[Address](), set[Address]()
+    for message in messages:
+        text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        interface = interfaces.get(message["index"], Interface(""))
+        address = ip_address(text) if text else None
+        if address is None or address.is_loopback:
+            continue
+        if interface.name == DNS_INTERFACE and not (address.version == 6 and address.is_link_local):
+            dns.add(address)
+        elif interface.name not in HOLDERS and not (address in _FE80 and interface.kind == "veth"):
+            own.add(address)
+    return HostAddresses(_sorted(own), _sorted(dns))
+
+
+def _sorted(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    return tuple(sorted(addresses, key=lambda a: (a.version, int(a))))
 
 
 def log_folders(path: Path = LOG_FOLDERS) -> dict[PodUid, Name]:

@@ -24,6 +24,8 @@ from agent.model.policy import Policy
 from agent.parse.claims import keep_first
 from agent.parse.objects import Item
 
+FRESH_SECONDS = 10.0
+"""After a pod is made its claim is taken as that of its making; later it is `late` (I2)."""
 KEPT_CLAIMS = 20_000
 """Claims of pods that have gone, kept so that a pod that comes back is no new first sight (I2, L4)."""
 
@@ -66,6 +68,8 @@ class Store:
 
     snapshot: Cluster = field(default_factory=Cluster)
     claims: dict[PodUid, Claim] = field(default_factory=dict)
+    clock: Callable[[], float] | None = None
+    """Seconds since the epoch; None where what is read is trusted whenever it is read, as files are."""
 
     def apply(
         self, upserts: Iterable[Item] = (), deletes: Iterable[Key] = (), *, complete: bool | None = None
@@ -107,9 +111,14 @@ class Store:
         if not isinstance(item, Pod):
             return item
         first = self.claims.get(item.uid)
-        claim = item.claim if first is None else keep_first(first, item.claim)
+        claim = self._first_sight(item) if first is None else keep_first(first, item.claim)
         self.claims[item.uid] = claim
         return item if claim is item.claim else replace(item, claim=claim)
+
+    def _first_sight(self, pod: Pod) -> Claim:
+        """Who may patch a pod can have done so since it was made; the time of its making is the API server's."""
+        late = self.clock is not None and self.clock() - pod.created > FRESH_SECONDS
+        return replace(pod.claim, late=True) if late else pod.claim
 
     def _forget_oldest(self) -> None:
         excess = len(self.claims) - len(self.snapshot.pods) - KEPT_CLAIMS

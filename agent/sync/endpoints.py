@@ -158,6 +158,11 @@ class EndpointTable:
             if (now := self._rendered.get(cgroup)) and now[ruleset : ruleset + 4] != value[ruleset : ruleset + 4]
         ]
 
+    def rendered(self, uids: Iterable[PodUid]) -> list[tuple[int, bytes]]:
+        """(cgroup id, value) of the entries of these."""
+        folders = (self.by_uid[uid].folders for uid in uids if uid in self.by_uid)
+        return [(cgroup, self._rendered[cgroup]) for each in folders for cgroup in each if cgroup in self._rendered]
+
     def is_kept(self, endpoint: Endpoint) -> bool:
         """Does it have entries of an agent before, which nobody has confirmed or replaced?"""
         return endpoint.assignment is None and any(folder in self._rendered for folder in endpoint.folders)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.abi.structs import ENDPOINT, EPOCH, U32, folder_id, pack_folder
@@ -17,15 +17,13 @@ from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointTable
 from agent.sync.entries import pack_epoch, pack_index, pack_nearby, pack_pending
+from agent.sync.intake import CapacityCheck, Intake
 from agent.sync.plan import Carrier, Map, Plan, add_closing, add_endpoints, plan_delta, plan_whole
 
 Share = tuple[int, Direction]
 """(endpoint slot, who opened): what a pod opened, and what others opened to it, fill `flows` each for itself (S1)."""
 
 _NO_EPOCH = (0, (0, 0))
-
-CapacityCheck = Callable[[Want, Cluster], None]
-"""Raises CapacityError where a revision does not fit."""
 
 
 @dataclass(slots=True)
@@ -48,9 +46,11 @@ class Writer:
         numbers: IdentityNumbers,
         fits: CapacityCheck,
         claims: Mapping[PodUid, Claim] | None = None,
+        intake: Intake | None = None,
     ) -> None:
-        """`claims`: of this node's pods, as an agent before has kept them."""
-        self._maps, self._fits, self._claims = maps, fits, claims or {}
+        """`claims`: of this node's pods, as an agent before has kept them. `intake`: without it everything fits."""
+        self._maps, self._claims = maps, claims or {}
+        self.intake = intake or Intake(fits)
         self._epochs = _read_epochs(maps["epochs"].items())
         self._last_epoch = max((epoch for epoch, _ in self._epochs.values()), default=0)
         self.compiler = Compiler()
@@ -78,15 +78,12 @@ class Writer:
             self.cluster = cluster
             return self._carry_out(Plan())
         cluster = self._with_leaving(cluster, self._differing(cluster, EVERYTHING))
-        fresh = Compiler()
-        fresh.update(cluster)
-        self._fits(fresh.want, cluster)
-        self.compiler, self.cluster = fresh, cluster
+        self.compiler, self.cluster = self.intake.compiled(cluster)
         for uid, assignment in self.want.assignments.items():
             self.endpoints.assign(uid, assignment, self.want.rulesets)
         self.endpoints.prune_adopted()
         self.endpoints.bump_all()  # what was revoked while no agent looked, or as the last one died (P10)
-        return self._carry_out(self._hold_back(), plan_whole(self.want, self._maps))
+        return self._carry_out(self._hold_back(self.endpoints.replaced()), plan_whole(self.want, self._maps))
 
     def update(self, cluster: Cluster, changes: Changes) -> Outcome:
         """The next snapshot. A revision that does not fit is refused whole, the one before stays in force.
@@ -101,19 +98,18 @@ class Writer:
         changes |= self._missed
         changes |= Changes(pods=self._differing(cluster, changes))
         cluster = self._with_leaving(cluster, changes.pods)
-        deltas = self.compiler.steps(cluster, changes)
         try:
-            self._fits(self.want, cluster)
+            self.compiler, self.cluster, deltas = self.intake.steps(self.compiler, self.cluster, cluster, changes)
         except CapacityError as exc:
-            self.compiler = Compiler()
-            self.compiler.update(self.cluster)
+            self.compiler = self.intake.recompiled(self.cluster)
             self._missed = changes
             return Outcome(refused=str(exc))
-        self.cluster, self._missed = cluster, Changes()
+        self._missed = Changes()
+        held = self._hold_back(self.endpoints.rendered(deltas[0].held))
         for uid, assignment in deltas[0].assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
-        return self._carry_out(*map(plan_delta, deltas))
+        return self._carry_out(held, *map(plan_delta, deltas))
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt.
@@ -226,14 +222,16 @@ class Writer:
     def _assignment(self, uid: PodUid) -> Assignment | None:
         return self.want.assignments.get(uid) or self._settled.get(uid)
 
-    def _hold_back(self) -> Plan:
-        """Endpoints that adoption gives another ruleset are pending while it writes: there are no rows of the old
-        ruleset for new addresses, and none of the new one for old addresses. What has a flow goes on meanwhile.
+    def _hold_back(self, entries: Iterable[tuple[int, bytes]]) -> Plan:
+        """These entries of `endpoints` are pending until they get their new ruleset, because neither snapshot says
+        what the old one says of addresses as they will be. What has a flow goes on meanwhile.
+
+        At adoption all that get another ruleset are: the maps have no rows of the old one for new addresses.
         """
         held = [
-            (pack_folder(cgroup), pack_pending(adopted))
-            for cgroup, adopted in self.endpoints.replaced()
-            if ENDPOINT.unpack(adopted)["state"] == EndpointState.MANAGED
+            (pack_folder(cgroup), pack_pending(value))
+            for cgroup, value in entries
+            if ENDPOINT.unpack(value)["state"] == EndpointState.MANAGED
         ]
         return Plan(upserts=[("endpoints", held)], holds=True)
 

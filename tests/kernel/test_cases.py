@@ -84,15 +84,20 @@ def theatre() -> Iterator[Theatre]:
             for case in CASES:
                 _add_pods(made, case)
             peers = {plain(e.peer) for case in CASES for e in case.expect} - made.owners.keys()
-            node.add_addresses(
-                *(str(a) for a in peers if (not a.is_loopback and not a.is_link_local) or a.version == 4)
-            )
+            node.add_addresses(*(str(a) for a in peers if _can_be_held(a)))
             datapath.attach([node.kubepods])
             yield made
             made.wire.close()
         finally:
             detach(node.bpffs / "dagwall")
             datapath.close()
+
+
+def _can_be_held(address: Address) -> bool:
+    """By an interface of the world's: no group, no broadcast, nothing that IPv6 keeps for a link."""
+    if address.is_multicast or (address.version == 4 and address.is_reserved):
+        return False
+    return address.version == 4 or not (address.is_loopback or address.is_link_local)
 
 
 def plain(address: Address) -> Address:
@@ -309,12 +314,13 @@ def _try_all(attempts: list[Attempt]) -> list[str]:
 def _try(peer: str, protocol: int, port: int, seconds: float) -> str:
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
     target: tuple[Any, ...] = (peer, port)
-    if peer.startswith("fe80:"):
+    if peer.startswith(("fe80:", "ff02:")):
         target = (peer, port, 0, socket.if_nametoindex("eth0"))
     if protocol == TCP:
         return _connect(family, target, seconds)
     if protocol == UDP:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             return attempt(sock.sendto, b"x", target)
     payload = echo_message(8, ECHO_ID) if protocol == ICMP else struct.pack(">HHII", 40000, port, 0, 0)
     if protocol not in (ICMP, SCTP):

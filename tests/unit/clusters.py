@@ -48,7 +48,8 @@ ADDRESSES = tuple(
     for text in [
         "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.1.1", "10.0.1.2", "10.1.0.1", "10.96.0.1",
         "10.96.0.10", "10.96.0.11", "192.168.0.1", "192.168.0.2", "192.168.7.7", "8.8.8.8", "1.1.1.1",
-        "169.254.169.254", "169.254.20.10", "127.0.0.1", "fd00::1", "fd00::2", "2001:db8::1", "fe80::1",
+        "169.254.169.254", "169.254.20.10", "127.0.0.1", "224.0.0.1", "239.1.2.3", "255.255.255.255", "ff02::1",
+        "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "fd00::1", "fd00::2", "2001:db8::1", "fe80::1",
         "::1",
     ]
 )  # fmt: skip
@@ -67,6 +68,10 @@ NETWORKS = tuple(
         "8.8.8.8/32",
         "169.254.0.0/16",
         "169.254.169.254/32",
+        "160.0.0.0/3",
+        "224.0.0.0/4",
+        "64:ff9b::/96",
+        "2002::/16",
         "::/0",
         "fd00::/8",
         "fd00::/126",
@@ -110,7 +115,7 @@ def pod(r: Random, uid: str) -> Pod:
     ambiguous = r.random() < 0.3
     dag = r.choice(IDS)
     if ambiguous and dag == "_private":
-        dag = r.choice(("_private", "private-9b2b8a8d6"))
+        dag = r.choice(("_private", "private-9b2b8a8d6", "finance_x-0123456ab"))
     identity = Identity(
         "c", namespace, r.choice(("default", "etl")), dag, r.choice(("load", "")), r.choice(list(Kind)), ambiguous
     )
@@ -118,13 +123,15 @@ def pod(r: Random, uid: str) -> Pod:
         uid=PodUid(uid),
         namespace=namespace,
         name=uid,
-        claim=Claim(identity, labels(r), r.choice((Attestation.CLAIMED, Attestation.BOUND))),
+        claim=Claim(identity, labels(r), r.choice((Attestation.CLAIMED, Attestation.BOUND)), late=r.random() < 0.3),
         labels=labels(r),
         addresses=addresses(r, POD_ADDRESSES),
         ports=tuple(ContainerPort(n, r.choice((6, 17)), r.choice(PORTS)) for n in NAMES if r.random() < 0.5),
         node=r.choice(("here", "there")),
         host_network=r.random() < 0.1,
         finished=r.random() < 0.1,
+        terminating=r.random() < 0.2,
+        created=float(r.randrange(3)),
     )
 
 
@@ -152,16 +159,21 @@ def service(r: Random, name: tuple[str, str]) -> Service:
             ServicePort(n, r.choice((6, 17)), r.choice(PORTS), r.choice(PORTS)) for n in NAMES if r.random() < 0.7
         ),
         labels=chart,
+        external=addresses(
+            r, tuple(a for a in ADDRESSES if str(a).startswith(("8.8", "10.0.0", "192.168", "169.254.169")))
+        ),
     )
 
 
 def piece(r: Random, name: tuple[str, str]) -> EndpointSlice:
+    found = addresses(r, ADDRESSES, 3)
     return EndpointSlice(
         name[0],
         name[1],
         r.choice([s for ns, s in SERVICES if ns == name[0]]),
-        addresses(r, ADDRESSES, 3),
+        found,
         tuple(ContainerPort(n, r.choice((6, 17)), r.choice(PORTS)) for n in NAMES if r.random() < 0.8),
+        waiting=frozenset(a for a in found if r.random() < 0.2),
     )
 
 
@@ -254,6 +266,7 @@ def settings(r: Random) -> Settings:
         metadata=(METADATA,) if r.random() < 0.9 else (),
         dns=addresses(r, tuple(ip_address(a) for a in ("169.254.20.10", "8.8.8.8", "169.254.169.254"))),
         airflow=tuple(Destination(d, port_matches(r)) for d in destinations if r.random() < 0.5),
+        airflow_namespaces=r.choice((None, None, (), ("db", "default"))),
         host_addresses=addresses(r, tuple(ip_address(a) for a in ("10.0.0.1", "192.168.0.1", "127.0.0.1"))),
     )
 

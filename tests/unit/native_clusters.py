@@ -8,7 +8,7 @@ from random import Random
 
 from immutables import Map
 
-from agent.model.binding import TaskIdentityBinding
+from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster, ContainerPort, EndpointSlice, Service, ServicePort
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, DefaultPosture, PolicyRef, Posture
@@ -54,6 +54,7 @@ def binding(r: Random, name: str) -> TaskIdentityBinding:
         r.choice((("finance_*",), ("finance_daily",), ("_private",), ("*",))),
         r.choice(((), (), ("load",))),
         exclusive=r.random() < 0.3,
+        exclusive_scope=r.choice(list(ExclusiveScope)),
         posture=r.choice((Posture.ENFORCE, Posture.AUDIT, Posture.AUDIT)),
     )
 

@@ -28,8 +28,13 @@ CLAIM = Claim(
     map_index="3",
     contradictions=("labels and annotations differ",),
 )
-STATE = State(numbers={IDENTITY: IdentityNumber(FIRST_IDENTITY + 5)}, claims={PodUid("u"): CLAIM}, complete=True)
-CHANGE = StateChange(numbers=STATE.numbers, claims=STATE.claims, complete=True)
+STATE = State(
+    numbers={IDENTITY: IdentityNumber(FIRST_IDENTITY + 5)},
+    claims={PodUid("u"): CLAIM},
+    complete=True,
+    admitted={"TaskNetworkPolicy/etl/p": "d1"},
+)
+CHANGE = StateChange(numbers=STATE.numbers, claims=STATE.claims, complete=True, admitted=STATE.admitted)
 
 
 def test_an_empty_folder_is_an_empty_state(tmp_path: Path) -> None:
@@ -134,7 +139,7 @@ def test_what_is_the_same_is_not_written(tmp_path: Path) -> None:
     folder.keep(CHANGE)
     written = (tmp_path / "state.db-wal").stat().st_size
     for _ in range(100):
-        folder.keep(StateChange(complete=True))
+        folder.keep(StateChange(complete=True, admitted=STATE.admitted))
     assert (tmp_path / "state.db-wal").stat().st_size == written
 
 

@@ -13,7 +13,7 @@ from agent.compiler.compiler import Compiler, whole
 from agent.compiler.judge import judge
 from agent.compiler.lookup import lookup
 from agent.errors import InvalidObject
-from agent.model.binding import TaskIdentityBinding
+from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Attestation, Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, Posture, Rule, Subject
@@ -64,8 +64,9 @@ def parsed(**spec: Any) -> Any:
 
 def test_parse() -> None:
     assert parsed() == replace(FINANCE, posture=Posture.AUDIT)
-    full = parsed(taskIds=["load"], exclusive=True, posture="enforce")
-    assert full == replace(FINANCE, task_ids=("load",), exclusive=True)
+    full = parsed(taskIds=["load"], exclusive=True, exclusiveScope="cluster", posture="enforce")
+    wanted = replace(FINANCE, task_ids=("load",), exclusive=True, exclusive_scope=ExclusiveScope.CLUSTER)
+    assert full == wanted
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,8 @@ def test_parse() -> None:
         ({"dagIds": None}, "spec.dagIds"),
         ({"dagIds": []}, "spec.dagIds"),
         ({"posture": "strict"}, "spec.posture"),
+        ({"exclusiveScope": "cluster"}, "spec.exclusiveScope"),
+        ({"exclusive": True, "exclusiveScope": "node"}, "spec.exclusiveScope"),
         ({"dags": []}, "spec"),
     ],
 )
@@ -103,6 +106,31 @@ def test_a_claim_that_none_allows_is_quarantined() -> None:
 def test_one_binding_that_allows_it_is_enough() -> None:
     sales = replace(FINANCE, name="sales", dag_ids=("sales",), posture=Posture.AUDIT)
     assert assigned(pod("sales"), FINANCE, sales).state is EndpointState.MANAGED
+
+
+def test_exclusive_is_about_the_namespace_unless_it_says_cluster() -> None:
+    """I5: the same DAG's name in two namespaces is two DAGs."""
+    here = replace(FINANCE, exclusive=True)
+    there = replace(here, name="theirs", namespace="other")
+    assert assigned(pod("finance_daily"), here, there).state is EndpointState.MANAGED
+    assert assigned(pod("finance_daily", "default"), there).state is EndpointState.MANAGED
+    wide = replace(there, exclusive_scope=ExclusiveScope.CLUSTER)
+    found = assigned(pod("finance_daily", "default"), wide)
+    assert (found.state, found.binding) == (EndpointState.QUARANTINED, "theirs")
+    assert "keeps for others" in found.contradiction
+
+
+def test_what_one_binding_vouches_for_no_other_contradicts() -> None:
+    """I5: two exclusive bindings that overlap quarantined both accounts."""
+    both = [
+        replace(FINANCE, exclusive=True),
+        replace(FINANCE, name="second", service_accounts=("ledger",), dag_ids=("finance_daily",), exclusive=True),
+        replace(FINANCE, name="third", dag_ids=("sales",)),
+    ]
+    for account in ("finance", "ledger"):
+        found = assigned(pod("finance_daily", account), *both)
+        assert (found.state, found.contradiction) == (EndpointState.MANAGED, "")
+    assert assigned(pod("finance_daily", "default"), *both).state is EndpointState.QUARANTINED
 
 
 def test_exclusive_ids_are_nobody_elses() -> None:

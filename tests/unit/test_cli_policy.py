@@ -153,6 +153,51 @@ def test_tasks_peers_are_not_bound(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [
+        ("", "matches nothing: there is no service airflow/db"),
+        ("spec: {type: ExternalName, externalName: x.example}", "has no address and no endpoint"),
+        ("spec: {clusterIP: None, ports: [{port: 5432}]}", "has no address and no endpoint"),
+        ("spec: {clusterIP: 10.96.0.9, ports: [{port: 5432}]}", ""),
+    ],
+)
+def test_a_service_that_can_never_match_is_a_warning(tmp_path: Path, service: str, said: str) -> None:
+    """P13"""
+    names = "{name: db, namespace: airflow}" if service else "{name: other, namespace: airflow}"
+    manifest = f"apiVersion: v1\nkind: Service\nmetadata: {names}\n{service or 'spec: {ports: [{port: 1}]}'}\n"
+    policy = FLOOR.replace("egress: []", "egress: [{to: [{service: {name: db}}]}]")
+    assert policy != FLOOR
+    write(tmp_path, NAMESPACE, policy, manifest)
+    output = dagwall("policy", "check", tmp_path).output
+    assert said in output
+    assert ("spec.egress[0].to[0].service: " in output) == ("1 warnings" in output) == bool(said)
+
+
+def test_files_without_services_say_nothing_about_them(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, FLOOR.replace("egress: []", "egress: [{to: [{service: {name: db}}]}]"))
+    assert "0 warnings" in dagwall("policy", "check", tmp_path).output
+
+
+@pytest.mark.parametrize(
+    ("subject", "warned"),
+    [
+        ("dagIds: ['*_prod']", True),
+        ("dagIds: ['*_prod'], kinds: [kubernetes-executor]", False),
+        ("dagIds: ['*']", False),
+        ("dagIds: ['finance_*']", False),
+        ("dagIds: [finance_prod]", False),
+    ],
+)
+def test_patterns_that_hashed_ids_cannot_show(tmp_path: Path, subject: str, warned: bool) -> None:
+    """I1"""
+    policy = FLOOR.replace("name: floor", "name: p").replace("serviceAccounts: [etl]", subject)
+    policy = policy.replace("egress: []", "egress: [{to: [{entity: world}]}]")
+    write(tmp_path, NAMESPACE, FLOOR, policy)
+    output = dagwall("policy", "check", tmp_path).output
+    assert ("known as a hash only" in output) == warned, output
+
+
 def test_a_policy_of_an_unmanaged_namespace_selects_nothing(tmp_path: Path) -> None:
     write(tmp_path, FLOOR)
     assert "selects nothing: namespace airflow is not managed" in dagwall("policy", "check", tmp_path).output

@@ -26,7 +26,7 @@ managedNamespaces: [airflow]
 podCidrs: [10.244.0.0/16]
 serviceCidrs: [10.96.0.0/12]
 metadata: [169.254.169.254]
-dns: [169.254.20.10]
+dns: [192.0.2.53]
 dnsServices: [kube-system/coredns]
 airflow:
 - {service: {namespace: airflow, name: api-server}}
@@ -58,7 +58,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         pod_ranges=(ip_network("10.244.0.0/16"),),
         service_ranges=(ip_network("10.96.0.0/12"),),
         metadata=(ip_address("169.254.169.254"),),
-        dns=(ip_address("169.254.20.10"),),
+        dns=tuple(map(ip_address, ("169.254.20.10", "169.254.25.10", "192.0.2.53"))),
         dns_services=(("kube-system", "coredns"),),
         airflow=(
             Destination(ServicePeer("airflow", "api-server")),

@@ -13,7 +13,7 @@ from agent.flows.names import PeerNames, pod_name
 from agent.model.cluster import Cluster, EndpointSlice, Node, Pod, Service, Settings
 from agent.model.flow import PeerKind
 from agent.model.identity import Claim, Identity, Kind, PodUid
-from agent.model.policy import CidrPeer, Policy, PolicyRef, Rule, Subject
+from agent.model.policy import CidrPeer, Policy, PolicyRef, Rule, ServicePeer, Subject
 from agent.model.verdict import Direction
 
 
@@ -63,6 +63,8 @@ def names(cluster: Cluster = CLUSTER) -> PeerNames:
         ("127.0.0.1", PeerKind.ENTITY, "loopback"),
         ("::1", PeerKind.ENTITY, "loopback"),
         ("169.254.169.254", PeerKind.ENTITY, "metadata"),
+        ("64:ff9b::a9fe:a9fe", PeerKind.ENTITY, "metadata"),
+        ("2002:a9fe:a9fe:1::2", PeerKind.ENTITY, "metadata"),
         ("10.96.0.5", PeerKind.SERVICE, "db/pg"),
         ("10.0.0.9", PeerKind.SERVICE, "db/pg"),
         ("10.0.0.1", PeerKind.POD, "airflow/finance/load"),
@@ -77,6 +79,9 @@ def names(cluster: Cluster = CLUSTER) -> PeerNames:
         ("10.96.0.77", PeerKind.UNKNOWN, "unknown-cluster-address"),
         ("169.254.1.1", PeerKind.UNKNOWN, "link-local"),
         ("fe80::1", PeerKind.UNKNOWN, "link-local"),
+        ("224.0.0.1", PeerKind.UNKNOWN, "multicast"),
+        ("ff02::1", PeerKind.UNKNOWN, "multicast"),
+        ("255.255.255.255", PeerKind.UNKNOWN, "reserved"),
         ("8.8.8.8", PeerKind.ENTITY, "world"),
         ("2620:fe::fe", PeerKind.ENTITY, "world"),
     ],
@@ -118,6 +123,35 @@ def test_names_follow_services_and_policies() -> None:
     assert found.name(ip_address("10.96.0.5")).name == "unknown-cluster-address"
     found.update(replace(cluster, policies=Map()), EVERYTHING)
     assert found.name(ip_address("203.0.113.9")).name == "world"
+
+
+def test_a_stranger_s_service_names_nothing_that_it_lists() -> None:
+    """P12: whoever writes a service or a slice chooses the addresses in it."""
+    listed = tuple(map(ip_address, ("10.0.0.1", "192.168.0.1", "10.96.0.5", "203.0.113.9", "8.8.8.8")))
+    stranger = Service("stranger", "grab", (ip_address("10.96.0.66"),), external=listed)
+    piece = EndpointSlice("stranger", "grab-x", "grab", listed[:3])
+    own = EndpointSlice("airflow", "own-x", "own", (ip_address("10.0.0.3"),))
+    cluster = replace(
+        CLUSTER,
+        services=CLUSTER.services.set(("stranger", "grab"), stranger),
+        slices=CLUSTER.slices.set(("stranger", "grab-x"), piece).set(("airflow", "own-x"), own),
+    )
+    found, was = names(cluster), names()
+    for address in listed:
+        assert found.name(address) == was.name(address)
+    assert found.name(ip_address("10.0.0.3")).name == "airflow/own", "a service of the pod's own namespace names it"
+
+
+def test_an_external_address_is_named_after_a_service_that_a_rule_names() -> None:
+    shop = Service("shop", "lb", external=(ip_address("192.0.2.9"),))
+    rule = Rule("r", Direction.EGRESS, (ServicePeer("shop", "lb"),), None)
+    naming = Policy(PolicyRef("airflow", "TaskNetworkPolicy", "q"), Subject(), egress=(rule,))
+    cluster = replace(
+        CLUSTER,
+        services=CLUSTER.services.set(("shop", "lb"), shop),
+        policies=CLUSTER.policies.set(naming.ref, naming),
+    )
+    assert names(cluster).name(ip_address("192.0.2.9")).name == "shop/lb"
 
 
 def test_everything_else_forgets_pods_that_are_gone() -> None:

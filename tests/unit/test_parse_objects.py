@@ -97,7 +97,8 @@ def test_service_has_all_its_addresses_once() -> None:
         {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.1"]},
         {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"hostname": "x.example"}]}},
     )
-    assert item.addresses == tuple(map(ip_address, ("10.96.0.1", "fd00::1", "192.0.2.1", "192.0.2.2")))
+    assert item.addresses == tuple(map(ip_address, ("10.96.0.1", "fd00::1")))
+    assert item.external == tuple(map(ip_address, ("192.0.2.1", "192.0.2.2")))
 
 
 def test_headless_and_external_name_have_none() -> None:
@@ -140,8 +141,9 @@ def test_slices_of_both_versions(version: str) -> None:
         namespace="db",
         name="s-1",
         service="s",
-        addresses=tuple(map(ip_address, ("10.0.0.1", "10.0.0.3", "10.0.0.4"))),
+        addresses=tuple(map(ip_address, ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"))),
         ports=(ContainerPort(name="pg", protocol=6, port=5432),),
+        waiting=frozenset({ip_address("10.0.0.2")}),
     )
 
 

@@ -194,10 +194,37 @@ def test_static_pods_have_a_second_name() -> None:
         ({"volumes": [{"hostPath": {"path": "/"}}]}, ("hostPath /",)),
         ({"volumes": [{"hostPath": {"path": "/data/../run"}}]}, ("hostPath /data/../run",)),
         ({"volumes": [{"hostPath": {"path": "/data/running"}}, {"emptyDir": {}}]}, ()),
+        ({"volumes": [{"hostPath": {"path": "/etc/localtime"}}, {"hostPath": {"path": "/var/lib/mine"}}]}, ()),
     ],
 )
 def test_escapes(spec: dict[str, Any], escapes: tuple[str, ...]) -> None:
     assert pod(spec=spec).escapes == escapes
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/var",
+        "/etc",
+        "/var/lib",
+        "/usr",
+        "/root/.ssh",
+        "/opt",
+        "/opt/cni/bin",
+        "/etc/cni/net.d",
+        "/var/lib/dagwall",
+        "/var/lib/dagwall/state.db",
+        "/var/log",
+        "/var/log/pods",
+        "/var/log/pods/kube-system_x_1",
+        "/usr/bin",
+        "/etc/crontab",
+        "/lib",
+    ],
+)
+def test_what_holds_a_path_that_lets_a_pod_out_or_is_in_one(path: str) -> None:
+    """L8: parents too, and what dagwall itself believes."""
+    assert pod(spec={"volumes": [{"hostPath": {"path": path}}]}).escapes == (f"hostPath {path}",)
 
 
 def test_all_capabilities_are_all_escapes() -> None:

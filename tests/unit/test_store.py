@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,3 +141,22 @@ def test_a_pod_costs_few_bytes() -> None:
         tracemalloc.stop()
     assert len(store.snapshot.pods) == count
     assert held / count < 2200
+
+
+@pytest.mark.parametrize(("age", "late"), [(0.0, False), (9.0, False), (11.0, True), (-60.0, False)])
+def test_a_pod_that_is_first_seen_long_after_it_was_made_is_late(age: float, late: bool) -> None:
+    """I2: who may patch it can have written its claim meanwhile. A later sight changes nothing."""
+    now = [1_000_000.0]
+    store = Store(clock=lambda: now[0])
+    made = replace(pod(), created=now[0] - age)
+    store.apply([made])
+    assert store.snapshot.pods[made.uid].claim.late is late
+    now[0] += 1000
+    store.apply([replace(made, labels=(("team", "other"),))])
+    assert store.snapshot.pods[made.uid].claim.late is late
+    kept = Store(claims={made.uid: made.claim}, clock=lambda: now[0])
+    kept.apply([made])
+    assert not kept.snapshot.pods[made.uid].claim.late, "seen before, by the agent that kept it"
+    files = Store()
+    files.apply([made])
+    assert not files.snapshot.pods[made.uid].claim.late, "files are trusted whenever they are read"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+import pytest
+
 from agent.compiler.changes import Changes, between
 from agent.model.cluster import Cluster
 from agent.model.verdict import Direction
@@ -62,8 +64,9 @@ def test_services_that_come_and_go_tear_no_verdict() -> None:
     assert not [each for each in found if each]
 
 
-def test_no_edit_tears_a_verdict() -> None:
-    found = [edited(seed, lambda _: True) for seed in (12, 13, 89, 166, *range(150))]
+@pytest.mark.parametrize("part", range(3))
+def test_no_edit_tears_a_verdict(part: int) -> None:
+    found = [edited(seed, lambda _: True) for seed in (12, 13, 89, 166, *range(150))[part::3]]
     assert not [each for each in found if each]
 
 
@@ -87,7 +90,7 @@ def test_endpoints_come_after_what_they_refer_to_and_go_before_it() -> None:
 def test_a_rule_goes_after_the_addresses_that_lead_to_it() -> None:
     maps = DictMaps()
     writer = Writer(maps, IdentityNumbers(), lambda *_: None)
-    r = Random(19)
+    r = Random(23)
     was = replace(clusters.cluster(r), complete=True)
     writer.start(was, list(folders(was).items()))
     maps.take_journal()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import pairwise
 from random import Random
 
@@ -17,7 +18,11 @@ import pytest
 from immutables import Map
 
 from agent.compiler.changes import between
-from agent.model.cluster import Cluster
+from agent.model.cluster import Cluster, Namespace, Pod, Settings
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import DefaultPosture, PodPeer, Policy, PolicyRef, Rule, Subject
+from agent.model.selector import LabelSelector, Operator, Requirement
+from agent.model.verdict import Direction
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointOps
 from agent.sync.plan import Item, Plan, add_endpoints
@@ -130,9 +135,43 @@ def test_a_first_list_after_a_restart_and_a_resync() -> None:
     assert not found[:5]
 
 
+def test_a_policy_goes_while_a_pod_that_it_allowed_appears() -> None:
+    """Of two objects that change at once, no packet may see one and not the other where that lets it pass."""
+    r = Random(1)
+    claim = Claim(Identity("c", "etl", "sa", "dag", "t", Kind.KUBERNETES_EXECUTOR), ())
+    here = Pod(PodUid("a"), "etl", "a", claim, addresses=(ip_address("10.0.0.1"),), node="here")
+    there = Pod(
+        PodUid("b"),
+        "etl",
+        "b",
+        replace(claim, labels=(("app", "b"),)),
+        (("app", "b"),),
+        (ip_address("10.0.0.2"),),
+        node="there",
+    )
+    selector = LabelSelector((Requirement("app", Operator.IN, ("b",)),))
+    ref = PolicyRef("etl", "TaskNetworkPolicy", "p")
+    allows = Policy(ref, Subject(), egress=(Rule("r", Direction.EGRESS, (PodPeer("etl", None, selector),), None),))
+    was = Cluster(
+        complete=True,
+        pods=Map({here.uid: here}),
+        namespaces=Map({"etl": Namespace("etl", managed=True, default_posture=DefaultPosture.DENY)}),
+        policies=Map({ref: allows}),
+        settings=Settings(node="here"),
+    )
+    now = replace(was, pods=was.pods.set(there.uid, there), policies=was.policies.delete(ref))
+    for before, after in ((was, now), (replace(now, pods=was.pods), replace(was, pods=now.pods)), (now, was)):
+        node = Node(r, before, {here.uid: 1000})
+        found = node.revision(
+            after, lambda n=node, b=before, a=after: n.writer.update(a, between(b, a)),  # type: ignore[misc]
+            [(1000, (Direction.EGRESS, ip_address("10.0.0.2"), 6, 80))] * 200,
+        )  # fmt: skip
+        assert not found[:3]
+
+
 def test_the_model_sees_programs_that_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.sync.plan.Carrier._wait_for_readers_of", lambda *_: None)
-    assert [each for seed in (4, 10, 12, 26) for each in history_of(seed, 3, 1)]
+    assert any(history_of(seed, 3, 2) for seed in range(100))
 
 
 def test_the_model_sees_epochs_that_come_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,4 +186,4 @@ def test_the_model_sees_epochs_that_come_early(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("agent.sync.writer.add_closing", early)
     monkeypatch.setattr("agent.sync.writer.add_endpoints", remembered)
-    assert [each for seed in range(30) for each in history_of(seed, 3, 1)]
+    assert any(history_of(seed, 3, 2) for seed in range(100))
