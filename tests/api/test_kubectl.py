@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
 
 from tests.api.control_plane import ROOT, ControlPlane
+from tests.api.crd_server import CrdServer
+from tests.api.front import Answer, Front, document
+from tests.api.policy_objects import DNS, typed
 from tests.api.test_agent_on_api import policy
-from tests.api.test_definitions import served  # noqa: F401
+from tests.api.test_definitions import current, served  # noqa: F401
 from tests.api.test_source import in_namespace, namespace
 from tests.kernel.rig import eventually
 
+GROUPS = {
+    "dagwall.io": "v1alpha1",
+    "apiextensions.k8s.io": "v1",
+}
 
-def run(plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["kubectl", f"--kubeconfig={plane.kubeconfig()}", *arguments]
+
+class WithRoots:
+    """The CRD server with the roots of discovery, which are kube-apiserver's."""
+
+    def __init__(self, server: CrdServer, front: Front) -> None:
+        self._server, self._front = server, front
+
+    def kubeconfig(self) -> Path:
+        return self._server.kubeconfig_to("with-roots", self._front.url)
+
+
+def roots(path: str) -> Answer | None:
+    if path.startswith("/api?") or path == "/api":
+        return document({"kind": "APIVersions", "versions": ["v1"]})
+    if path.startswith("/api/v1"):
+        return document({"kind": "APIResourceList", "groupVersion": "v1", "resources": []})
+    if path.startswith("/apis?") or path == "/apis":
+        versions = {
+            group: {"groupVersion": f"{group}/{version}", "version": version} for group, version in GROUPS.items()
+        }
+        groups = [{"name": group, "versions": [v], "preferredVersion": v} for group, v in versions.items()]
+        return document({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+    return None
+
+
+Server = ControlPlane | WithRoots
+
+
+def run(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["kubectl", f"--kubeconfig={server.kubeconfig()}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
 
 
-def kubectl(plane: ControlPlane, *arguments: str) -> str:
-    done = run(plane, *arguments)
+def kubectl(server: Server, *arguments: str) -> str:
+    done = run(server, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -29,6 +66,20 @@ def test_one_apply_installs(plane: ControlPlane) -> None:
     assert "daemonset.apps/dagwall-agent created (server dry run)" in said
     assert said.count("customresourcedefinition.apiextensions.k8s.io/") == 3
     assert said.count("(server dry run)") == len(said.splitlines())
+
+
+def test_a_current_server_takes_what_people_apply(current: CrdServer) -> None:  # noqa: F811
+    """Server-side apply, the same again, and a client-side one after it."""
+    with Front(current, roots) as front:
+        server = WithRoots(current, front)
+        obj = typed("TaskNetworkPolicy", {"egress": [{"to": [DNS]}]}, "by-kubectl")
+        file = current.folder / "by-kubectl.json"
+        file.write_text(json.dumps(obj))
+        for arguments in (("--server-side", "--validate=false"),) * 2:
+            assert "serverside-applied" in kubectl(server, "apply", "-f", str(file), *arguments)
+        assert "configured" in kubectl(server, "apply", "--validate=false", "-f", str(file))
+        header, row = kubectl(server, "get", "tnp", "-n", "crds", "by-kubectl").splitlines()
+        assert (header.split()[1], row.split()[1]) == ("POSTURE", "enforce")
 
 
 def test_fields_explain_themselves(plane: ControlPlane, served: ControlPlane) -> None:  # noqa: F811
@@ -48,6 +99,6 @@ def test_columns_say_what_matters(plane: ControlPlane, served: ControlPlane) -> 
     in_namespace(plane, "columns")
     plane.apply(policy("columns", 443))
     header, row = kubectl(plane, "get", "tnp", "-n", "columns").splitlines()
-    assert header.split() == ["NAME", "POSTURE", "DAGS", "ACCEPTED", "ENDPOINTS", "AGE"]
-    assert row.split()[0] == "etl"
+    assert header.split() == ["NAME", "POSTURE", "DAGS", "ACCEPTED", "PROGRAMMED", "ENDPOINTS", "AGE"]
+    assert row.split()[:2] == ["etl", "enforce"], "what counts where nothing is written"
     assert "etl" in kubectl(plane, "get", "dagwall", "-n", "columns"), "by their category"
