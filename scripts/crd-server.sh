@@ -2,9 +2,9 @@
 # crd-server.sh: prints a folder with what judges our objects on a current cluster, made of Debian sid's Go packages:
 #   apiextensions-apiserver  the part of kube-apiserver that takes CustomResourceDefinitions: schemas, CEL and its cost
 #                            budget, defaults, field pruning, server-side apply
-#   admission-judge          evaluates ValidatingAdmissionPolicies as kube-apiserver does (scripts/admission-judge)
+#   api-judge                evaluates ValidatingAdmissionPolicies and makes OpenAPI documents, as kube-apiserver does
 #   etcd                     what the former keeps its objects in
-# Built once (5 minutes on 2 cores, 1.5 GB while it is built), then taken from the cache; admission-judge again when its
+# Built once (5 minutes on 2 cores, 1.5 GB while it is built), then taken from the cache; api-judge again when its
 # source changes. Nothing of the system is touched: a private list of packages, unpacked into the cache.
 # Variables: DAGWALL_KUBE_CACHE (default: ~/.cache/dagwall/kube), as kube-apiserver.sh.
 set -euo pipefail
@@ -54,13 +54,13 @@ if [ ! -x "$folder/apiextensions-apiserver" ] || [ ! -x "$folder/etcd" ]; then
 	cp "$work/root/usr/bin/etcd" "$folder/etcd"
 	compile "$folder/apiextensions-apiserver" k8s.io/apiextensions-apiserver
 fi
-source=$here/admission-judge
-if [ -f "$source/main.go" ] && ! cmp -s "$source/main.go" "$folder/.admission-judge.go"; then
+source=$here/api-judge
+if [ -f "$source/main.go" ] && ! cmp -s "$source/main.go" "$folder/.api-judge.go"; then
 	unpack
-	package=$work/root/usr/share/gocode/src/dagwall/admission-judge
+	package=$work/root/usr/share/gocode/src/dagwall/api-judge
 	mkdir -p "$package"
 	cp "$source/main.go" "$package/"
-	compile "$folder/admission-judge" dagwall/admission-judge
-	cp "$source/main.go" "$folder/.admission-judge.go"
+	compile "$folder/api-judge" dagwall/api-judge
+	cp "$source/main.go" "$folder/.api-judge.go"
 fi
 echo "$folder"

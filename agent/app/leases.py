@@ -28,11 +28,11 @@ class Leases:
         self._reported: NodeReport | None = None
         self._reported_at = float("-inf")
 
-    def report(self, report: NodeReport, now: float, wall: float) -> None:
-        """Changes of generations soon, of numbers with the renewal."""
+    def report(self, report: NodeReport, now: float, wall: float) -> bool:
+        """Changes of generations soon, of numbers with the renewal. Whether the server was asked."""
         wait = CONDITION_SECONDS if report.differs_in_conditions(self._reported) else NODE_RENEW_SECONDS
         if now < self._reported_at + wait:
-            return
+            return False
         name = node_lease_name(self._node)
         if self._own is None:
             self._own = self._get(name)
@@ -42,14 +42,16 @@ class Leases:
             self._own = None  # read it anew
             raise
         self._reported, self._reported_at = report, now
+        return True
 
-    def elect(self, now: float, wall: float) -> None:
+    def elect(self, now: float, wall: float) -> bool:
+        """Whether the server was asked."""
         if not self.election.renewal_due(now):
-            return
+            return False
         claim = self.election.claim(self._get(ELECTION), now, wall)
         if claim is None:
             self.election.answered(ours=False, asked_at=now)
-            return
+            return True
         try:
             self._put(claim)
         except ApiError as exc:
@@ -58,11 +60,13 @@ class Leases:
             self.election.answered(ours=False, asked_at=now)
         else:
             self.election.answered(ours=True, asked_at=now)
+        return True
 
-    def resign(self) -> None:
+    def resign(self) -> bool:
         lease = self._get(ELECTION)
         if lease is not None and lease["spec"].get("holderIdentity") == self._node:
             self._put({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
+        return True
 
     def reports(self, wall: float) -> dict[str, NodeReport]:
         """From the server's cache: a moment old is new enough."""

@@ -244,6 +244,7 @@ class Node:
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
             self.health.check()
+            self.health.say("source", self.source.trouble())
             if "state" in self.health.problems:
                 self._save()
             self._publish(self)

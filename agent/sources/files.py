@@ -53,6 +53,10 @@ class FilesSource:
         """0: what is there can be read, or is a problem of its own."""
         return 0.0
 
+    def trouble(self) -> str:
+        """ "": the same."""
+        return ""
+
     def close(self) -> None:
         self._inotify.close()
 

@@ -62,5 +62,8 @@ class Source(Protocol):
     def stale_seconds(self) -> float:
         """How long the source has not been able to tell what is new; 0 when it is."""
 
+    def trouble(self) -> str:
+        """Why the agent cannot be called ready on account of its source; "" while it can."""
+
     def close(self) -> None:
         """No more reads."""

@@ -14,7 +14,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tests.api.control_plane import ROOT
 from tests.api.requests import Requests, free_port
@@ -26,10 +26,17 @@ _PLUGINS = (
 
 
 def programs() -> Path:
-    """A folder with the server, its etcd and admission-judge; built where there is none yet."""
+    """A folder with the server, its etcd and api-judge; built where there is none yet."""
     script = str(ROOT / "scripts" / "crd-server.sh")
     done = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip().splitlines()[-1])
+
+
+def judged(*questions: dict[str, Any]) -> list[dict[str, Any]]:
+    """api-judge's answers (scripts/api-judge/main.go)."""
+    text = "".join(f"{json.dumps(question)}\n" for question in questions)
+    done = subprocess.run([str(programs() / "api-judge")], input=text, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 class _Allow(BaseHTTPRequestHandler):

@@ -1,5 +1,6 @@
-// admission-judge evaluates a ValidatingAdmissionPolicy on requests as kube-apiserver does, with its own packages.
-// Standard input: a JSON question a line; standard output: an answer a line, {"denied": [message, ...]}.
+// api-judge does two things as kube-apiserver does, with its own packages: it evaluates a ValidatingAdmissionPolicy on a
+// request, and makes the OpenAPI document of a CustomResourceDefinition, from which kubectl explains its fields.
+// Standard input: a JSON question a line; standard output: an answer a line: {"denied": [message, ...]}, or the document.
 // Built by scripts/crd-server.sh.
 package main
 
@@ -12,6 +13,8 @@ import (
 
 	v1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,15 +28,16 @@ import (
 )
 
 type question struct {
-	Policy      v1.ValidatingAdmissionPolicy `json:"policy"`
-	User        string                       `json:"user"`
-	Extra       map[string][]string          `json:"extra"`
-	Operation   string                       `json:"operation"`
-	Resource    string                       `json:"resource"`
-	Subresource string                       `json:"subresource"`
-	Object      map[string]interface{}       `json:"object"`
-	OldObject   map[string]interface{}       `json:"oldObject"`
-	Namespace   *corev1.Namespace            `json:"namespace"`
+	Definition  *extensions.CustomResourceDefinition `json:"definition"`
+	Policy      v1.ValidatingAdmissionPolicy         `json:"policy"`
+	User        string                               `json:"user"`
+	Extra       map[string][]string                  `json:"extra"`
+	Operation   string                               `json:"operation"`
+	Resource    string                               `json:"resource"`
+	Subresource string                               `json:"subresource"`
+	Object      map[string]interface{}               `json:"object"`
+	OldObject   map[string]interface{}               `json:"oldObject"`
+	Namespace   *corev1.Namespace                    `json:"namespace"`
 }
 
 type answer struct {
@@ -116,14 +120,22 @@ func judge(asked *question) (*answer, error) {
 	return said, nil
 }
 
+func answerTo(asked *question) (interface{}, error) {
+	if asked.Definition != nil {
+		version := asked.Definition.Spec.Versions[0].Name
+		return builder.BuildOpenAPIV3(asked.Definition, version, builder.Options{V2: false})
+	}
+	return judge(asked)
+}
+
 func main() {
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
 		asked := &question{}
-		said, err := (*answer)(nil), json.Unmarshal(lines.Bytes(), asked)
+		said, err := interface{}(nil), json.Unmarshal(lines.Bytes(), asked)
 		if err == nil {
-			said, err = judge(asked)
+			said, err = answerTo(asked)
 		}
 		if err == nil {
 			err = json.NewEncoder(os.Stdout).Encode(said)
