@@ -40,6 +40,7 @@ class FilesSource:
     store: Store
     manifests: ManifestSet = field(default_factory=ManifestSet)
     problems: tuple[Problem, ...] = ()
+    whole_truth: bool = True
     _inotify: INotify = field(default_factory=lambda: INotify(nonblocking=True))
     _folders: dict[int, str] = field(default_factory=dict)  # watch descriptor -> path below `directory`
     _signatures: dict[str, _Signature] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
 from agent.sources.informer import Backoff, Informer
 from agent.sources.kube_api import KubeApi
-from agent.sources.last_valid import LastValid, essence
+from agent.sources.last_valid import LastValid
 from agent.sources.reflector import Reflector, Resource, Step
 from agent.sources.store import Key, Store
 from agent.sources.update import Problem, Update
@@ -41,14 +41,16 @@ def resources(api: KubeApi, node: str, *, network_policies: bool) -> tuple[Resou
     slices = f"discovery.k8s.io/{min(served)}"
     ours = "dagwall.io/v1alpha1"
     return (
-        Resource("Namespace", "v1", "namespaces"),
+        Resource("Namespace", "v1", "namespaces", kept=True),
         Resource("Pod", "v1", "pods", field_selector=f"spec.nodeName={node}"),
         Resource("Service", "v1", "services"),
         Resource("EndpointSlice", slices, "endpointslices"),
         Resource("Node", "v1", "nodes"),
-        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True),
-        Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True),
-        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True, judged=True),
+        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True, kept=True),
+        Resource(
+            "ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True, kept=True
+        ),
+        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True, judged=True, kept=True),
         *([Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")] if network_policies else []),
     )
 
@@ -69,6 +71,7 @@ class KubernetesSource:
     cluster: str = "default"
     managed_namespaces: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
+    whole_truth: bool = False
     kept: LastValid | None = None
     informers: list[Informer] = field(default_factory=list)
     expected: int = 0  # informers whose first lists make the snapshot complete; 0 before the server has answered
@@ -134,19 +137,19 @@ class KubernetesSource:
 
     def _keep(self) -> None:
         """What is in force now, for the next agent; after it was handed over, and never half a list of it."""
-        judged = [i for i in self.informers if i.reflector.resource.judged]
-        if self.kept is None or not self._to_keep or not all(i.settled for i in judged):
+        kept = [i for i in self.informers if i.reflector.resource.kept]
+        if self.kept is None or not self._to_keep or not all(i.settled for i in kept):
             return
         self._to_keep = False
         try:
-            self.kept.write(essence(each.source) for i in judged for each in i.reflector.in_force() if each.valid)
+            self.kept.write(obj for informer in kept for obj in informer.reflector.to_keep())
         except StateError as exc:  # with the next change again; until then a restart knows what was kept before
             event("last_valid.not_kept", level=logging.ERROR, why=str(exc))
 
     def _apply(self, answer: _Answer) -> Changes:
         """A pod that was bound to this node leaves the others' list; that is no deletion."""
         first, answer.informer.settled = not answer.informer.settled, True
-        self._to_keep |= answer.informer.reflector.resource.judged
+        self._to_keep |= answer.informer.reflector.resource.kept
         deletes = answer.step.deletes
         if first and answer.informer.reflector.resource.kind == "Namespace":
             listed = {name.name for name in answer.informer.reflector.names()}  # invalid ones among them (P17)
@@ -158,7 +161,7 @@ class KubernetesSource:
         return self.store.apply(answer.step.upserts, deletes, complete=self._complete())
 
     def _start_informer(self, resource: Resource) -> Informer:
-        remembered = self._remembered if resource.judged else {}
+        remembered = self._remembered if resource.kept else {}
         reflector = Reflector(resource, self._parse, remembered=remembered)
         informer = Informer(self.api, reflector, lambda of, step: self._answers.put(_Answer(of, step)), self._stop)
         self.informers.append(informer)

@@ -58,6 +58,10 @@ class ManifestSet:
         except InvalidObject as error:
             self._files[file] = replace(old, problems=(Problem(file, 0, 0, error),))
             return
+        if not documents and old.entries:
+            why = "holds no object any more; what it held stays in force until the file is removed"
+            self._files[file] = replace(old, problems=(Problem(file, 0, 0, InvalidObject(file, "", why)),))
+            return
         self._files[file] = self._read(file, documents, old)
 
     def remove(self, file: str) -> None:
@@ -80,9 +84,19 @@ class ManifestSet:
         for name in {name for file in self._files.values() for name in file.invalid} - chosen.keys():
             if name in self._in_force:  # it moved here from another file, and was valid there
                 chosen[name] = self._in_force[name]
+        for name in self._lived_in(chosen):
+            path, _ = chosen[name] = self._in_force[name]
+            why = "is in no file any more, and pods of it are; it stays what it was"
+            problems.append(Problem(path, 0, 0, InvalidObject(str(name), "", why)))
         self._in_force = chosen
         items = {key_of(entry.item): entry.item for _, entry in chosen.values()}
         return {**self._implied(chosen), **items}, tuple(problems)
+
+    def _lived_in(self, chosen: Mapping[ObjectName, tuple[str, _Entry]]) -> list[ObjectName]:
+        """Namespaces that were in force and are gone, while pods of them are there (L2)."""
+        gone = [name for name in self._in_force if name.kind == "Namespace" and name not in chosen]
+        homes = {name.namespace for name in chosen if name.kind == "Pod"} if gone else set()
+        return [name for name in gone if name.name in homes]
 
     def _entries(self) -> Iterator[tuple[str, ObjectName, _Entry]]:
         for path, file in sorted(self._files.items()):

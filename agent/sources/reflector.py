@@ -16,6 +16,7 @@ from agent.model.binding import TaskIdentityBinding
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
 from agent.parse.objects import Item, ObjectName, object_name
+from agent.sources.essence import essence
 from agent.sources.store import Key, key_of
 
 Parse = Callable[[Mapping[str, Any]], Item]
@@ -35,6 +36,7 @@ class Resource:
     field_selector: str = ""
     optional: bool = False  # served only where a CRD or a newer server has it
     judged: bool = False  # has a status that agents write: generations and statuses are kept
+    kept: bool = False  # the last valid generation outlives the agent (P17)
 
     @property
     def path(self) -> str:
@@ -58,6 +60,7 @@ class _Known:
     version: int
     key: Key | None  # None: never valid
     judged: Judged | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)  # the last valid generation, where it is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,10 @@ class Reflector:
         """The same, while a list is due too: what counts until it is there."""
         return [each.judged for each in list(self._known.values()) if each.judged is not None]
 
+    def to_keep(self) -> list[Mapping[str, Any]]:
+        """The last valid generation of each object, for the next agent."""
+        return [each.source for each in list(self._known.values()) if each.source]
+
     def listing(self, pages: Iterable[Page]) -> Step:
         """Read a complete list, and put it in force."""
         return self.take(self.read(pages))
@@ -141,7 +148,7 @@ class Reflector:
             name = object_name(obj)
             if name.kind != self.resource.kind or name in self._known or (item := self._restored(obj)) is None:
                 continue
-            self._known[name] = _Known(uid, 0, key_of(item), self._judged(name, obj, obj, item, ""))
+            self._known[name] = _Known(uid, 0, key_of(item), self._judged(name, obj, obj, item, ""), obj)
             upserts.append(item)
         return Step(tuple(upserts))
 
@@ -190,14 +197,19 @@ class Reflector:
             item = self.parse(typed)
         except InvalidObject as exc:
             if old is None and (restored := self._restored(obj)) is not None:
-                judged = self._judged(name, obj, self.remembered[_uid(obj)], restored, str(exc))
-                return _Known(_uid(obj), version, key_of(restored), judged), exc, [restored]
+                source = self.remembered[_uid(obj)]
+                judged = self._judged(name, obj, source, restored, str(exc))
+                return _Known(_uid(obj), version, key_of(restored), judged, source), exc, [restored]
             before = old.judged if old else None
-            judged = self._judged(
-                name, obj, before.source if before else {}, before.item if before else None, str(exc)
-            )
-            return _Known(_uid(obj), version, old.key if old else None, judged), exc, []
-        return _Known(_uid(obj), version, key_of(item), self._judged(name, obj, typed, item, "")), None, [item]
+            source = old.source if old else {}
+            judged = self._judged(name, obj, source, before.item if before else None, str(exc))
+            return _Known(_uid(obj), version, old.key if old else None, judged, source), exc, []
+        source = essence(typed) if self.resource.kept else {}
+        return (
+            _Known(_uid(obj), version, key_of(item), self._judged(name, obj, source, item, ""), source),
+            None,
+            [item],
+        )
 
     def _restored(self, obj: Mapping[str, Any]) -> Item | None:
         """What an earlier agent had in force of this object, unless this one's validator refuses it."""

@@ -49,6 +49,7 @@ class Source(Protocol):
 
     store: Store
     problems: tuple[Problem, ...]
+    whole_truth: bool  # a namespace that it does not hold is not managed (L2d)
 
     def start(self) -> Update:
         """What is known at once."""

@@ -217,7 +217,7 @@ def test_a_lie_changes_nothing_is_said_and_passes(
         assert reading.enforced() == EVERYTHING
         assert "nothing new is known of" in reading.source.trouble()
     kept = json.loads((reading.folder / "last-valid.json").read_text())["objects"]
-    assert {obj["metadata"]["name"] for obj in kept} == {"wall", "who"}
+    assert {obj["metadata"]["name"] for obj in kept} == {"wall", "who", "airflow", "default"}
     api.put("tasknetworkpolicies", "second", "airflow", spec={"egress": []})
     reading.until(lambda: "second" in reading.enforced()[1])
     reading.until(reading.well)

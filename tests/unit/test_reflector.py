@@ -158,7 +158,7 @@ def policy(generation: int, version: int, spec: dict[str, Any], **more: Any) -> 
 
 
 def test_judgements_are_of_generations_and_keep_the_last_valid_one() -> None:
-    resource = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True)
+    resource = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True, kept=True)
     policies = Reflector(resource, parse_object)
     assert policies.judgements() == []
     policies.listing([([policy(1, 5, {"egress": []})], "5")])
