@@ -30,8 +30,9 @@ from agent.model.policy import Policy, PolicyRef
 from agent.model.report import EndpointRow
 from agent.outputs.explain import deny_reasons
 from agent.outputs.kube_events import EventSeries, EventWrite
-from agent.outputs.lease import micro_time
-from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport, StatusWrites, node_report
+from agent.outputs.lease import micro_time, paced
+from agent.outputs.node_report import NodeReport
+from agent.outputs.policy_status import CONDITION_SECONDS, StatusWrites, node_report
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION
@@ -39,8 +40,6 @@ from agent.parse.schema import GROUP, VERSION
 STEP_SECONDS = 1.0
 FORBIDDEN_SECONDS, FORBIDDEN_AFTER_SECONDS = 300.0, 120.0
 MOST_WAIT_SECONDS = 30.0
-NODES_A_SECOND = 20
-"""Leases of nodes are listed no faster than this, so that a large cluster's list is not read every few seconds."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NAMESPACE = "dagwall-system"
 _PLURALS = {
@@ -129,13 +128,13 @@ class KubeReports:
         said = self._said
         if said is None or not said.cluster.complete:
             return
-        judged = said.judgements()
+        judged, nodes = said.judgements(), len(said.cluster.nodes)
         report = node_report(judged, said.cluster, self._selected.counts(said), said.problems)
-        self._try("node", now, lambda: self._leases.report(report, now, wall))
+        self._try("node", now, lambda: self._leases.report(report, now, wall, nodes))
         node = said.cluster.nodes.get(self._node.name)
         if said.ready and node is not None and node.tainted:
             self._try("taint", now, self._node.untaint)
-        self._try("election", now, lambda: self._leases.elect(now, wall))
+        self._try("election", now, lambda: self._leases.elect(now, wall, nodes))
         if self._leases.election.holds(now):
             self._try("status", now, lambda: self._write_statuses(judged, now, wall))
 
@@ -172,7 +171,7 @@ class KubeReports:
 
     def _write_statuses(self, judged: list[Judged], now: float, wall: float) -> bool:
         read_at, reports = self._reports
-        if now >= read_at + max(CONDITION_SECONDS, len(reports) / NODES_A_SECOND):
+        if now >= read_at + paced(CONDITION_SECONDS, len(reports)):
             reports = self._leases.reports(wall)
             self._reports = (now, reports)
         failed, written = None, 0
