@@ -216,8 +216,8 @@ class EventSeries:
             self._drop(key)
 
     def _make_room(self, namespace: str) -> bool:
-        """Of what is written, the one that was silent longest goes. Where nothing is, one of the namespace that has the
-        most, unless the newcomer's has as many: what of it is unwritten is counted as lost.
+        """Of what is written, the one that was silent longest goes. Where nothing is, one of the namespace that has
+        the most, unless the newcomer's has as many: what of it is unwritten is counted as lost.
         """
         written = [(s.seen_at, key) for key, s in self._series.items() if s.count == s.written]
         if written:

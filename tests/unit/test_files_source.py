@@ -371,3 +371,31 @@ def test_a_namespace_that_goes_while_pods_of_it_are_there_stays_managed(folder: 
     update = folder.next()
     assert "etl" not in update.snapshot.namespaces
     assert update.problems == ()
+
+
+FOREIGN = [("v1", "Endpoints"), ("v1", "ConfigMap"), ("apps/v1", "Deployment"), ("serving.knative.dev/v1", "Service")]
+NOT_FOREIGN = [
+    ("v1", "Namespac"), ("v1", "Services"), ("dagwall.io/v1alpha1", "TaskNetwork"), ("dagwall.io/v1", "Secret"),
+    ("extensions/v1beta1", "NetworkPolicy"), ("networking.k8s.io/v1beta1", "NetworkPolicy"), ("v2", "Pod"),
+]  # fmt: skip
+
+
+def an_object(version: str, kind: str) -> str:
+    return f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x, namespace: etl}}\n---\n{policy()}"
+
+
+@pytest.mark.parametrize(("version", "kind"), FOREIGN)
+def test_a_foreign_kind_is_skipped_and_said(folder: Folder, version: str, kind: str) -> None:
+    folder.write("a.yaml", an_object(version, kind))
+    assert folder.source.start().problems == ()
+    assert folder.cidrs() == {"10.0.0.0/8"}
+    (said,) = folder.source.manifests.skipped()
+    assert said == f"a.yaml:1: {kind}/etl/x: skipped, dagwall reads no {kind}"
+
+
+@pytest.mark.parametrize(("version", "kind"), NOT_FOREIGN)
+def test_what_looks_like_one_of_ours_is_an_error(folder: Folder, version: str, kind: str) -> None:
+    folder.write("a.yaml", an_object(version, kind))
+    (said,) = texts(folder.source.start())
+    assert "is no kind that dagwall reads" in said
+    assert folder.source.manifests.skipped() == ()
