@@ -69,6 +69,16 @@ def test_one_apply_installs(plane: ControlPlane) -> None:
     assert said.count("(server dry run)") == len(said.splitlines())
 
 
+def test_taking_it_off_ends_well(plane: ControlPlane) -> None:
+    """README's last step, when the agents have been deleted before, as its first step says. This server knows no
+    admission policies, hence not deploy/startup-taint.yaml.
+    """
+    plane.apply(namespace("dagwall-system"))
+    files = ("-f", "deploy/detach.yaml", "-f", "daemonset.yaml")
+    assert run(plane, "delete", "--dry-run=server", *files).returncode == 1, "what is gone already was an error"
+    kubectl(plane, "delete", "--dry-run=server", "--ignore-not-found", *files)
+
+
 def test_a_current_server_takes_what_people_apply(current: CrdServer) -> None:  # noqa: F811
     """Server-side apply, the same again, and a client-side one after it."""
     with Front(current, roots) as front:
