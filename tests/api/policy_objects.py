@@ -32,7 +32,7 @@ GOOD: tuple[Spec, ...] = (
     {},
     {"subject": {"serviceAccounts": ["etl"], "dagIds": ["a_*"], "kinds": ["kubernetes-executor"]}, "egress": []},
     {"subject": {"dagIds": ["größe-1.x", "*", "日本"], "taskIds": ["load_*"]}},
-    {"subject": {"podSelector": {"matchLabels": {"a": "b", "c.d/e": ""}}}},
+    {"subject": {"podSelector": {"matchLabels": {"a": "b", "c.d/e": "f-1"}}}},
     selecting(key="a", operator="In", values=["x", "y"]),
     selecting(key="a", operator="Exists"),
     selecting(key="a", operator="DoesNotExist", values=[]),
@@ -95,7 +95,6 @@ BAD: tuple[Spec, ...] = (
     {"egress": [{"name": "No Name"}]},
     {"egress": [{"ports": []}]},
     ports({}),
-    ports({"endPort": 80}),
     ports({"port": 0}),
     ports({"port": 65536}),
     ports({"port": 80, "endPort": 70000}),
@@ -118,6 +117,7 @@ BAD: tuple[Spec, ...] = (
     {"deny": [{"to": [], "direction": "egress"}]},
 )
 BAD_BY_CEL: tuple[Spec, ...] = (
+    ports({"endPort": 80}),
     ports({"protocol": "UDP", "endPort": 80}),
     ports({"port": "http", "endPort": 80}),
     ports({"port": 80, "endPort": 79}),
