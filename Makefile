@@ -61,8 +61,9 @@ layout: $(VENV)/.ready ## the C compiler judges the struct mirror
 kernel: $(VENV)/.ready ## real programs, cgroups and packets (root); fails where BPF cannot run
 	$(PYTEST) -q tests/kernel
 
-api: $(VENV)/.ready ## the agent against a real kube-apiserver and etcd on loopback (root)
-	@./scripts/kube-apiserver.sh >/dev/null
+api: $(VENV)/.ready ## the agent against a real kube-apiserver and etcd on loopback, the CRDs against a current server (root)
+	@[ -n "$$KUBEBUILDER_ASSETS" ] || ./scripts/kube-apiserver.sh >/dev/null
+	@./scripts/crd-server.sh >/dev/null
 	$(PYTEST) -q tests/api
 
 e2e: $(VENV)/.ready ## the DaemonSet on a real kubelet in a virtual machine (root; minutes); E2E="-k drivers" is less

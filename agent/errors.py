@@ -30,6 +30,10 @@ class ApiError(DagwallError):
         super().__init__(message)
 
 
+class ApiSilentError(ApiError):
+    """A watch on which not even a bookmark came for so long that the way to the server must be in doubt."""
+
+
 class KernelError(DagwallError):
     """The kernel refused something that dagwall cannot do without."""
 

@@ -2,7 +2,8 @@
 
 One thread of its own. Nothing waits for it: denials are taken under a lock that is never held over a request, a
 server that refuses or is away costs counts only. Without the rights for it (the role may leave them out) the agent
-does all else; a refusal is logged once and asked again after FORBIDDEN_SECONDS.
+does all else; a refusal is logged once. A server that is starting refuses for moments what it allows: only what has
+been refused for FORBIDDEN_AFTER_SECONDS is taken for a missing right, and asked for again after FORBIDDEN_SECONDS.
 """
 
 from __future__ import annotations
@@ -29,24 +30,22 @@ from agent.model.policy import Policy, PolicyRef
 from agent.model.report import EndpointRow
 from agent.outputs.explain import deny_reasons
 from agent.outputs.kube_events import EventSeries, EventWrite
-from agent.outputs.lease import micro_time
-from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport, StatusWrites, node_report
+from agent.outputs.lease import micro_time, paced
+from agent.outputs.node_report import NodeReport
+from agent.outputs.policy_status import CONDITION_SECONDS, StatusWrites, node_report
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION
 
 STEP_SECONDS = 1.0
-FORBIDDEN_SECONDS = 300.0
+FORBIDDEN_SECONDS, FORBIDDEN_AFTER_SECONDS = 300.0, 120.0
 MOST_WAIT_SECONDS = 30.0
-NODES_A_SECOND = 20
-"""Leases of nodes are listed no faster than this, so that a large cluster's list is not read every few seconds."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NAMESPACE = "dagwall-system"
 _PLURALS = {
     NAMESPACED_KIND: "tasknetworkpolicies", CLUSTER_KIND: "clustertasknetworkpolicies",
     BINDING_KIND: "taskidentitybindings",
 }  # fmt: skip
-_GONE = (403, 404, 422)
 _ENFORCING = frozenset({"kernel", "hooks", "roots", "revision"})
 """Problems of a node that concern every policy; a container outside the pods' roots concerns its own pod."""
 _HELD = ("managed", "quarantined")
@@ -129,17 +128,17 @@ class KubeReports:
         said = self._said
         if said is None or not said.cluster.complete:
             return
-        judged = said.judgements()
+        judged, nodes = said.judgements(), len(said.cluster.nodes)
         report = node_report(judged, said.cluster, self._selected.counts(said), said.problems)
-        self._try("node", now, lambda: self._leases.report(report, now, wall))
+        self._try("node", now, lambda: self._leases.report(report, now, wall, nodes))
         node = said.cluster.nodes.get(self._node.name)
         if said.ready and node is not None and node.tainted:
             self._try("taint", now, self._node.untaint)
-        self._try("election", now, lambda: self._leases.elect(now, wall))
+        self._try("election", now, lambda: self._leases.elect(now, wall, nodes))
         if self._leases.election.holds(now):
             self._try("status", now, lambda: self._write_statuses(judged, now, wall))
 
-    def _write_events(self, now: float) -> None:
+    def _write_events(self, now: float) -> bool:
         with self._lock:
             writes = self._events.due(now)
         for i, write in enumerate(writes):
@@ -150,18 +149,18 @@ class KubeReports:
                     with self._lock:
                         self._events.exists(write)
                     continue
-                gone = exc.status in _GONE
+                gone = _is_gone(exc, write)
+                lacking = exc.status == 403 and self._topics["events"].is_forbidden(now)
                 with self._lock:
-                    self._events.failed(write, gone=gone)
-                if exc.status == 403 and "being terminated" in str(exc):
-                    continue
-                if not gone or exc.status == 403:
+                    self._events.failed(write, gone=gone or lacking)
+                if not gone:
                     self._failures["events"] += len(writes) - i - 1  # the others of this step are not tried
                     raise
-                self._failures["events"] += 1
+                self._failures["events"] += exc.status != 403
             else:
                 with self._lock:
                     self._events.done(write)
+        return bool(writes)
 
     def _send_event(self, write: EventWrite) -> None:
         path = f"/api/v1/namespaces/{write.namespace}/events"
@@ -170,9 +169,9 @@ class KubeReports:
         else:
             self._api.send("PATCH", f"{path}/{write.name}", write.body, kind="application/merge-patch+json")
 
-    def _write_statuses(self, judged: list[Judged], now: float, wall: float) -> None:
+    def _write_statuses(self, judged: list[Judged], now: float, wall: float) -> bool:
         read_at, reports = self._reports
-        if now >= read_at + max(CONDITION_SECONDS, len(reports) / NODES_A_SECOND):
+        if now >= read_at + paced(CONDITION_SECONDS, len(reports)):
             reports = self._leases.reports(wall)
             self._reports = (now, reports)
         failed, written = None, 0
@@ -196,18 +195,21 @@ class KubeReports:
         if failed is not None and not written:
             raise failed
         self._failures["status"] += failed is not None
+        return True
 
-    def _try(self, name: str, now: float, work: Callable[[], None]) -> None:
+    def _try(self, name: str, now: float, work: Callable[[], bool]) -> None:
+        """`work`: whether it has asked the server anything."""
         topic = self._topics[name]
         if now < topic.again_at:
             return
         try:
-            work()
+            asked = work()
         except ApiError as exc:
             self._failures[name] += 1
             topic.failed(exc, now)
         else:
-            topic.worked()
+            if asked:
+                topic.worked()
 
     def _deny_reasons(self) -> Mapping[str, str]:
         """Made anew when the policies are others."""
@@ -215,6 +217,13 @@ class KubeReports:
         if said is not None and self._reasons[0] is not said.cluster.policies:
             self._reasons = (said.cluster.policies, deny_reasons(said.cluster))
         return self._reasons[1]
+
+
+def _is_gone(exc: ApiError, write: EventWrite) -> bool:
+    """The server itself says that the Event, or its namespace, is not there any more, or that it takes none such."""
+    if exc.status == 404:
+        return not write.new or f'namespaces "{write.namespace}" not found' in str(exc)
+    return exc.status == 422 or (exc.status == 403 and "being terminated" in str(exc))
 
 
 def status_path(ref: PolicyRef) -> str:
@@ -238,17 +247,27 @@ class _Topic:
     again_at: float = 0.0
     wait: float = STEP_SECONDS
     failing: bool = False
+    forbidden_since: float | None = None
 
     def failed(self, exc: ApiError, now: float) -> None:
-        forbidden = exc.status == 403
+        if exc.status != 403:
+            self.forbidden_since = None
+        elif self.forbidden_since is None:
+            self.forbidden_since = now
         if not self.failing:
-            event("kube.write_failed", level=logging.WARNING, topic=self.name, why=str(exc), forbidden=forbidden)
+            event(
+                "kube.write_failed", level=logging.WARNING, topic=self.name, why=str(exc), forbidden=exc.status == 403
+            )  # fmt: skip
         self.failing = True
-        self.again_at = now + (FORBIDDEN_SECONDS if forbidden else self.wait)
+        self.again_at = now + (FORBIDDEN_SECONDS if self.is_forbidden(now) else self.wait)
         self.wait = min(self.wait * 2, MOST_WAIT_SECONDS)
 
+    def is_forbidden(self, now: float) -> bool:
+        """Refused for so long that the right is lacking."""
+        return self.forbidden_since is not None and now >= self.forbidden_since + FORBIDDEN_AFTER_SECONDS
+
     def worked(self) -> None:
-        self.failing, self.again_at, self.wait = False, 0.0, STEP_SECONDS
+        self.failing, self.again_at, self.wait, self.forbidden_since = False, 0.0, STEP_SECONDS, None
 
 
 @dataclass(slots=True)

@@ -13,8 +13,10 @@ from agent.outputs.lease import (
     living,
     node_lease,
     node_lease_name,
+    paced,
 )
-from agent.outputs.policy_status import CONDITION_SECONDS, NodeReport
+from agent.outputs.node_report import NodeReport
+from agent.outputs.policy_status import CONDITION_SECONDS
 
 
 class Leases:
@@ -28,11 +30,11 @@ class Leases:
         self._reported: NodeReport | None = None
         self._reported_at = float("-inf")
 
-    def report(self, report: NodeReport, now: float, wall: float) -> None:
-        """Changes of generations soon, of numbers with the renewal."""
-        wait = CONDITION_SECONDS if report.differs_in_conditions(self._reported) else NODE_RENEW_SECONDS
-        if now < self._reported_at + wait:
-            return
+    def report(self, report: NodeReport, now: float, wall: float, nodes: int = 1) -> bool:
+        """Changes of generations soon, of numbers with the renewal. Whether the server was asked."""
+        wait = paced(CONDITION_SECONDS, nodes) if report.differs_in_conditions(self._reported) else NODE_RENEW_SECONDS
+        if now < self._reported_at + min(wait, NODE_RENEW_SECONDS):
+            return False
         name = node_lease_name(self._node)
         if self._own is None:
             self._own = self._get(name)
@@ -42,27 +44,31 @@ class Leases:
             self._own = None  # read it anew
             raise
         self._reported, self._reported_at = report, now
+        return True
 
-    def elect(self, now: float, wall: float) -> None:
-        if not self.election.renewal_due(now):
-            return
+    def elect(self, now: float, wall: float, nodes: int = 1) -> bool:
+        """Whether the server was asked. `nodes`: how many agents there may be."""
+        if not self.election.due(now):
+            return False
         claim = self.election.claim(self._get(ELECTION), now, wall)
         if claim is None:
-            self.election.answered(ours=False, asked_at=now)
-            return
+            self.election.answered(ours=False, asked_at=now, nodes=nodes)
+            return True
         try:
             self._put(claim)
         except ApiError as exc:
             if exc.status != 409:
                 raise
-            self.election.answered(ours=False, asked_at=now)
+            self.election.answered(ours=False, asked_at=now, nodes=nodes)
         else:
-            self.election.answered(ours=True, asked_at=now)
+            self.election.answered(ours=True, asked_at=now, nodes=nodes)
+        return True
 
-    def resign(self) -> None:
+    def resign(self) -> bool:
         lease = self._get(ELECTION)
         if lease is not None and lease["spec"].get("holderIdentity") == self._node:
             self._put({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
+        return True
 
     def reports(self, wall: float) -> dict[str, NodeReport]:
         """From the server's cache: a moment old is new enough."""

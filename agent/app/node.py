@@ -77,7 +77,7 @@ class Node:
         self.closer = Closer(self.connections)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
-        self.settler = Settler(writer, config.log_folders, observer.pending, known_here)
+        self.settler = Settler(writer, config.log_folders, observer.pending, known_here, source.whole_truth)
         self._observer, self.pins_were_gone = observer, pins_were_gone
         self.attached_after_seconds = 0.0
         self.told = Told(config.node, HELD_BY_LSM if datapath.features.lsm_cgroup else frozenset())
@@ -246,6 +246,8 @@ class Node:
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
             self.health.check()
+            self.health.say("source", self.source.trouble())
+            self.health.say("pending", self.settler.overdue())
             if "state" in self.health.problems:
                 self._save()
             self._publish(self)

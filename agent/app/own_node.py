@@ -29,29 +29,29 @@ class OwnNode:
 
     def __init__(self, api: Api, name: str) -> None:
         self._api, self.name, self._path = api, name, f"/api/v1/nodes/{name}"
-        self._uid: str | None = None
+        self._uid = ""
 
     def uid(self) -> str:
-        """Read once; "" where the server knows no such node. Raises ApiError."""
-        if self._uid is None:
+        """ "" where the server knows no such node; what it knows is read once. Raises ApiError."""
+        if not self._uid:
             try:
-                self._uid = str(self._api.get(self._path)["metadata"]["uid"])
+                self._uid = str(self._api.get(self._path).get("metadata", {}).get("uid") or "")
             except ApiError as exc:
                 if exc.status not in (403, 404):
                     raise
-                self._uid = ""
         return self._uid
 
-    def untaint(self) -> None:
-        """Take the taint off, if nobody changes the node meanwhile: that is error 409. Raises ApiError."""
+    def untaint(self) -> bool:
+        """Take the taint off, if nobody changes the node meanwhile: that is error 409. True. Raises ApiError."""
         node = self._api.get(self._path)
         taints = node.get("spec", {}).get("taints") or []
         others = [taint for taint in taints if taint.get("key") != STARTUP_TAINT]
         if len(others) == len(taints):
-            return
+            return True
         patch = {
             "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]},
             "spec": {"taints": others or None},
         }
         self._api.send("PATCH", self._path, patch, kind="application/merge-patch+json")
         event("node.untainted", node=self.name, taint=STARTUP_TAINT)
+        return True

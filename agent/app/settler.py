@@ -16,6 +16,9 @@ from agent.model.want import Assignment, RulesetId
 from agent.sources.host import log_folders
 from agent.sync.writer import Writer
 
+PENDING_SECONDS = 10.0
+"""A watch shows a pod within moments of its folder; what takes longer is trouble that people must see (L2)."""
+
 
 @dataclass(slots=True)
 class Settler:
@@ -25,6 +28,7 @@ class Settler:
     log_folders: Path
     waited: Callable[[float], None]  # told how long a pod was pending, in seconds
     known_here: bool = False  # the namespaces were listed here before a restart (L3)
+    whole_truth: bool = False  # the source holds every namespace that is managed (L2d)
     settled: dict[PodUid, Settled] = field(default_factory=dict)
     _since: dict[PodUid, float] = field(default_factory=dict)
     touched: set[PodUid] = field(default_factory=set)  # until take_touched
@@ -42,10 +46,25 @@ class Settler:
             return
         folders, cluster = log_folders(self.log_folders), self.writer.cluster
         for uid in pending:
-            found = settle(uid, cluster, folders, complete=self.known_here or cluster.complete)
+            complete = self.known_here or cluster.complete
+            found = settle(uid, cluster, folders, complete=complete, whole_truth=self.whole_truth)
             self._say(uid, found)
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)
+
+    def overdue(self) -> str:
+        """Pods that have been pending for longer than it takes to know a pod; "" while there are none."""
+        now = time.monotonic()
+        late = sorted(uid for uid, since in self._since.items() if now - since > PENDING_SECONDS)
+        if not late:
+            return ""
+        more = f" and {len(late) - 5} more" if len(late) > 5 else ""
+        named = ", ".join(self._name(uid) for uid in late[:5])
+        return f"pods that nobody can identify, nothing leaves them: {named}{more}"
+
+    def _name(self, uid: PodUid) -> str:
+        found = self.settled.get(uid)
+        return f"{found.namespace}/{found.name} ({uid})" if found is not None and found.name else str(uid)
 
     def _say(self, uid: PodUid, found: Settled) -> None:
         if self.settled.get(uid) != found:

@@ -25,6 +25,7 @@ class Offline:
     cluster: Cluster
     problems: tuple[Problem, ...]
     places: Mapping[ObjectName, str]
+    skipped: tuple[str, ...] = ()  # objects of kinds that dagwall does not read
 
 
 def load(paths: Iterable[Path], read: PolicySettings) -> Offline:
@@ -42,7 +43,7 @@ def load(paths: Iterable[Path], read: PolicySettings) -> Offline:
     items, problems = manifests.current()
     store = Store(Cluster(settings=read.settings))
     store.replace_all(items, tables=TABLES, complete=True)
-    return Offline(store.snapshot, problems, places)
+    return Offline(store.snapshot, problems, places, manifests.skipped())
 
 
 def files_of(paths: Iterable[Path]) -> Iterator[Path]:

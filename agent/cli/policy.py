@@ -63,11 +63,13 @@ def check(context: click.Context, /, files: tuple[Path, ...], output: str, **giv
         for w in advise(found.cluster)
     ]  # fmt: skip
     if output == "json":
-        print_json({**counts, "errors": errors, "warnings": warnings})
+        print_json({**counts, "errors": errors, "warnings": warnings, "notes": list(found.skipped)})
     else:
         for word, rows in (("error", errors), ("warning", warnings)):
             for row in rows:
                 print_line(f"{row['place']}:", word, _sentence(row))
+        for text in found.skipped:
+            print_line("note:", text)
         told = ", ".join(
             f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count or name == "policies"
         )

@@ -210,14 +210,17 @@ class Compiler:
         return transitions
 
     def _assign(self, cluster: Cluster, uid: PodUid) -> None:
-        """Every pod of this node is an endpoint; those of managed namespaces have a ruleset (I3)."""
+        """Every pod of this node is an endpoint; those of managed namespaces have a ruleset (I3).
+
+        A pod whose namespace is not known is none: it stays what it was, or pending (L2).
+        """
         pod, before = cluster.pods.get(uid), self._contents.pop(uid, None)
         assignment = None
         if pod is not None and cluster.settings.node in ("", pod.node):
             namespace = cluster.namespaces.get(pod.namespace)
             if namespace is not None and namespace.managed:
                 assignment = self._managed(pod, namespace)
-            else:
+            elif namespace is not None:
                 identity = pod.claim.identity
                 assignment = Assignment(identity, EndpointState.UNMANAGED, NO_RULESET, pod.host_network)
         if before is not None:

@@ -37,10 +37,13 @@ class Settled:
         return self.by is SettledBy.FIRST_BOOT
 
 
-def settle(uid: PodUid, snapshot: Cluster, log_folders: Mapping[PodUid, Name], *, complete: bool) -> Settled:
+def settle(
+    uid: PodUid, snapshot: Cluster, log_folders: Mapping[PodUid, Name], *, complete: bool, whole_truth: bool = False
+) -> Settled:
     """Who the folder of `uid` is. `complete`: the namespaces were listed here once, now or before a restart.
 
-    A namespace that is not in the snapshot may be one that was made a moment ago: it is never taken for unmanaged.
+    A namespace that is not in the snapshot may be one that was made a moment ago, or that could not be read: it is
+    never taken for unmanaged, unless the snapshot is the whole truth, as a folder of manifests is.
     A static pod's hash is answered first: the annotation that repeats it in the API can be written by anyone.
     """
     if is_static_hash(uid):
@@ -52,7 +55,8 @@ def settle(uid: PodUid, snapshot: Cluster, log_folders: Mapping[PodUid, Name], *
         if state is not EndpointState.PENDING:
             return Settled(state, SettledBy.SNAPSHOT, pod.namespace, pod.name, pod)
     namespace, name = (pod.namespace, pod.name) if pod else log_folders.get(uid, ("", ""))
-    if namespace and _state_in(namespace, snapshot) is EndpointState.UNMANAGED:
+    foreign = whole_truth and complete and pod is None and namespace not in snapshot.namespaces
+    if namespace and (foreign or _state_in(namespace, snapshot) is EndpointState.UNMANAGED):
         return Settled(EndpointState.UNMANAGED, SettledBy.LOG_FOLDER, namespace, name)
     if not complete:
         return Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT, namespace, name, pod)

@@ -3,7 +3,9 @@
 One Event for each (pod, peer and port, rule, reason), with a count, written again at most every EVERY_SECONDS. It
 counts the denials that the kernel reported: its own token bucket may have suppressed some, which `losses` and the
 exact totals (`dagwall_task_denied_total`) tell (R2). Memory is bounded: SERIES in all, SERIES_OF_A_POD of each pod,
-and a last one for all its further peers, so that a task that scans blinds nobody (S1).
+and a last one for all its further peers. Namespaces share room and writes: where there is none left, the namespace
+with the most series gives one up, and the next write is of the namespace that has waited longest, so that a tenant
+that scans blinds no other (S1).
 
 Source: core/v1 Event; the API server drops events after an hour (--event-ttl), and a pod's events with its namespace.
 """
@@ -83,6 +85,9 @@ class EventSeries:
     lost: Counter[str] = field(default_factory=Counter)  # denials that no Event will count, by reason
     _series: dict[tuple[object, ...], _Series] = field(default_factory=dict)
     _of_pod: Counter[str] = field(default_factory=Counter)
+    _of_namespace: Counter[str] = field(default_factory=Counter)
+    _served: dict[str, int] = field(default_factory=dict)  # by namespace: which write was its last
+    _writes: int = 0
     _tokens: float = BURST
     _refilled: float | None = None
 
@@ -112,17 +117,26 @@ class EventSeries:
         self._count((row.uid, reason, message), _Series(pod, "Warning", reason, message, time, time, seen_at=now))
 
     def due(self, now: float) -> list[EventWrite]:
-        """What should be written now, oldest first, as far as the rate lets; the rest stays due."""
+        """What should be written now, as far as the rate lets; the rest stays due. Each namespace in turn, in it the
+        one that waits longest.
+        """
         self._refill(now)
         self._forget_idle(now)
-        waiting = [(s.written_at, key) for key, s in self._series.items() if s.count > s.written]
+        waiting: dict[str, list[tuple[float, tuple[object, ...]]]] = {}
+        for key, series in self._series.items():
+            if series.count > series.written and series.written_at + self.every <= now:
+                waiting.setdefault(series.pod.namespace, []).append((series.written_at, key))
+        for keys in waiting.values():
+            keys.sort(key=lambda pair: pair[0])
+            keys.reverse()
         writes: list[EventWrite] = []
-        for written_at, key in sorted(waiting, key=lambda pair: pair[0]):
-            if written_at + self.every > now:
-                break
-            if self._tokens < 1:
-                break
+        while waiting and self._tokens >= 1:
+            namespace = min(waiting, key=lambda name: self._served.get(name, -1))
+            _, key = waiting[namespace].pop()
+            if not waiting[namespace]:
+                del waiting[namespace]
             self._tokens -= 1
+            self._served[namespace] = self._writes = self._writes + 1
             series = self._series[key]
             series.written_at = now
             writes.append(self._write(key, series))
@@ -158,11 +172,12 @@ class EventSeries:
             return
         series = self._series.get(key)
         if series is None:
-            if len(self._series) >= self.limit and not self._make_room():
+            if len(self._series) >= self.limit and not self._make_room(one.pod.namespace):
                 self.lost["events_full"] += 1
                 return
             series = self._series[key] = one
             self._of_pod[one.pod.uid] += 1
+            self._of_namespace[one.pod.namespace] += 1
         series.last, series.seen_at = one.last, one.seen_at
         series.count += 1
 
@@ -200,18 +215,31 @@ class EventSeries:
         for key in idle:
             self._drop(key)
 
-    def _make_room(self) -> bool:
-        """The one that was silent longest goes, if all of it is written."""
+    def _make_room(self, namespace: str) -> bool:
+        """Of what is written, the one that was silent longest goes. Where nothing is, one of the namespace that has
+        the most, unless the newcomer's has as many: what of it is unwritten is counted as lost.
+        """
         written = [(s.seen_at, key) for key, s in self._series.items() if s.count == s.written]
         if written:
             self._drop(min(written, key=lambda pair: pair[0])[1])
-        return bool(written)
+            return True
+        largest, most = self._of_namespace.most_common(1)[0]
+        if most <= self._of_namespace[namespace] + 1:
+            return False
+        theirs = [key for key, series in self._series.items() if series.pod.namespace == largest]
+        key = max(theirs, key=lambda each: self._series[each].seen_at)
+        self.lost["events_full"] += self._series[key].count - self._series[key].written
+        self._drop(key)
+        return True
 
     def _drop(self, key: tuple[object, ...]) -> None:
-        uid = self._series.pop(key).pod.uid
-        self._of_pod[uid] -= 1
-        if not self._of_pod[uid]:
-            del self._of_pod[uid]
+        pod = self._series.pop(key).pod
+        for counter, name in ((self._of_pod, pod.uid), (self._of_namespace, pod.namespace)):
+            counter[name] -= 1
+            if not counter[name]:
+                del counter[name]
+        if pod.namespace not in self._of_namespace:
+            self._served.pop(pod.namespace, None)
 
 
 _FURTHER = f"more than {SERIES_OF_A_POD} different peers, ports or rules: further denials are counted here"

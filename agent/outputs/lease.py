@@ -7,15 +7,18 @@ way to it, so that two never both believe it is theirs for longer than the durat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from agent.outputs.policy_status import NodeReport
+from agent.outputs.node_report import NodeReport
 
 ELECTION = "dagwall-status"
 HOLD_SECONDS, RENEW_SECONDS = 30, 10.0
+NODES_A_SECOND = 20
+"""All agents together ask and write this often at most, but for renewals: a large cluster waits longer instead."""
 NODE_SECONDS, NODE_RENEW_SECONDS = 300, 60.0
 """A node whose Lease is older than this by this node's clock does not count: agents' clocks agree to minutes."""
 NODE_LABEL, REPORT = "dagwall.io/lease", "dagwall.io/report"
@@ -29,15 +32,17 @@ class Election:
 
     me: str
     held_until: float = 0.0
-    _renewed: float = float("-inf")
+    draw: Callable[[float, float], float] = random.uniform
+    _again_at: float = float("-inf")
     _seen: tuple[str, str] = ("", "")
     _seen_at: float = 0.0
 
     def holds(self, now: float) -> bool:
         return now < self.held_until
 
-    def renewal_due(self, now: float) -> bool:
-        return now >= self._renewed + RENEW_SECONDS
+    def due(self, now: float) -> bool:
+        """Is the Lease to be read, and to be renewed where it is ours?"""
+        return now >= self._again_at
 
     def claim(self, lease: Lease | None, now: float, wall: float) -> Lease | None:
         """What to create (without resourceVersion) or replace; None: it is somebody else's."""
@@ -56,10 +61,18 @@ class Election:
             "metadata": dict(lease["metadata"]) if lease else {"name": ELECTION}, "spec": spec,
         }  # fmt: skip
 
-    def answered(self, *, ours: bool, asked_at: float) -> None:
-        """The server took the claim, or not. Counted from when it was asked."""
-        self._renewed = asked_at if ours else self._renewed
+    def answered(self, *, ours: bool, asked_at: float, nodes: int = 1) -> None:
+        """The server took the claim, or not. Counted from when it was asked. Who does not have it looks again after a
+        while, drawn at random: the more `nodes`, the longer.
+        """
         self.held_until = asked_at + HOLD_SECONDS if ours else 0.0
+        wait = paced(RENEW_SECONDS, nodes)
+        self._again_at = asked_at + (RENEW_SECONDS if ours else self.draw(wait, wait * 1.5))
+
+
+def paced(seconds: float, nodes: int) -> float:
+    """How long each of so many agents waits, so that all of them are no load."""
+    return max(seconds, nodes / NODES_A_SECOND)
 
 
 def node_lease(node: str, uid: str, report: NodeReport, before: Lease | None, wall: float) -> Lease:

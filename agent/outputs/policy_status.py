@@ -13,7 +13,6 @@ every COUNT_SECONDS, an unchanged one never.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
+from agent.outputs.node_report import NodeReport, digest
 from agent.parse.bindings import BINDING_KIND
 
 CONDITION_SECONDS = 5.0
@@ -29,46 +29,8 @@ COUNT_SECONDS = 60.0
 WRITES = 50
 """At one time; the rest follows."""
 MESSAGE = 2000
-MAX_REPORT = 200_000
-"""Bytes of a report; all annotations of an object have 256 KiB."""
-
 Status = dict[str, Any]
 Counted = Mapping[PolicyRef, int]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeReport:
-    """One node's word: per policy the generation in force and the pods it selects; `problem`: why not ready."""
-
-    policies: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    problem: str = ""
-
-    def encode(self) -> str:
-        """JSON for the annotation. What does not fit is left out, and the report says so."""
-        said = {
-            "policies": {name: list(pair) for name, pair in sorted(self.policies.items())},
-            "problem": self.problem,
-        }
-        text = json.dumps(said, separators=(",", ":"))
-        if len(text) <= MAX_REPORT:
-            return text
-        return json.dumps({"policies": {}, "problem": f"{len(self.policies)} policies are too many for a report"})
-
-    @classmethod
-    def decode(cls, text: str) -> NodeReport | None:
-        """None where it is not one; other versions of the agent may say more."""
-        try:
-            said = json.loads(text)
-            pairs = {str(name): (int(pair[0]), int(pair[1])) for name, pair in said["policies"].items()}
-            return cls(pairs, str(said.get("problem") or ""))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None
-
-    def differs_in_conditions(self, other: NodeReport | None) -> bool:
-        """More than numbers of pods."""
-        if other is None or self.problem != other.problem:
-            return True
-        return {n: p[0] for n, p in self.policies.items()} != {n: p[0] for n, p in other.policies.items()}
 
 
 def node_report(
@@ -76,7 +38,7 @@ def node_report(
 ) -> NodeReport:
     """`cluster`: what the kernel's maps say. A generation is in force where they say the same as it does."""
     policies = {
-        str(each.ref): (
+        digest(each.ref): (
             each.valid if each.item is not None and _programmed_as(each.ref, cluster) == each.item else 0,
             endpoints.get(each.ref, 0),
         )
@@ -91,7 +53,7 @@ def _programmed_as(ref: PolicyRef, cluster: Cluster) -> Policy | TaskIdentityBin
 
 def status_of(judged: Judged, reports: Mapping[str, NodeReport], now: str) -> Status:
     """`now`: RFC 3339, for conditions that change; the others keep their time."""
-    name = str(judged.ref)
+    name = digest(judged.ref)
     have = [
         node
         for node, said in reports.items()
@@ -149,13 +111,16 @@ def _programmed(judged: Judged, reports: Mapping[str, NodeReport], have: list[st
     lacking = sorted(reports.keys() - set(have))
     if not lacking:
         return True, "Programmed", f"generation {judged.valid} is in force on every node with an agent"
-    named = "; ".join(_lack(node, reports[node]) for node in lacking[:3])
+    named = "; ".join(_lack(node, reports[node], judged.ref.namespace) for node in lacking[:3])
     more = f"; and {len(lacking) - 3} more" if len(lacking) > 3 else ""
     return False, "Pending", f"generation {judged.valid} is not in force on {named}{more}"
 
 
-def _lack(node: str, said: NodeReport) -> str:
-    return f"{node}: {said.problem}" if said.problem else node
+def _lack(node: str, said: NodeReport, namespace: str) -> str:
+    if said.problem:
+        return f"{node}: {said.problem}"
+    too_many = "namespace has more policies than a node's report can hold"
+    return f"{node}: {too_many}" if namespace in said.left_out else node
 
 
 def _condition(name: str, holds: bool, reason: str, message: str, generation: int) -> Status:  # noqa: FBT001

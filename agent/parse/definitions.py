@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
-from agent.parse.schema import GROUP, VERSION, Schema, an_object, binding_spec, policy_spec, status
+from agent.parse.schema import GROUP, VERSION, Schema, binding_spec, judged, policy_spec, status
 
 _ACCEPTED = ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status', "Is it valid?")
+_PROGRAMMED = (
+    "Programmed", "string", '.status.conditions[?(@.type=="Programmed")].status', "Is it in force on every node?"
+)  # fmt: skip
 
 
 def _policy(kind: str, short: str, *, cluster: bool) -> Schema:
@@ -17,6 +20,7 @@ def _policy(kind: str, short: str, *, cluster: bool) -> Schema:
             ("Posture", "string", ".spec.posture", "audit or enforce"),
             ("DAGs", "string", ".spec.subject.dagIds", "DAGs that it selects"),
             _ACCEPTED,
+            _PROGRAMMED,
             ("Endpoints", "integer", ".status.endpoints", "Pods that it selects"),
         ],
         f"{kind} says what Airflow tasks of {scope} may talk to, by who they are.",
@@ -58,7 +62,7 @@ def _definition(
                         for name, of, path, text in (*columns, ("Age", "date", ".metadata.creationTimestamp", ""))
                     ],
                     "schema": {
-                        "openAPIV3Schema": an_object(
+                        "openAPIV3Schema": judged(
                             text, ("spec",),
                             apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"},
                             **parts,
@@ -83,6 +87,7 @@ def definitions() -> tuple[Schema, ...]:
                 ("DAGs", "string", ".spec.dagIds", "DAGs that they may claim"),
                 ("Posture", "string", ".spec.posture", "audit or enforce"),
                 _ACCEPTED,
+                _PROGRAMMED,
             ],
             f"{BINDING_KIND} says which service accounts may run which DAGs and tasks.",
             cluster=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,6 +63,24 @@ def object_name(obj: object) -> ObjectName:
     else:
         texts[1] = ""
     return ObjectName(*(text[:300] for text in texts))
+
+
+def is_foreign(obj: object) -> bool:
+    """Of a kind that is none of dagwall's business, such as v1/Endpoints in a folder of all that a chart makes.
+
+    Not foreign are our own group, another version of a kind that is read, and what looks like a misspelt one.
+    """
+    body = obj if isinstance(obj, dict) else {}
+    version, kind = body.get("apiVersion"), body.get("kind")
+    if not (isinstance(version, str) and isinstance(kind, str) and version and kind):
+        return False
+    group = version.rpartition("/")[0]
+    if group == API_VERSION.partition("/")[0]:
+        return False
+    known = {name.lower() for name in ("Pod", "Namespace", *(name for _, name in _PARSERS))}
+    if kind.lower() in known:  # serving.knative.dev/v1 Service is foreign, extensions/v1beta1 NetworkPolicy is old
+        return "." in group and not group.endswith("k8s.io")
+    return not difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0.85)
 
 
 def parse_object(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from agent.model.identity import Attestation, Kind
 from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
 from agent.model.verdict import Direction
+from agent.parse.faults import Faults
 from agent.parse.fields import Field
 from agent.parse.peers import Scope, parse_fqdn, parse_peer, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
@@ -22,6 +23,7 @@ MAX_RULES, MAX_PEERS, MAX_PORTS = 500, 10_000, 1000
 
 _PEERS = {Direction.EGRESS: "to", Direction.INGRESS: "from"}
 _DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
+_SPEC = ("subject", "attestation", "posture", "egress", "ingress", "deny", "rawSockets")
 _SUBJECT = ("serviceAccounts", "dagIds", "taskIds", "kinds", "podSelector")
 ATTESTATIONS = {level.name.lower(): level for level in Attestation}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
@@ -40,19 +42,27 @@ def parse_policy(root: Field) -> Policy:
     spec = root.child("spec")
     if spec.absent:
         raise spec.error("must be given")
-    spec.mapping("subject", "attestation", "posture", "egress", "ingress", "deny", "rawSockets")
-    policy = Policy(
-        ref=ref,
-        subject=_subject(spec.child("subject"), cluster=scope.namespace is None),
-        egress=_rules(spec, "egress", scope),
-        ingress=_rules(spec, "ingress", scope),
-        deny=tuple(_deny(item, i, scope) for i, item in enumerate(spec.child("deny").optional_items())),
-        posture=spec.child("posture").choice(Posture, Posture.ENFORCE),
-        attestation=_attestation(spec.child("attestation")),
-        raw_sockets=spec.child("rawSockets").boolean(default=False),
-    )
+    policy = _read_spec(ref, spec, scope)
     _refuse_duplicates(spec, policy)
     _refuse_excess(spec, policy)
+    return policy
+
+
+def _read_spec(ref: PolicyRef, spec: Field, scope: Scope) -> Policy:
+    """Every part of it, each rule by itself, so that all faults are told at once."""
+    faults = Faults()
+    faults.read(lambda: spec.mapping(*_SPEC), spec.mapping())
+    policy = Policy(
+        ref=ref,
+        subject=faults.read(lambda: _subject(spec.child("subject"), cluster=scope.namespace is None), Subject()),
+        egress=faults.read(lambda: _rules(spec, "egress", scope, faults), None),
+        ingress=faults.read(lambda: _rules(spec, "ingress", scope, faults), None),
+        deny=faults.read(lambda: _denials(spec.child("deny"), scope, faults), ()),
+        posture=faults.read(lambda: spec.child("posture").choice(Posture, Posture.ENFORCE), Posture.ENFORCE),
+        attestation=faults.read(lambda: _attestation(spec.child("attestation")), Attestation.CLAIMED),
+        raw_sockets=faults.read(lambda: spec.child("rawSockets").boolean(default=False), False),  # noqa: FBT003
+    )
+    faults.report()
     return policy
 
 
@@ -92,19 +102,31 @@ def _attestation(field: Field) -> Attestation:
     return level
 
 
-def _rules(spec: Field, key: str, scope: Scope) -> tuple[Rule, ...] | None:
+def _rules(spec: Field, key: str, scope: Scope, faults: Faults) -> tuple[Rule, ...] | None:
     """The allow rules of one direction; None where the policy does not speak about it."""
     if not spec.has(key):
         return None
-    rules = []
-    for i, item in enumerate(spec.child(key).items()):
-        direction = _DIRECTIONS[key]
-        peers = _PEERS[direction]
-        item.mapping("name", "ports", peers, "tls", "http")
-        rule = Rule(_name(item, f"{key}[{i}]"), direction, _peers(item, peers, scope), _ports(item))
-        _refuse_layer_seven(item)
-        rules.append(rule)
-    return tuple(rules)
+    read = [
+        faults.read(lambda item=item, i=i: _rule(item, f"{key}[{i}]", _DIRECTIONS[key], scope), None)  # type: ignore[misc]
+        for i, item in enumerate(spec.child(key).items())
+    ]
+    return tuple(rule for rule in read if rule is not None)
+
+
+def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) -> Rule:
+    peers = _PEERS[direction]
+    item.mapping("name", "ports", peers, "tls", "http")
+    rule = Rule(_name(item, default_name), direction, _peers(item, peers, scope), _ports(item))
+    _refuse_layer_seven(item)
+    return rule
+
+
+def _denials(field: Field, scope: Scope, faults: Faults) -> tuple[Rule, ...]:
+    read = [
+        faults.read(lambda item=item, i=i: _deny(item, i, scope), None)  # type: ignore[misc]
+        for i, item in enumerate(field.optional_items())
+    ]
+    return tuple(rule for rule in read if rule is not None)
 
 
 def _deny(item: Field, i: int, scope: Scope) -> Rule:

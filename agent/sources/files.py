@@ -15,6 +15,7 @@ from pathlib import Path
 from inotify_simple import INotify, flags
 
 from agent.errors import InvalidObject
+from agent.log import event
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.manifests import MAX_FILE_BYTES
 from agent.sources.store import TABLES, Store
@@ -40,9 +41,11 @@ class FilesSource:
     store: Store
     manifests: ManifestSet = field(default_factory=ManifestSet)
     problems: tuple[Problem, ...] = ()
+    whole_truth: bool = True
     _inotify: INotify = field(default_factory=lambda: INotify(nonblocking=True))
     _folders: dict[int, str] = field(default_factory=dict)  # watch descriptor -> path below `directory`
     _signatures: dict[str, _Signature] = field(default_factory=dict)
+    _skipped: frozenset[str] = frozenset()
     _faults: tuple[Problem, ...] = ()  # folders that cannot be listed
 
     def fileno(self) -> int:
@@ -52,6 +55,10 @@ class FilesSource:
     def stale_seconds(self) -> float:
         """0: what is there can be read, or is a problem of its own."""
         return 0.0
+
+    def trouble(self) -> str:
+        """ "": the same."""
+        return ""
 
     def close(self) -> None:
         self._inotify.close()
@@ -91,6 +98,9 @@ class FilesSource:
 
     def _publish(self) -> Update:
         items, problems = self.manifests.current()
+        for text in set(self.manifests.skipped()) - self._skipped:
+            event("object.skipped", what=text)
+        self._skipped = frozenset(self.manifests.skipped())
         self.problems = self._faults + problems
         changes = self.store.replace_all(items, tables=TABLES, complete=True)
         return Update(self.store.snapshot, changes, self.problems)

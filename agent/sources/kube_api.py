@@ -1,14 +1,17 @@
 """The API server over HTTP: pages of lists, lines of watches, single writes, by the kubernetes client's credentials.
 
 Typed models are not used: they cost more time and memory than all the rest. Errors of the server and the network are
-ApiError; what the server says in JSON is returned as it is.
+ApiError, and so is an answer of another shape than the API's, whatever its status: between agent and server may be
+proxies that answer for it. Answers are bounded in bytes and in time.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -16,23 +19,36 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes import client, config
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
-from agent.errors import ApiError
-from agent.sources.reflector import Resource
+from agent.errors import ApiError, ApiSilentError
+from agent.sources.reflector import Page, Resource
+from agent.sources.token_file import TokenFile
 
 PAGE = 200
 """Objects in one answer of a list: bounds the memory of decoding, 10 to 30 KB of JSON for a pod."""
 
 CONNECT_SECONDS = 5.0
+DOCUMENT_SECONDS = 60.0
+"""For the whole of one answer, however it drips."""
+MAX_DOCUMENT, MAX_LINE = 256 * 1024 * 1024, 16 * 1024 * 1024
+"""Bytes of an answer, and of one event of a watch: etcd refuses objects of more than 1.5 MB."""
+SILENT_SECONDS = 100.0
+"""A server sends a bookmark about once a minute (75 s at most) where nothing else happens."""
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)  # fmt: skip
+"""A route that is lost ends a connection within 30 s (tcp(7))."""
 
 
 class KubeApi:
     """One API server. Thread-safe; each watch holds a connection of its own."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, api: client.ApiClient, token: TokenFile | None = None) -> None:
+        self._api, self._token = api, token
         self.host = str(api.configuration.host).rstrip("/")
 
     @classmethod
@@ -42,8 +58,9 @@ class KubeApi:
         Raises ApiError where there are no credentials.
         """
         settings = client.Configuration()
+        in_cluster = not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ
         try:
-            if not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ:
+            if in_cluster:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
             else:
                 config.load_kube_config(kubeconfig or None, client_configuration=settings)  # type: ignore[no-untyped-call]
@@ -51,8 +68,10 @@ class KubeApi:
             raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
         settings.retries = 0  # informers have a backoff of their own
         api = client.ApiClient(settings)
-        api.rest_client.pool_manager.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": _Pool}
-        return cls(api)
+        pools = api.rest_client.pool_manager
+        pools.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": _Pool}
+        pools.connection_pool_kw["socket_options"] = [*HTTPConnection.default_socket_options, *KEEPALIVE]
+        return cls(api, None if in_cluster else TokenFile.of(kubeconfig))
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """One JSON document."""
@@ -65,35 +84,62 @@ class KubeApi:
         answer = self._open(path, query, read_seconds=10, method=method, body=json.dumps(body), kind=kind)
         return _document(answer, f"{method} {path}")
 
-    def pages(self, resource: Resource) -> Iterator[dict[str, Any]]:
-        """A consistent list, page by page; the last page's metadata has the version to watch from."""
-        query: dict[str, str | int] = {"limit": PAGE}
-        if resource.field_selector:
-            query["fieldSelector"] = resource.field_selector
+    def pages(self, resource: Resource) -> Iterator[Page]:
+        """A consistent list, page by page; the last page's version is the one to watch from."""
+        query = self._query(resource, limit=PAGE)
         while True:
-            page = self.get(resource.path, **query)
-            yield page
-            more = page.get("metadata", {}).get("continue")
+            document = self.get(resource.path, **query)
+            yield _page(document, resource)
+            more = document["metadata"].get("continue")
             if not more:
                 return
-            query["continue"] = more
+            query["continue"] = str(more)
+
+    def newest(self, resource: Resource) -> str:
+        """The version of the server's whole state now, by a list of one object."""
+        return _page(self.get(resource.path, **self._query(resource, limit=1)), resource)[1]
+
+    def serves(self, resource: Resource) -> bool:
+        """By the server's own documents about what it serves. Raises ApiError where they cannot be had."""
+        group, _, version = resource.api_version.rpartition("/")
+        known = {str(g.get("name")): g for g in _members(self.get("/apis"), "APIGroupList", "groups")}
+        if not known:
+            raise ApiError("GET /apis: no groups at all", 0)
+        if group not in known or version not in {v.get("version") for v in known[group].get("versions") or ()}:
+            return False
+        path = f"/apis/{resource.api_version}"
+        return resource.plural in {r.get("name") for r in _members(self.get(path), "APIResourceList", "resources")}
+
+    def versions(self, group: str) -> frozenset[str]:
+        """Of an API group, as far as the server serves it. Raises ApiError."""
+        groups = _members(self.get("/apis"), "APIGroupList", "groups")
+        return frozenset(
+            str(v.get("version")) for g in groups if g.get("name") == group for v in g.get("versions") or ()
+        )
 
     def watch(self, resource: Resource, version: str, seconds: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Events from `version` on, until the server ends the watch after `seconds`."""
-        query: dict[str, str | int] = {
-            "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": seconds
-        }  # fmt: skip
-        if resource.field_selector:
-            query["fieldSelector"] = resource.field_selector
-        answer = self._open(resource.path, query, read_seconds=seconds + 30)
+        """Events from `version` on, until the server ends the watch after `seconds`. ApiSilentError: not one word."""
+        query = self._query(
+            resource, watch="true", resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds=seconds
+        )
+        try:
+            answer = self._open(resource.path, query, read_seconds=SILENT_SECONDS)
+        except ApiError as exc:
+            if isinstance(exc.__cause__, urllib3.exceptions.ReadTimeoutError):
+                raise ApiSilentError(str(exc), 0) from exc
+            raise
         try:
             for line in _lines(answer):
-                event = json.loads(line)
-                yield event["type"], event["object"]
-        except (urllib3.exceptions.HTTPError, ValueError, KeyError, OSError) as exc:
+                yield _event(json.loads(line), resource)
+        except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as exc:
+            raise ApiSilentError(f"watch {resource.path}: not a word for {SILENT_SECONDS:.0f} s", 0) from exc
+        except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, OSError) as exc:
             raise ApiError(f"watch {resource.path}: {exc}", 0) from exc
         finally:
             answer.close()
+
+    def _query(self, resource: Resource, **query: str | int) -> dict[str, str | int]:
+        return query | ({"fieldSelector": resource.field_selector} if resource.field_selector else {})
 
     def _open(
         self, path: str, query: Mapping[str, str | int], read_seconds: float,
@@ -105,6 +151,8 @@ class KubeApi:
             for auth in self._api.configuration.auth_settings().values():
                 if auth["in"] == "header" and auth["value"]:
                     headers[auth["key"]] = auth["value"]
+            if self._token is not None:
+                headers["authorization"] = self._token.bearer()
             answer: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 method, url, headers=headers, body=body, preload_content=False, retries=False,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
@@ -141,19 +189,75 @@ class _Pool(HTTPSConnectionPool):
 
 def _document(answer: urllib3.BaseHTTPResponse, asked: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(answer.read()))
-    except (urllib3.exceptions.HTTPError, OSError, ValueError, TypeError) as exc:
+        found = json.loads(b"".join(_bounded(answer, time.monotonic() + DOCUMENT_SECONDS)))
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as exc:
+        answer.close()
         raise ApiError(f"{asked}: {exc}", 0) from exc
     finally:
         answer.release_conn()
+    if not isinstance(found, dict):
+        raise ApiError(f"{asked}: the answer is no object", 0)
+    return found
+
+
+def _bounded(answer: urllib3.BaseHTTPResponse, deadline: float) -> Iterator[bytes]:
+    size = 0
+    while chunk := _some(answer):
+        size += len(chunk)
+        if size > MAX_DOCUMENT:
+            raise ValueError(f"has more than {MAX_DOCUMENT} bytes")
+        if time.monotonic() > deadline:
+            raise ValueError(f"does not end within {DOCUMENT_SECONDS:.0f} s")
+        yield chunk
+
+
+def _some(answer: urllib3.BaseHTTPResponse) -> bytes:
+    """What is there, as soon as there is anything; b"" at the end."""
+    read: bytes = answer.read1(65536)
+    return read
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Whole lines, as they come."""
-    rest = b""
-    for chunk in answer.stream(65536, decode_content=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line for line in lines if line)
+    """Whole lines, as they come. TimeoutError: none for SILENT_SECONDS, though bytes may drip."""
+    rest, heard_at = bytearray(), time.monotonic()
+    while chunk := _some(answer):
+        rest += chunk
+        if b"\n" in chunk:
+            *lines, last = bytes(rest).split(b"\n")
+            rest = bytearray(last)
+            yield from (line for line in lines if line)
+            heard_at = time.monotonic()
+        elif len(rest) > MAX_LINE:
+            raise ValueError(f"an event of more than {MAX_LINE} bytes")
+        elif time.monotonic() > heard_at + SILENT_SECONDS:
+            raise TimeoutError
+
+
+def _page(document: dict[str, Any], resource: Resource) -> Page:
+    """Of the kind that was asked for; anything else did not come from an API server."""
+    metadata, items = document.get("metadata"), document.get("items") or []
+    version = str(metadata.get("resourceVersion") or "") if isinstance(metadata, dict) else ""
+    if document.get("kind") != f"{resource.kind}List" or not version or not _all_objects(items):
+        raise ApiError(f"GET {resource.path}: the answer is no {resource.kind}List", 0)
+    return items, version
+
+
+def _event(line: Any, resource: Resource) -> tuple[str, Mapping[str, Any]]:
+    kind, obj = str(line["type"]), line["object"]
+    if not isinstance(obj, dict) or (kind != "ERROR" and obj.get("kind") != resource.kind):
+        raise ValueError(f"an event that is not about {resource.kind}")
+    return kind, obj
+
+
+def _members(document: dict[str, Any], kind: str, key: str) -> list[dict[str, Any]]:
+    members = document.get(key)
+    if document.get("kind") != kind or not _all_objects(members):
+        raise ApiError(f"the answer is no {kind}", 0)
+    return list(members or ())
+
+
+def _all_objects(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
 def _message(text: str) -> str:

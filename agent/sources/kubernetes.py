@@ -1,17 +1,16 @@
 """Source `kubernetes`: informers on the API server. A thread for each kind lists and watches; one reader applies.
 
-Watch, then trust: list, watch from there, bookmarks, relist on 410 Gone, jittered backoff. Nothing is pruned before a
-kind's first whole list, and the snapshot is complete when every kind has had one.
+Watch, then trust: list, watch from there, bookmarks, relist on 410 Gone, jittered backoff (agent.sources.informer).
+Nothing is pruned before a kind's first whole list, and the snapshot is complete when every kind has had one.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -23,46 +22,37 @@ from agent.model.judged import Judged
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
+from agent.sources.informer import Backoff, Informer
 from agent.sources.kube_api import KubeApi
-from agent.sources.last_valid import LastValid, essence
+from agent.sources.last_valid import LastValid
 from agent.sources.reflector import Reflector, Resource, Step
-from agent.sources.store import Key, Store, key_of
+from agent.sources.store import Key, Store
 from agent.sources.update import Problem, Update
 
-WATCH_SECONDS = 290
-BACKOFF_SECONDS = (0.2, 20.0)
-ABSENT_SECONDS = 30.0
-"""Until a kind that the server does not serve is asked for again: a CRD may be installed later."""
+UNREADY_SECONDS = 30.0
+"""Without news for so long the agent is not ready: a server that is started again is away for less."""
 
 
 def resources(api: KubeApi, node: str, *, network_policies: bool) -> tuple[Resource, ...]:
     """What this agent reads, by what the server serves and the settings ask for. Raises ApiError."""
-    served = {
-        v["version"] for g in api.get("/apis")["groups"] if g["name"] == "discovery.k8s.io" for v in g["versions"]
-    }
-    slices = "discovery.k8s.io/v1" if "v1" in served else "discovery.k8s.io/v1beta1"
+    served = api.versions("discovery.k8s.io") & {"v1", "v1beta1"}
+    if not served:
+        raise ApiError("the server serves no discovery.k8s.io that is known here", 0)
+    slices = f"discovery.k8s.io/{min(served)}"
     ours = "dagwall.io/v1alpha1"
     return (
-        Resource("Namespace", "v1", "namespaces"),
+        Resource("Namespace", "v1", "namespaces", kept=True),
         Resource("Pod", "v1", "pods", field_selector=f"spec.nodeName={node}"),
         Resource("Service", "v1", "services"),
         Resource("EndpointSlice", slices, "endpointslices"),
         Resource("Node", "v1", "nodes"),
-        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True),
-        Resource("ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True),
-        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True, judged=True),
+        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True, kept=True),
+        Resource(
+            "ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True, kept=True
+        ),
+        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True, judged=True, kept=True),
         *([Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")] if network_policies else []),
     )
-
-
-@dataclass(slots=True)
-class Informer:
-    """One kind: its reflector, and what the reader needs to know of it."""
-
-    reflector: Reflector
-    settled: bool = False  # listed at least once, or known not to be served
-    absent: bool = False  # not served when it was asked last
-    failing_since: float = 0.0  # monotonic; 0: the last call succeeded
 
 
 @dataclass(slots=True)
@@ -81,10 +71,12 @@ class KubernetesSource:
     cluster: str = "default"
     managed_namespaces: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
+    whole_truth: bool = False
     kept: LastValid | None = None
     informers: list[Informer] = field(default_factory=list)
     expected: int = 0  # informers whose first lists make the snapshot complete; 0 before the server has answered
     _others: Informer | None = None
+    _unreachable_since: float = 0.0  # before the first answer; monotonic, 0 after it
     _remembered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _to_keep: bool = False
     _answers: queue.SimpleQueue[_Answer] = field(default_factory=queue.SimpleQueue)
@@ -121,9 +113,20 @@ class KubernetesSource:
         return None
 
     def stale_seconds(self) -> float:
-        """How long the oldest failing informer has been without the API; 0 when all are well."""
-        since = [i.failing_since for i in self.informers if i.failing_since]
-        return time.monotonic() - min(since) if since else 0.0
+        """How long nobody could tell what is new of some kind; 0 when all is known."""
+        now = time.monotonic()
+        begun = now - self._unreachable_since if self._unreachable_since else 0.0
+        return max([begun, *(informer.stale_seconds(now) for informer in list(self.informers))])
+
+    def trouble(self) -> str:
+        """Why the agent is not ready; "" while it is."""
+        now = time.monotonic()
+        stale = sorted({i.kind for i in list(self.informers) if i.stale_seconds(now) > UNREADY_SECONDS})
+        if stale:
+            return f"nothing new is known of {', '.join(stale)}: what is enforced stays, changes do not arrive"
+        if self._unreachable_since and now - self._unreachable_since > UNREADY_SECONDS:
+            return "the API server has not answered yet: what is enforced stays, changes do not arrive"
+        return ""
 
     def judgements(self) -> list[Judged]:
         """Every policy object of the server, valid or not. Any thread."""
@@ -134,34 +137,35 @@ class KubernetesSource:
 
     def _keep(self) -> None:
         """What is in force now, for the next agent; after it was handed over, and never half a list of it."""
-        judged = [i for i in self.informers if i.reflector.resource.judged]
-        if self.kept is None or not self._to_keep or not all(i.reflector.listed or i.absent for i in judged):
+        kept = [i for i in self.informers if i.reflector.resource.kept]
+        if self.kept is None or not self._to_keep or not all(i.settled for i in kept):
             return
         self._to_keep = False
         try:
-            self.kept.write(essence(each.source) for each in self.judgements() if each.valid)
+            self.kept.write(obj for informer in kept for obj in informer.reflector.to_keep())
         except StateError as exc:  # with the next change again; until then a restart knows what was kept before
             event("last_valid.not_kept", level=logging.ERROR, why=str(exc))
 
     def _apply(self, answer: _Answer) -> Changes:
         """A pod that was bound to this node leaves the others' list; that is no deletion."""
         first, answer.informer.settled = not answer.informer.settled, True
-        self._to_keep |= answer.informer.reflector.resource.judged
+        self._to_keep |= answer.informer.reflector.resource.kept
         deletes = answer.step.deletes
         if first and answer.informer.reflector.resource.kind == "Namespace":
-            listed = {key_of(item) for item in answer.step.upserts}  # those of the state folder may have gone
-            remembered = (Key("namespaces", name) for name in self.store.snapshot.namespaces)
-            deletes += tuple(key for key in remembered if key not in listed)
+            listed = {name.name for name in answer.informer.reflector.names()}  # invalid ones among them (P17)
+            remembered = self.store.snapshot.namespaces
+            deletes += tuple(Key("namespaces", name) for name in remembered if name not in listed)
         if answer.informer is self._others:
             own = next(i for i in self.informers if i.reflector.resource.kind == "Pod")
             deletes = tuple(key for key in deletes if not own.reflector.holds(key))
         return self.store.apply(answer.step.upserts, deletes, complete=self._complete())
 
     def _start_informer(self, resource: Resource) -> Informer:
-        informer = Informer(Reflector(resource, self._parse, remembered=self._remembered if resource.judged else {}))
+        remembered = self._remembered if resource.kept else {}
+        reflector = Reflector(resource, self._parse, remembered=remembered)
+        informer = Informer(self.api, reflector, lambda of, step: self._answers.put(_Answer(of, step)), self._stop)
         self.informers.append(informer)
-        name = f"watch-{resource.plural}"
-        threading.Thread(target=self._follow, args=(informer,), name=name, daemon=True).start()
+        threading.Thread(target=informer.run, name=f"watch-{resource.plural}", daemon=True).start()
         return informer
 
     def _needs_other_pods(self) -> bool:
@@ -188,7 +192,8 @@ class KubernetesSource:
 
     def _begin(self) -> None:
         """Ask what the server serves, until it answers; then one thread for each kind."""
-        wait = _Backoff()
+        wait = Backoff()
+        self._unreachable_since = time.monotonic()
         while not self._stop.is_set():
             try:
                 found = resources(self.api, self.node, network_policies=self.store.snapshot.settings.network_policy)
@@ -196,70 +201,10 @@ class KubernetesSource:
                 event("api.unreachable", level=logging.WARNING, host=self.api.host, why=str(exc))
                 self._stop.wait(wait.next())
                 continue
-            self.expected = len(found)
+            self.expected, self._unreachable_since = len(found), 0.0
             for resource in found:
                 self._start_informer(resource)
             return
 
     def _parse(self, obj: Mapping[str, Any]) -> Item:
         return parse_object(obj, cluster=self.cluster, managed_namespaces=self.managed_namespaces)
-
-    def _follow(self, informer: Informer) -> None:
-        """For ever: list where that is due, then watch."""
-        wait = _Backoff()
-        while not self._stop.is_set():
-            try:
-                self._once(informer)
-            except ApiError as exc:
-                self._failed(informer, exc)
-                absent = informer.reflector.resource.optional and exc.status == 404
-                self._stop.wait(ABSENT_SECONDS if absent else wait.next())
-            else:
-                informer.failing_since = 0.0
-                wait.reset()
-
-    def _once(self, informer: Informer) -> None:
-        reflector = informer.reflector
-        if not reflector.listed:
-            pages = self.api.pages(reflector.resource)
-            step = reflector.listing((page.get("items") or (), page["metadata"]["resourceVersion"]) for page in pages)
-            self._answers.put(_Answer(informer, step))
-            informer.failing_since, informer.absent = 0.0, False
-        seconds = WATCH_SECONDS - random.randint(0, 30)
-        for kind, obj in self.api.watch(reflector.resource, reflector.version, seconds):
-            informer.failing_since = 0.0
-            step = reflector.event(kind, obj)
-            if step.relist:
-                return
-            if step.upserts or step.deletes or reflector.problems:
-                self._answers.put(_Answer(informer, step))
-
-    def _failed(self, informer: Informer, exc: ApiError) -> None:
-        reflector = informer.reflector
-        if exc.status == 410:
-            reflector.version = ""
-            return
-        if reflector.resource.optional and exc.status == 404:
-            if not informer.settled:
-                event("api.not_served", level=logging.WARNING, kind=reflector.resource.kind)
-            informer.absent = True
-            self._answers.put(_Answer(informer, reflector.listing(())))
-            return
-        if not informer.failing_since:
-            informer.failing_since = time.monotonic()
-            event("api.failed", level=logging.WARNING, kind=reflector.resource.kind, why=str(exc))
-
-
-@dataclass(slots=True)
-class _Backoff:
-    """Doubles from the first to the last of BACKOFF_SECONDS, each wait drawn from the upper half."""
-
-    seconds: float = BACKOFF_SECONDS[0]
-    draw: Callable[[float, float], float] = random.uniform
-
-    def next(self) -> float:
-        now, self.seconds = self.seconds, min(self.seconds * 2, BACKOFF_SECONDS[1])
-        return self.draw(now / 2, now)
-
-    def reset(self) -> None:
-        self.seconds = BACKOFF_SECONDS[0]

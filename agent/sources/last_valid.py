@@ -1,7 +1,7 @@
-"""The last valid generation of each policy on disk, so that P17 holds for an agent that starts again.
+"""The last valid generation of policies, bindings and namespaces on disk: P17 holds for an agent that starts again.
 
 The server has the newest generation only. Where that is invalid, a new agent could not know what its predecessor had
-in force, and would let go of it: a mistyped policy and a restart would open what was closed.
+in force, and would let go of it: a mistyped policy or annotation and a restart would open what was closed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,6 @@ from agent.log import event
 from agent.sources.atomic import replace_file
 
 _VERSION = 1
-_METADATA = ("name", "namespace", "uid", "generation")
-
-
-def essence(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of an object: what it says, and which one it is."""
-    metadata = obj["metadata"]
-    kept = {key: metadata[key] for key in _METADATA if key in metadata}
-    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": kept, "spec": obj.get("spec")}
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from agent.errors import InvalidObject
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import PodUid
-from agent.parse.objects import NAME_LABEL, Item, ObjectName, object_name, parse_object
+from agent.parse.objects import NAME_LABEL, Item, ObjectName, is_foreign, object_name, parse_object
 from agent.sources.manifests import Document, decode
 from agent.sources.store import Key, key_of
 from agent.sources.update import Problem
@@ -35,6 +35,7 @@ class _File:
     entries: Mapping[ObjectName, _Entry] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     invalid: frozenset[ObjectName] = frozenset()  # never valid in this file
+    skipped: tuple[str, ...] = ()  # objects of kinds that dagwall does not read
 
 
 @dataclass(slots=True)
@@ -58,6 +59,10 @@ class ManifestSet:
         except InvalidObject as error:
             self._files[file] = replace(old, problems=(Problem(file, 0, 0, error),))
             return
+        if not documents and old.entries:
+            why = "holds no object any more; what it held stays in force until the file is removed"
+            self._files[file] = replace(old, problems=(Problem(file, 0, 0, InvalidObject(file, "", why)),))
+            return
         self._files[file] = self._read(file, documents, old)
 
     def remove(self, file: str) -> None:
@@ -80,9 +85,23 @@ class ManifestSet:
         for name in {name for file in self._files.values() for name in file.invalid} - chosen.keys():
             if name in self._in_force:  # it moved here from another file, and was valid there
                 chosen[name] = self._in_force[name]
+        for name in self._lived_in(chosen):
+            path, _ = chosen[name] = self._in_force[name]
+            why = "is in no file any more, and pods of it are; it stays what it was"
+            problems.append(Problem(path, 0, 0, InvalidObject(str(name), "", why)))
         self._in_force = chosen
         items = {key_of(entry.item): entry.item for _, entry in chosen.values()}
         return {**self._implied(chosen), **items}, tuple(problems)
+
+    def skipped(self) -> tuple[str, ...]:
+        """What was left out because dagwall does not read its kind: no error, and said."""
+        return tuple(text for _, file in sorted(self._files.items()) for text in file.skipped)
+
+    def _lived_in(self, chosen: Mapping[ObjectName, tuple[str, _Entry]]) -> list[ObjectName]:
+        """Namespaces that were in force and are gone, while pods of them are there (L2)."""
+        gone = [name for name in self._in_force if name.kind == "Namespace" and name not in chosen]
+        homes = {name.namespace for name in chosen if name.kind == "Pod"} if gone else set()
+        return [name for name in gone if name.name in homes]
 
     def _entries(self) -> Iterator[tuple[str, ObjectName, _Entry]]:
         for path, file in sorted(self._files.items()):
@@ -93,9 +112,13 @@ class ManifestSet:
         entries: dict[ObjectName, _Entry] = {}
         problems: list[Problem] = []
         invalid: set[ObjectName] = set()
+        skipped: list[str] = []
         for document in documents:
             name = object_name(document.body)
             where = (file, document.line, document.index)
+            if is_foreign(document.body):
+                skipped.append(f"{file}:{document.line}: {name}: skipped, dagwall reads no {name.kind}")
+                continue
             if name in entries:
                 text = (
                     f"is there twice in {file}, line {entries[name].line} and {document.line}; the first is in force"
@@ -112,7 +135,7 @@ class ManifestSet:
                     entries[name] = old.entries[name]
         nameless = any(not (name.kind and name.name) for name in invalid)  # may be any of the old ones
         kept = {name: entry for name, entry in old.entries.items() if nameless and name not in entries}
-        return _File({**entries, **kept}, tuple(problems), frozenset(invalid - entries.keys()))
+        return _File({**entries, **kept}, tuple(problems), frozenset(invalid - entries.keys()), tuple(skipped))
 
     def _implied(self, chosen: Mapping[ObjectName, tuple[str, _Entry]]) -> dict[Key, Item]:
         """Namespaces that nobody wrote down and that exist, because flags name them or something is in them."""

@@ -16,10 +16,14 @@ from agent.model.binding import TaskIdentityBinding
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
 from agent.parse.objects import Item, ObjectName, object_name
+from agent.sources.essence import essence
 from agent.sources.store import Key, key_of
 
 Parse = Callable[[Mapping[str, Any]], Item]
 """Raises InvalidObject."""
+
+Page = tuple[Iterable[Mapping[str, Any]], str]
+"""Objects, and the version of the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Resource:
     field_selector: str = ""
     optional: bool = False  # served only where a CRD or a newer server has it
     judged: bool = False  # has a status that agents write: generations and statuses are kept
+    kept: bool = False  # the last valid generation outlives the agent (P17)
 
     @property
     def path(self) -> str:
@@ -55,6 +60,17 @@ class _Known:
     version: int
     key: Key | None  # None: never valid
     judged: Judged | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)  # the last valid generation, where it is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A complete list that was read and is not in force yet."""
+
+    known: Mapping[ObjectName, _Known]
+    problems: Mapping[ObjectName, InvalidObject]
+    upserts: tuple[Item, ...]
+    version: str
 
 
 @dataclass(slots=True)
@@ -67,6 +83,7 @@ class Reflector:
     resource: Resource
     parse: Parse
     version: str = ""
+    newest: int = 0  # the highest version that was ever seen
     problems: dict[ObjectName, InvalidObject] = field(default_factory=dict)
     remembered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _known: dict[ObjectName, _Known] = field(default_factory=dict)
@@ -79,14 +96,29 @@ class Reflector:
         """Is the object of this key one of ours? From another thread: at that moment."""
         return any(known.key == key for known in list(self._known.values()))
 
+    def names(self) -> frozenset[ObjectName]:
+        """Objects that the server has, valid or not, and those that were restored."""
+        return frozenset(self._known)
+
     def judgements(self) -> list[Judged]:
         """Of resources that are `judged`. From another thread: at that moment; nothing while a list is being read."""
-        known = list(self._known.values()) if self.listed else []
-        return [each.judged for each in known if each.judged is not None]
+        return self.in_force() if self.listed else []
 
-    def listing(self, pages: Iterable[tuple[Iterable[Mapping[str, Any]], str]]) -> Step:
-        """A complete list: what it lacks has gone. Pages are (objects, version), read one after the other, so that no
-        more than one is held; the last version counts. An error of `pages` leaves everything as it was.
+    def in_force(self) -> list[Judged]:
+        """The same, while a list is due too: what counts until it is there."""
+        return [each.judged for each in list(self._known.values()) if each.judged is not None]
+
+    def to_keep(self) -> list[Mapping[str, Any]]:
+        """The last valid generation of each object, for the next agent."""
+        return [each.source for each in list(self._known.values()) if each.source]
+
+    def listing(self, pages: Iterable[Page]) -> Step:
+        """Read a complete list, and put it in force."""
+        return self.take(self.read(pages))
+
+    def read(self, pages: Iterable[Page]) -> Listing:
+        """Pages are read one after the other, so that no more than one is held; the last version counts. Changes
+        nothing yet, nor does an error of `pages`.
         """
         known: dict[ObjectName, _Known] = {}
         problems: dict[ObjectName, InvalidObject] = {}
@@ -99,25 +131,44 @@ class Reflector:
                 known[name], problem, items = self._read(name, obj, old if old and old.uid == _uid(obj) else None)
                 upserts += items
                 problems |= {name: problem} if problem is not None else {}
-        before, self._known, self.problems, self.version = self._known, known, problems, version
-        kept = {each.key for each in known.values()}
+        return Listing(known, problems, tuple(upserts), version)
+
+    def take(self, listing: Listing) -> Step:
+        """What the list lacks has gone. Versions count from this list on, be they lower than those before."""
+        before, self._known, self.problems = self._known, dict(listing.known), dict(listing.problems)
+        self.version, self.newest = listing.version, number_of(listing.version)
+        kept = {each.key for each in self._known.values()}
         gone = [each.key for each in before.values() if each.key is not None and each.key not in kept]
-        return Step(tuple(upserts), tuple(gone))
+        return Step(listing.upserts, tuple(gone))
+
+    def restore(self) -> Step:
+        """What an earlier agent had in force of a kind that the server does not serve now."""
+        upserts: list[Item] = []
+        for uid, obj in self.remembered.items():
+            name = object_name(obj)
+            if name.kind != self.resource.kind or name in self._known or (item := self._restored(obj)) is None:
+                continue
+            self._known[name] = _Known(uid, 0, key_of(item), self._judged(name, obj, obj, item, ""), obj)
+            upserts.append(item)
+        return Step(tuple(upserts))
 
     def event(self, kind: str, obj: Mapping[str, Any]) -> Step:
-        """One line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
-        if kind == "ERROR":
+        """One line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR.
+
+        Versions of one watch only grow: where one is lower, the server's history is another, and a list is due.
+        """
+        version = str(_metadata(obj).get("resourceVersion") or "")
+        if kind == "ERROR" or number_of(version) < number_of(self.version):
             self.version = ""
             return Step(relist=True)
-        version = str(_metadata(obj).get("resourceVersion") or "")
-        self.version = version or self.version
+        self.version, self.newest = version, max(self.newest, number_of(version))
         if kind == "BOOKMARK":
             return Step()
         name = object_name(self._typed(obj))
         known = self._known.get(name)
         if kind == "DELETED":
             return self._delete(name, known, obj)
-        if known and known.uid == _uid(obj) and known.version >= _number(version):
+        if known and known.uid == _uid(obj) and known.version >= number_of(version):
             return Step()
         replaced = known.key if known and known.uid != _uid(obj) else None
         self._known[name], problem, upserts = self._read(name, obj, known if not replaced else None)
@@ -140,20 +191,25 @@ class Reflector:
         self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None
     ) -> tuple[_Known, InvalidObject | None, list[Item]]:
         """The object, if it is valid; else what was valid before stays, and the problem is said."""
-        version = _number(_metadata(obj).get("resourceVersion"))
+        version = number_of(_metadata(obj).get("resourceVersion"))
         typed = self._typed(obj)
         try:
             item = self.parse(typed)
         except InvalidObject as exc:
             if old is None and (restored := self._restored(obj)) is not None:
-                judged = self._judged(name, obj, self.remembered[_uid(obj)], restored, str(exc))
-                return _Known(_uid(obj), version, key_of(restored), judged), exc, [restored]
+                source = self.remembered[_uid(obj)]
+                judged = self._judged(name, obj, source, restored, str(exc))
+                return _Known(_uid(obj), version, key_of(restored), judged, source), exc, [restored]
             before = old.judged if old else None
-            judged = self._judged(
-                name, obj, before.source if before else {}, before.item if before else None, str(exc)
-            )
-            return _Known(_uid(obj), version, old.key if old else None, judged), exc, []
-        return _Known(_uid(obj), version, key_of(item), self._judged(name, obj, typed, item, "")), None, [item]
+            source = old.source if old else {}
+            judged = self._judged(name, obj, source, before.item if before else None, str(exc))
+            return _Known(_uid(obj), version, old.key if old else None, judged, source), exc, []
+        source = essence(typed) if self.resource.kept else {}
+        return (
+            _Known(_uid(obj), version, key_of(item), self._judged(name, obj, source, item, ""), source),
+            None,
+            [item],
+        )
 
     def _restored(self, obj: Mapping[str, Any]) -> Item | None:
         """What an earlier agent had in force of this object, unless this one's validator refuses it."""
@@ -174,8 +230,8 @@ class Reflector:
         status = obj.get("status")
         return Judged(
             PolicyRef(name.namespace, name.kind, name.name),
-            generation=_number(_metadata(obj).get("generation")),
-            valid=_number(_metadata(source).get("generation")),
+            generation=number_of(_metadata(obj).get("generation")),
+            valid=number_of(_metadata(source).get("generation")),
             item=item if isinstance(item, (Policy, TaskIdentityBinding)) else None,
             problem=problem,
             status=status if isinstance(status, dict) else {},
@@ -196,7 +252,7 @@ def _uid(obj: Mapping[str, Any]) -> str:
     return str(_metadata(obj).get("uid") or "")
 
 
-def _number(version: object) -> int:
+def number_of(version: object) -> int:
     """Resource versions are numbers in every server that keeps its state in etcd; KEP-5504 makes that official."""
     text = str(version or "")
     return int(text) if text.isdigit() else 0

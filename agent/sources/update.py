@@ -49,6 +49,7 @@ class Source(Protocol):
 
     store: Store
     problems: tuple[Problem, ...]
+    whole_truth: bool  # a namespace that it does not hold is not managed (L2d)
 
     def start(self) -> Update:
         """What is known at once."""
@@ -61,6 +62,9 @@ class Source(Protocol):
 
     def stale_seconds(self) -> float:
         """How long the source has not been able to tell what is new; 0 when it is."""
+
+    def trouble(self) -> str:
+        """Why the agent cannot be called ready on account of its source; "" while it can."""
 
     def close(self) -> None:
         """No more reads."""

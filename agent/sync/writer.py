@@ -59,6 +59,8 @@ class Writer:
         self.cluster = Cluster()
         self._settled: dict[PodUid, Assignment] = {}
         self._leaving: set[PodUid] = set()
+        self._listed = self.cluster.namespaces  # as the source said last
+        self._deserted: set[str] = set()  # namespaces that are gone while pods of them are here
         self._orphans: frozenset[PodUid] = frozenset()  # folders without a pod, whose claim was kept
         self._missed = Changes()
 
@@ -193,7 +195,17 @@ class Writer:
                 pods[uid] = pod
             else:
                 pods.pop(uid, None)
-        return replace(cluster, pods=pods.finish())
+        return self._with_namespaces(replace(cluster, pods=pods.finish()))
+
+    def _with_namespaces(self, cluster: Cluster) -> Cluster:
+        """A namespace that is gone while pods of it are here stays what it was last known to be (L2)."""
+        if cluster.namespaces is self._listed and not self._deserted:
+            return cluster
+        self._listed = cluster.namespaces
+        gone = set(self.cluster.namespaces) - set(cluster.namespaces)
+        self._deserted = gone & {pod.namespace for pod in cluster.pods.values()} if gone else set()
+        kept = {name: self.cluster.namespaces[name] for name in self._deserted}
+        return replace(cluster, namespaces=cluster.namespaces.update(kept)) if kept else cluster
 
     def _left(self, uid: PodUid, cluster: Cluster) -> Pod | None:
         """What stands for a pod that the API does not know (any more), while it has a folder here."""

@@ -11,15 +11,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.api.requests import Requests, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,13 +35,7 @@ def binaries() -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-class ControlPlane:
+class ControlPlane(Requests):
     """Use as a context manager. Both processes can be killed and started again on the same data."""
 
     def __init__(self, folder: Path) -> None:
@@ -139,39 +133,11 @@ class ControlPlane:
             process.send_signal(number)
             process.wait(30)
 
-    def request(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
-        """As cluster admin: the decoded answer, or its text. Raises urllib.error.HTTPError."""
+    def tls(self) -> ssl.SSLContext:
         pki = self.folder / "pki"
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": kind}, method=method)
-        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
-            text = answer.read().decode()
-        return json.loads(text) if text.startswith("{") else text
-
-    def apply(self, *objects: dict[str, Any]) -> list[dict[str, Any]]:
-        """Create each object, or replace it where it is there."""
-        return [self._apply(obj) for obj in objects]
-
-    def refusal(self, obj: dict[str, Any]) -> str:
-        """Why the server would not take it; "" where it would, or has it."""
-        try:
-            self.request("POST", f"{self.path_of(obj, named=False)}?dryRun=All", obj)
-        except urllib.error.HTTPError as exc:
-            return "" if exc.code == 409 else exc.read().decode()
-        return ""
-
-    def path_of(self, obj: dict[str, Any], *, named: bool) -> str:
-        version, metadata = obj["apiVersion"], obj["metadata"]
-        plural = _PLURALS.get(obj["kind"], f"{obj['kind'].lower()}s")
-        prefix = f"/api/{version}" if "/" not in version else f"/apis/{version}"
-        namespace = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
-        return f"{prefix}{namespace}/{plural}" + (f"/{metadata['name']}" if named else "")
-
-    def delete(self, obj: dict[str, Any]) -> None:
-        with contextlib.suppress(urllib.error.HTTPError):
-            self.request("DELETE", self.path_of(obj, named=True) + "?gracePeriodSeconds=0")
+        return context
 
     def kubeconfig(self) -> Path:
         """Cluster admin's, by client certificate."""
@@ -191,17 +157,6 @@ class ControlPlane:
         }  # fmt: skip
         path.write_text(json.dumps(document))
         return path
-
-    def _apply(self, obj: dict[str, Any]) -> dict[str, Any]:
-        try:
-            made = self.request("POST", self.path_of(obj, named=False), obj)
-        except urllib.error.HTTPError as exc:
-            if exc.code != 409:
-                raise RuntimeError(f"{obj['kind']}: {exc.code} {exc.read().decode()[:500]}") from exc
-            old = self.request("GET", self.path_of(obj, named=True))
-            metadata = {**obj["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
-            made = self.request("PUT", self.path_of(obj, named=True), {**obj, "metadata": metadata})
-        return dict(made)
 
     def _spawn(self, name: str, *arguments: str) -> None:
         program = self._binaries / name
@@ -241,14 +196,6 @@ class ControlPlane:
             "x509", "-req", "-in", f"{pki}/{name}.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
             "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/extension", "-out", f"{pki}/{name}.crt",
         )  # fmt: skip
-
-
-_PLURALS = {
-    "NetworkPolicy": "networkpolicies",
-    "TaskNetworkPolicy": "tasknetworkpolicies",
-    "ClusterTaskNetworkPolicy": "clustertasknetworkpolicies",
-    "CustomResourceDefinition": "customresourcedefinitions",
-}
 
 
 def _openssl(*arguments: str) -> None:

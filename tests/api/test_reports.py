@@ -17,7 +17,8 @@ from agent.app.serve import Serving
 from agent.config import Config
 from agent.errors import ApiError
 from agent.model.cluster import Settings
-from agent.outputs.policy_status import NodeReport
+from agent.model.policy import PolicyRef
+from agent.outputs.node_report import NodeReport, digest
 from agent.parse.objects import STARTUP_TAINT
 from agent.sources.kube_api import KubeApi
 from lab.node import Pod, cgroup_mount
@@ -320,7 +321,7 @@ def test_it_may_write_nothing_else(cluster: Reporting, method: str, path: str) -
 def test_two_nodes_add_up_and_one_of_them_writes(cluster: Reporting) -> None:
     """By Leases on the server: this node's agent, and another node's reports beside it."""
     cluster.plane.apply(policy(cluster.name, 8330))
-    name = f"TaskNetworkPolicy/{cluster.name}/etl"
+    name = digest(PolicyRef(cluster.name, "TaskNetworkPolicy", "etl"))
     with cluster.agent():
         api = KubeApi.connect(str(cluster.plane.token_kubeconfig("dagwall-system", "dagwall-agent")))
         other = Leases(api, OwnNode(api, "n2"), "dagwall-system")

@@ -125,7 +125,9 @@ def test_unmanaged_and_foreign_pods() -> None:
         replace(snapshot, pods=pods.set(PodUid("u0"), replace(pod(0), node="here")), settings=Settings(node="here"))
     )
     assert want.assignments.keys() == {"u0"}
-    want = whole(replace(snapshot, pods=pods))
+    assert PodUid("x") not in whole(replace(snapshot, pods=pods)).assignments, "of a namespace that nobody knows (L2)"
+    known = snapshot.namespaces.set("other", Namespace("other"))
+    want = whole(replace(snapshot, pods=pods, namespaces=known))
     assert (want.assignments[PodUid("x")].state, want.assignments[PodUid("x")].ruleset) == (
         EndpointState.UNMANAGED,
         0,

@@ -328,3 +328,74 @@ def test_writes_that_change_nothing_make_no_revision(folder: Folder) -> None:
     assert folder.quiet()
     folder.write("note.txt", "x")
     assert folder.quiet()
+
+
+@pytest.mark.parametrize("left", ["", "\n", "# nothing yet\n", "---\n---\n"])
+def test_an_emptied_file_keeps_what_it_said_until_it_is_removed(folder: Folder, left: str) -> None:
+    """As by `: > policies.yaml`, an editor that truncates first, a full disk."""
+    folder.write("a.yaml", MANAGED + "---\n" + policy())
+    folder.source.start()
+    folder.write("a.yaml", left)
+    update = folder.next()
+    assert folder.cidrs() == {"10.0.0.0/8"}
+    assert update.snapshot.namespaces["etl"].managed
+    assert "a.yaml: holds no object any more" in texts(update)[0]
+    folder.write("a.yaml", policy("192.0.2.0/24"))
+    assert folder.next().problems == ()
+    assert folder.cidrs() == {"192.0.2.0/24"}
+    (folder.path / "a.yaml").unlink()
+    folder.next()
+    assert folder.cidrs() == set()
+
+
+def test_a_file_that_never_held_an_object_is_no_error(folder: Folder) -> None:
+    folder.write("a.yaml", "")
+    assert folder.source.start().problems == ()
+
+
+def test_a_namespace_that_goes_while_pods_of_it_are_there_stays_managed(folder: Folder) -> None:
+    folder.write("namespace.yaml", MANAGED)
+    folder.write("pod.yaml", pod())
+    folder.source.start()
+    (folder.path / "namespace.yaml").unlink()
+    update = folder.next()
+    assert update.snapshot.namespaces["etl"].managed
+    assert "Namespace/etl: is in no file any more, and pods of it are" in texts(update)[0]
+    folder.write("namespace.yaml", MANAGED.replace("true", "false"))
+    update = folder.next()
+    assert (update.snapshot.namespaces["etl"].managed, update.problems) == (False, ())
+    (folder.path / "namespace.yaml").write_text(MANAGED)
+    folder.next()
+    (folder.path / "pod.yaml").unlink()
+    (folder.path / "namespace.yaml").unlink()
+    update = folder.next()
+    assert "etl" not in update.snapshot.namespaces
+    assert update.problems == ()
+
+
+FOREIGN = [("v1", "Endpoints"), ("v1", "ConfigMap"), ("apps/v1", "Deployment"), ("serving.knative.dev/v1", "Service")]
+NOT_FOREIGN = [
+    ("v1", "Namespac"), ("v1", "Services"), ("dagwall.io/v1alpha1", "TaskNetwork"), ("dagwall.io/v1", "Secret"),
+    ("extensions/v1beta1", "NetworkPolicy"), ("networking.k8s.io/v1beta1", "NetworkPolicy"), ("v2", "Pod"),
+]  # fmt: skip
+
+
+def an_object(version: str, kind: str) -> str:
+    return f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x, namespace: etl}}\n---\n{policy()}"
+
+
+@pytest.mark.parametrize(("version", "kind"), FOREIGN)
+def test_a_foreign_kind_is_skipped_and_said(folder: Folder, version: str, kind: str) -> None:
+    folder.write("a.yaml", an_object(version, kind))
+    assert folder.source.start().problems == ()
+    assert folder.cidrs() == {"10.0.0.0/8"}
+    (said,) = folder.source.manifests.skipped()
+    assert said == f"a.yaml:1: {kind}/etl/x: skipped, dagwall reads no {kind}"
+
+
+@pytest.mark.parametrize(("version", "kind"), NOT_FOREIGN)
+def test_what_looks_like_one_of_ours_is_an_error(folder: Folder, version: str, kind: str) -> None:
+    folder.write("a.yaml", an_object(version, kind))
+    (said,) = texts(folder.source.start())
+    assert "is no kind that dagwall reads" in said
+    assert folder.source.manifests.skipped() == ()

@@ -10,7 +10,9 @@ import pytest
 from urllib3.exceptions import NewConnectionError
 
 from agent.errors import ApiError
-from agent.sources.kube_api import KubeApi
+from agent.sources import kube_api
+from agent.sources.kube_api import KEEPALIVE, KubeApi
+from tests.unit.fake_api import FakeApi, Request
 
 
 def test_a_cluster_s_ca_may_lack_what_python_3_13_wants(tmp_path: Path) -> None:
@@ -48,3 +50,53 @@ def test_no_credentials_is_one_error_and_nothing_is_printed(
     with pytest.raises(ApiError, match=r"no credentials for an API server: .*file"):
         KubeApi.connect()
     assert capfd.readouterr() == ("", "")
+
+
+def kubeconfig(folder: Path, server: str, **user: str) -> Path:
+    file = folder / "kubeconfig"
+    document = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": server}}], "users": [{"name": "it", "user": user}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    }  # fmt: skip
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_a_token_file_is_read_for_each_request(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def note(request: Request) -> bool:
+        seen.append(request.headers.get("Authorization", ""))
+        return False
+
+    with FakeApi() as server:
+        server.lie = note
+        token = tmp_path / "token"
+        token.write_text("first\n")
+        api = KubeApi.connect(str(kubeconfig(tmp_path, server.url, tokenFile="token")))
+        api.get("/apis")
+        token.write_text("second")
+        api.get("/apis")
+        token.unlink()
+        with pytest.raises(ApiError, match="No such file"):
+            api.get("/apis")
+    assert seen == ["Bearer first", "Bearer second"]
+
+
+def test_a_lost_route_ends_a_connection_soon(tmp_path: Path) -> None:
+    with FakeApi() as server:
+        pools = KubeApi.connect(str(kubeconfig(tmp_path, server.url)))._api.rest_client.pool_manager
+        connection = pools.connection_from_url(server.url)._new_conn()
+        connection.connect()
+        for level, option, value in KEEPALIVE:
+            assert connection.sock.getsockopt(level, option) == value
+        connection.close()
+
+
+def test_an_answer_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_api, "MAX_DOCUMENT", 1000)
+    with FakeApi() as server:
+        server.lie = lambda request: request.reply(b" " * 1001)
+        with pytest.raises(ApiError, match="more than 1000 bytes"):
+            KubeApi.connect(str(kubeconfig(tmp_path, server.url))).get("/apis")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StateError
-from agent.sources.last_valid import LastValid, essence
+from agent.sources.essence import essence
+from agent.sources.last_valid import LastValid
 
 POLICY = {
     "apiVersion": "dagwall.io/v1alpha1",

@@ -16,6 +16,7 @@ from agent.sources.manifests import MAX_FILE_BYTES, decode
 BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{last}'] * 8)}]\n" for last, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+DEEP = f"a: &a {'[' * 30}{']' * 30}\nb: &b {'[' * 32}*a{']' * 32}\nc: [[*b]]\n"
 
 
 def bodies(text: str, file: str = "f.yaml") -> list[object]:
@@ -62,9 +63,31 @@ def test_scalars_that_yaml_would_turn_into_something_else() -> None:
 
 
 def test_quotes_make_text() -> None:
-    assert bodies("a: '1'\nb: \"yes\"\nc: !!str 5\nd: |\n  null\ne: {}\nf: []\n<<: {g: 1}\nh:\n") == [
+    assert bodies('a: \'1\'\nb: "yes"\nc: !!str 5\nd: |\n  null\ne: {}\nf: []\n"<<": {g: 1}\nh:\n') == [
         {"a": "1", "b": "yes", "c": "5", "d": "null\n", "e": {}, "f": [], "<<": {"g": 1}, "h": None}
     ]
+
+
+def test_aliases_and_merges_as_kubectl_takes_them() -> None:
+    text = """
+ports: &ports [{port: 443}]
+name: &name db
+rule: &rule {to: [{entity: dns}], ports: *ports}
+first: *name
+*name : 5
+second:
+  <<: *rule
+  ports: []
+third: {<<: [*rule, {to: x, name: y}], z: 1}
+"""
+    rule = {"to": [{"entity": "dns"}], "ports": [{"port": 443}]}
+    assert bodies(text) == [
+        {
+            "ports": [{"port": 443}], "name": "db", "rule": rule, "first": "db", "db": 5,
+            "second": {"to": [{"entity": "dns"}], "ports": []},
+            "third": {**rule, "name": "y", "z": 1},
+        }
+    ]  # fmt: skip
 
 
 def test_numbers_beyond_all_measure_are_text() -> None:
@@ -79,8 +102,14 @@ def test_numbers_beyond_all_measure_are_text() -> None:
         ("a: 1\n---\na: 1\nb: 1\na: 2\n", "f.yaml", r"^f\.yaml:5: key 'a' is there twice"),
         ("? [a]\n: b", "f.yaml", r"^f\.yaml:1: a key must be text"),
         ("a: !!python/object/apply:os.system [id]", "f.yaml", r"^f\.yaml:1: tag .*: tags are not supported"),
-        ("a: &x 1\nb: *x", "f.yaml", r"^f\.yaml:2: alias \*x: aliases are not supported"),
-        (BOMB, "f.yaml", r"^f\.yaml:2: alias \*a"),
+        ("a: &x 1\n---\nb: *x", "f.yaml", r"^f\.yaml:3: alias \*x: no such anchor before it"),
+        ("a: &x [*x]", "f.yaml", r"^f\.yaml:1: alias \*x: no such anchor before it"),
+        ("a: &x [1]\n*x : b", "f.yaml", r"^f\.yaml:2: a key must be text"),
+        ("a: 1\n<<: 5\n", "f.yaml", r"<<: must be a mapping"),
+        ("<<: {a: 1}\n<<: {b: 1}\n", "f.yaml", r"^f\.yaml:2: key '<<' is there twice"),
+        (BOMB, "f.yaml", r"^f\.yaml:7: has more than 1000000 nodes"),
+        (DEEP, "f.yaml", r"alias \*b: is nested deeper than 64 levels"),
+        (json.dumps({str(i): 0 for i in range(80_000)})[:-1] + ', "0": 1}', "f.json", r"key '0' is there twice"),
         ("[" * 65 + "]" * 65, "f.yaml", r"^f\.yaml:1: is nested deeper than 64 levels"),
         # libyaml 0.2.6 and newer have a limit of their own, which such text meets before ours.
         (

@@ -160,3 +160,30 @@ def test_a_contradicting_claim_is_one_event() -> None:
         assert (write.body["reason"], write.body["type"], write.body["count"]) == (reason, "Warning", 1)
         assert "TaskIdentityBinding/finance" in write.body["message"]
         assert write.body["involvedObject"]["uid"] == "u"
+
+
+def of_tenant(namespace: str, number: int) -> Denial:
+    facts = replace(endpoint(pod=f"p{number}"), namespace=namespace, uid=f"{namespace}-{number}")
+    return replace(denial(), endpoint=facts)
+
+
+def test_another_tenant_s_first_denial_finds_room_and_its_turn() -> None:
+    """A hundred pods of one tenant filled every series, and their writes took minutes (S1)."""
+    events = series(limit=200)
+    events.add([of_tenant("greedy", i) for i in range(300)], {}, 0.0)
+    assert events.lost["events_full"] == 100
+    assert len(written(events, 0.0)) == BURST
+    events.add([of_tenant("modest", 1)], {}, 0.1)
+    assert "modest" in {write.namespace for write in written(events, 0.5)}, "the next token is its own"
+    assert len(events) == 200
+
+
+def test_room_is_given_up_by_who_has_the_most_and_what_is_lost_is_counted() -> None:
+    events = series(limit=10)
+    events.add([of_tenant("greedy", i) for i in range(10)], {}, 0.0)
+    events.add([of_tenant("modest", i) for i in range(10)], {}, 1.0)
+    assert len(events) == 10
+    assert events.lost["events_full"] == 10
+    namespaces = [write.namespace for write in written(events, 2.0)]
+    assert (namespaces.count("greedy"), namespaces.count("modest")) == (5, 5)
+    assert namespaces[:4] == ["greedy", "modest", "greedy", "modest"]

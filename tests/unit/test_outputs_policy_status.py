@@ -12,11 +12,12 @@ from agent.model.cluster import Cluster
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef, Subject
 from agent.outputs.lease import HOLD_SECONDS, NODE_SECONDS, Election, living, node_lease
-from agent.outputs.policy_status import MAX_REPORT, NodeReport, StatusWrites, node_report, status_of
+from agent.outputs.node_report import MAX_REPORT, NodeReport, digest
+from agent.outputs.policy_status import StatusWrites, node_report, status_of
 
 REF = PolicyRef("airflow", "TaskNetworkPolicy", "etl")
 POLICY = Policy(REF, Subject())
-NAME = str(REF)
+NAME = digest(REF)
 T0, T1 = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
 
@@ -92,10 +93,43 @@ def test_a_report_says_what_the_maps_say() -> None:
     assert node_report([good(2)], programmed(other), {}, ()).policies == {NAME: (0, 0)}
     assert node_report([good(2)], Cluster(), {}, ["not ready"]) == NodeReport({NAME: (0, 0)}, "not ready")
     assert NodeReport.decode(in_force(2, 3, "x").encode()) == in_force(2, 3, "x")
-    assert NodeReport.decode('{"policies": {"a": 1}}') is None
-    large = NodeReport({f"{i:0100}": (1, 1) for i in range(4000)})
-    assert len(large.encode()) < MAX_REPORT
-    assert "4000 policies" in large.encode()
+    assert NodeReport.decode('{"tenants": {"a": 1}}') is None
+
+
+def many(namespace: str, count: int) -> dict[str, tuple[int, int]]:
+    refs = (PolicyRef(namespace, "TaskNetworkPolicy", f"policy-with-a-long-name-{i:0200}") for i in range(count))
+    return {digest(ref): (i, 1) for i, ref in enumerate(refs)}
+
+
+def test_a_report_is_bounded_and_one_tenant_s_policies_crowd_out_nobody_s() -> None:
+    """760 policies of long names were too many for everybody; one tenant's are too many for that tenant."""
+    fits = NodeReport(many("airflow", 2000) | many("", 10))
+    assert NodeReport.decode(fits.encode()) == fits
+    whole = NodeReport(many("greedy", 5000) | many("airflow", 500) | many("etl", 500) | many("", 10))
+    text = whole.encode()
+    assert len(text) < MAX_REPORT
+    read = NodeReport.decode(text)
+    assert read is not None
+    assert read.policies == many("airflow", 500) | many("etl", 500) | many("", 10)
+    assert read.left_out == {"greedy"}
+    ref = PolicyRef("greedy", "TaskNetworkPolicy", "p")
+    found = conditions(status_of(Judged(ref, 1, 1, replace(POLICY, ref=ref)), {"a": read}, T0))["Programmed"]
+    assert found["message"].endswith("on a: namespace has more policies than a node's report can hold")
+
+
+def test_the_more_nodes_the_more_rarely_each_asks() -> None:
+    """A thousand followers asked a thousand times a second."""
+    for nodes, least, most in ((1, 10.0, 15.0), (1000, 50.0, 75.0)):
+        election = Election("b", draw=max)
+        election.answered(ours=False, asked_at=0.0, nodes=nodes)
+        assert not election.due(most - 0.1)
+        assert election.due(most)
+        election = Election("b", draw=min)
+        election.answered(ours=False, asked_at=0.0, nodes=nodes)
+        assert (election.due(least - 0.1), election.due(least)) == (False, True)
+    holder = Election("a")
+    holder.answered(ours=True, asked_at=0.0, nodes=1000)
+    assert holder.due(10.0), "who has it renews it in time"
 
 
 def test_an_election_is_won_once_and_inherited() -> None:
@@ -104,7 +138,7 @@ def test_an_election_is_won_once_and_inherited() -> None:
     assert lease is not None
     a.answered(ours=True, asked_at=0.0)
     assert a.holds(1.0)
-    assert not a.renewal_due(9.0)
+    assert not a.due(9.0)
     assert b.claim(lease, 0.0, 1000.0) is None
     renewed = a.claim(lease, 10.0, 1010.0)
     assert b.claim(renewed, 10.0, 1010.0) is None
@@ -135,5 +169,7 @@ def test_bindings_too() -> None:
     ref = PolicyRef("", "TaskIdentityBinding", "b")
     binding = TaskIdentityBinding("b", "etl", ("worker",), ("finance_*",))
     judged = Judged(ref, 3, 3, binding)
-    assert node_report([judged], Cluster(bindings=Map({"b": binding})), {ref: 2}, ()).policies == {str(ref): (3, 2)}
-    assert node_report([judged], Cluster(), {}, ()).policies == {str(ref): (0, 0)}
+    assert node_report([judged], Cluster(bindings=Map({"b": binding})), {ref: 2}, ()).policies == {
+        digest(ref): (3, 2)
+    }
+    assert node_report([judged], Cluster(), {}, ()).policies == {digest(ref): (0, 0)}

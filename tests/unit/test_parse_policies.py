@@ -27,7 +27,8 @@ from agent.model.policy import (
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction
 from agent.parse.fields import Field
-from agent.parse.policies import parse_policy
+from agent.parse.objects import parse_object
+from agent.parse.policies import API_VERSION, parse_policy
 
 
 def parse(spec: str | dict[str, Any], *, cluster: bool = False, **metadata: Any) -> Policy:
@@ -244,3 +245,24 @@ def test_one_policy_cannot_be_without_end(rules: list[dict[str, Any]], problem: 
     with pytest.raises(InvalidObject) as caught:
         parse({"egress": rules})
     assert problem in str(caught.value)
+
+
+def test_every_fault_of_an_object_is_told_at_once() -> None:
+    spec = {
+        "posture": "maybe", "egres": [], "subject": {"dagIds": []}, "rawSockets": 1, "attestation": "sworn",
+        "egress": [{"to": [{"entity": "moon"}]}, {"to": [{"entity": "dns"}]}, {"ports": [{}]}],
+        "deny": [{}, {"to": []}],
+    }  # fmt: skip
+    body = {"apiVersion": API_VERSION, "kind": "TaskNetworkPolicy", "metadata": {"name": "p", "namespace": "n"}}
+    with pytest.raises(InvalidObject) as refused:
+        parse_object({**body, "spec": spec})
+    said = str(refused.value)
+    for field in (
+        "egres", "spec.subject.dagIds", "spec.egress[0].to[0].entity", "spec.egress[2].ports[0]", "spec.deny[0]",
+        "spec.deny[1].to", "spec.posture", "spec.attestation", "spec.rawSockets",
+    ):  # fmt: skip
+        assert field in said
+    assert "spec.egress[1]" not in said
+    many = {"deny": [{} for _ in range(15)]}
+    with pytest.raises(InvalidObject, match="and 5 faults more"):
+        parse_object({**body, "spec": many})

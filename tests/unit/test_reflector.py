@@ -69,6 +69,18 @@ def test_duplicates_and_stale_events_change_nothing() -> None:
     assert served.names() == {"a": "10.0.0.6"}
 
 
+def test_a_version_that_goes_back_means_a_new_list() -> None:
+    """An etcd that was restored from a backup: the next list is the truth, lower versions and all."""
+    served = Served()
+    served.take(served.reflector.listing([([pod("a", "u-1", 900), pod("b", "u-2", 950)], "1000")]))
+    assert served.reflector.event("MODIFIED", pod("a", "u-1", 920, "10.0.0.9")).relist
+    assert not served.reflector.listed
+    assert served.names().keys() == {"a", "b"}
+    served.take(served.reflector.listing([([pod("a", "u-1", 920, "10.0.0.9")], "921")]))
+    served.take(served.reflector.event("ADDED", pod("c", "u-3", 922)))
+    assert served.names() == {"a": "10.0.0.9", "c": "10.0.0.1"}
+
+
 def test_a_late_deletion_of_the_one_before_does_not_delete_the_one_after() -> None:
     served = Served()
     served.take(served.reflector.listing([([pod("a", "u-1", 5)], "5")]))
@@ -99,6 +111,7 @@ def test_an_invalid_generation_keeps_the_last_valid_one_until_the_object_goes() 
     assert "podIP" in str(next(iter(served.reflector.problems.values())))
     served.take(served.reflector.listing([([broken], "9")]))
     assert served.names() == {"a": "10.0.0.1"}
+    broken["metadata"]["resourceVersion"] = "10"
     served.take(served.reflector.event("DELETED", broken))
     assert served.names() == {}
     assert not served.reflector.problems
@@ -145,7 +158,7 @@ def policy(generation: int, version: int, spec: dict[str, Any], **more: Any) -> 
 
 
 def test_judgements_are_of_generations_and_keep_the_last_valid_one() -> None:
-    resource = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True)
+    resource = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True, kept=True)
     policies = Reflector(resource, parse_object)
     assert policies.judgements() == []
     policies.listing([([policy(1, 5, {"egress": []})], "5")])

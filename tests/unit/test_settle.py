@@ -74,3 +74,13 @@ def test_first_boot_locks_nobody_up() -> None:
 )
 def test_log_folders(folder: str, found: object) -> None:
     assert parse_log_folder(folder) == found
+
+
+def test_a_folder_of_manifests_is_the_whole_truth() -> None:
+    """`dagwall run --files` on a node with CoreDNS: what the folder does not hold is not managed (L2d)."""
+    folders = {UID: ("kube-system-2", "coredns-1")}
+    assert settle(UID, snapshot(), folders, complete=True).state is EndpointState.PENDING
+    settled = settle(UID, snapshot(), folders, complete=True, whole_truth=True)
+    assert settled == Settled(EndpointState.UNMANAGED, SettledBy.LOG_FOLDER, "kube-system-2", "coredns-1")
+    ours = settle(UID, snapshot(), {UID: ("etl", "p")}, complete=True, whole_truth=True)
+    assert ours.state is EndpointState.PENDING, "managed, but nobody has said who it is"

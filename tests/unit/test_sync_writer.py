@@ -333,3 +333,33 @@ def test_a_refused_revision_is_not_forgotten_when_a_pod_s_time_ends_meanwhile() 
     writer.update(cluster(pod(B), pod(other), port=80), Changes(pods=frozenset({other})))
     assert passes(maps, 20, TO_80)
     assert not passes(maps, 20, TO_443)
+
+
+def without_namespace(*pods: Pod) -> Cluster:
+    """Its policies are still there: what is gone or cannot be read is the namespace."""
+    return replace(cluster(*pods), namespaces=Map({"other": Namespace("other")}))
+
+
+def test_a_namespace_that_goes_while_its_pods_live_stays_what_it_was() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    writer.update(without_namespace(pod(A)), EVERYTHING)
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
+    writer.update(without_namespace(), Changes(pods=frozenset({A})))  # force-deleted; its process lives
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
+    assert writer.cluster.namespaces["etl"].managed, "and that is what the state folder keeps"
+    for cgroup in (10, 11):
+        writer.remove_folder(cgroup, 0.0)
+    writer.expire(LINGER_SECONDS + 1)
+    writer.update(replace(without_namespace(), revision=9), EVERYTHING)
+    assert set(writer.cluster.namespaces) == {"other"}
+    assert in_step(writer, maps)
+
+
+def test_a_pod_of_a_namespace_that_was_never_known_is_pending() -> None:
+    maps = DictMaps()
+    writer = started(maps, without_namespace(pod(A)))
+    assert writer.pending() == [A]
+    assert maps.endpoint(10) is None
+    writer.update(cluster(pod(A)), EVERYTHING)
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]

@@ -1,0 +1,84 @@
+"""One node's word about policies, as an annotation of its Lease. Pure.
+
+Policies stand in it by digests, a few bytes for each. A report is bounded, and shared fairly among namespaces: where
+it would be too large, those with the most policies are left out, whole, and the report says so; the others are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.model.policy import PolicyRef
+
+MAX_REPORT = 64_000
+"""Bytes: 2,500 policies. All annotations of an object have 256 KiB, and each node writes its own."""
+_LEFT_OUT = 100
+"""Names of namespaces that are left out; of more there is no word."""
+
+Tenants = dict[str, dict[str, list[int]]]
+
+
+def digest(ref: PolicyRef) -> str:
+    """`NAMESPACE/HEX`: of which policy of which tenant a report speaks."""
+    return f"{ref.namespace}/{hashlib.blake2b(str(ref).encode(), digest_size=6).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """Per policy (by digest) the generation in force and the pods it selects; `problem`: why not ready."""
+
+    policies: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str = ""
+    left_out: frozenset[str] = frozenset()  # namespaces
+
+    def encode(self) -> str:
+        """JSON for the annotation."""
+        tenants: Tenants = {}
+        for name, pair in sorted(self.policies.items()):
+            namespace, _, short = name.rpartition("/")
+            tenants.setdefault(namespace, {})[short] = list(pair)
+        kept, left_out = _fitting(tenants)
+        said = {"tenants": kept, "problem": self.problem, "leftOut": sorted(self.left_out | left_out)[:_LEFT_OUT]}
+        return _text(said)
+
+    @classmethod
+    def decode(cls, text: str) -> NodeReport | None:
+        """None where it is not one; other versions of the agent may say more."""
+        try:
+            said = json.loads(text)
+            pairs = {
+                f"{namespace}/{short}": (int(pair[0]), int(pair[1]))
+                for namespace, policies in said["tenants"].items()
+                for short, pair in policies.items()
+            }
+            left_out = frozenset(str(name) for name in said.get("leftOut") or ())
+            return cls(pairs, str(said.get("problem") or ""), left_out)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def differs_in_conditions(self, other: NodeReport | None) -> bool:
+        """More than numbers of pods."""
+        if other is None or self.problem != other.problem:
+            return True
+        return {n: p[0] for n, p in self.policies.items()} != {n: p[0] for n, p in other.policies.items()}
+
+
+def _fitting(tenants: Tenants) -> tuple[Tenants, frozenset[str]]:
+    """Cluster-scoped policies first, then the smallest tenants, as long as each leaves as much for every other."""
+    room, kept = MAX_REPORT, Tenants()
+    waiting = sorted(tenants, key=lambda namespace: (namespace != "", len(tenants[namespace]), namespace))
+    for i, namespace in enumerate(waiting):
+        size = len(_text({namespace: tenants[namespace]}))
+        if size > (room if namespace == "" else room / (len(waiting) - i)):
+            return kept, frozenset(waiting[i:]) - kept.keys()
+        kept[namespace] = tenants[namespace]
+        room -= size
+    return kept, frozenset()
+
+
+def _text(said: Any) -> str:
+    return json.dumps(said, separators=(",", ":"))
