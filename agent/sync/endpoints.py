@@ -11,7 +11,7 @@ from agent.model.identity import IdentityNumber, PodUid
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Ruleset, RulesetId
 from agent.sync.allocate import IdentityNumbers, Slots
-from agent.sync.entries import pack_endpoint, place_flags
+from agent.sync.entries import pack_endpoint, pack_pending, place_flags
 
 LINGER_SECONDS = 180.0
 """How long entries outlive their folder: orphaned TCP sockets still send the last upload (L4)."""
@@ -111,6 +111,7 @@ class EndpointTable:
         """The compiler's word on a pod. None: nothing is known of it (any more)."""
         endpoint = self._endpoint(uid)
         if assignment is None and endpoint.folders:
+            self._hold_without_rules(endpoint, rulesets)
             return  # deleted in the API while its folder is there: keeps identity and rules (L4)
         if endpoint.assignment and endpoint.number is not None:
             self.numbers.release(endpoint.assignment.identity)
@@ -122,6 +123,15 @@ class EndpointTable:
             del self.by_uid[uid]
             return
         self.refresh(uid, rulesets)
+
+    def _hold_without_rules(self, endpoint: Endpoint, rulesets: Mapping[RulesetId, Ruleset]) -> None:
+        """Rows of a ruleset that nobody has any more go: the pod must not fall to the defaults that are left of it."""
+        was = endpoint.assignment
+        if was is None or was.state is not EndpointState.MANAGED or was.ruleset in rulesets:
+            return
+        for cgroup in endpoint.folders:
+            if cgroup in self._rendered:
+                self._render(cgroup, pack_pending(self._rendered[cgroup]), endpoint.slot)
 
     def refresh(self, uid: PodUid, rulesets: Mapping[RulesetId, Ruleset]) -> None:
         """Make the entries of a pod's folders say what its assignment says."""
