@@ -12,7 +12,7 @@ APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel api e2e soak bench matrix bcc clean
+.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel attack api e2e soak bench matrix bcc clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ layout: $(VENV)/.ready ## the C compiler judges the struct mirror
 
 kernel: $(VENV)/.ready ## real programs, cgroups and packets (root); fails where BPF cannot run
 	$(PYTEST) -q tests/kernel
+
+attack: $(VENV)/.ready ## the races and floods of a hostile task, for minutes (root)
+	RACE_HISTORIES=400 $(PYTEST) -q -n auto --timeout 1800 tests/unit/test_sync_races.py
+	ATTACK_SECONDS=60 ATTACK_ROUNDS=300 $(PYTEST) -q --timeout 1800 tests/kernel/test_attack.py tests/kernel/test_revocation.py
 
 api: $(VENV)/.ready ## the agent against a real kube-apiserver and etcd on loopback, the CRDs against a current server (root)
 	@[ -n "$$KUBEBUILDER_ASSETS" ] || ./scripts/kube-apiserver.sh >/dev/null

@@ -2,7 +2,8 @@
 /* cgroup/connect4 and connect6: TCP is decided before a packet exists.
  *
  * Returns 1: goes on; 0: refused, with EACCES where the kernel has bpf_set_retval() (HAVE_SET_RETVAL), else EPERM.
- * Datagrams and pending endpoints go on: egress decides them.
+ * Datagrams and pending endpoints go on: egress decides them, but for groups (sendmsg.c): a connected socket's
+ * datagrams meet no sendmsg hook.
  */
 
 static __always_inline __u64 creator_of(__u64 cookie, __u64 otherwise)
@@ -20,6 +21,45 @@ static __always_inline int refuse(void)
 
 	((int (*)(int))HELPER_SET_RETVAL)(-EACCES_ERRNO);
 #endif
+	return 0;
+}
+
+/* May this task's pod send to a group? Only pods on the host's network are asked: see sendmsg.c. */
+static __always_inline int may_reach_group(__u64 task, const struct address *peer, __u8 protocol, __be16 port, __u8 hook)
+{
+	struct config *config = configuration();
+	struct rule rule = {};
+	struct place place;
+
+	place_of(task, &place);
+	if (place.known && !(place.flags & ENDPOINT_HOST_NETWORK))
+		return 1;
+	if (!address_is_group(peer) || !config)
+		return 1;
+	struct endpoint *endpoint = endpoint_of_task(config, task);
+
+	if (!endpoint || !(endpoint->flags & ENDPOINT_HOST_NETWORK) || endpoint->state == STATE_UNMANAGED)
+		return 1;
+	if (endpoint->state == STATE_PENDING)
+		rule.reason = DROP_PENDING;
+	else
+		judge(endpoint, peer, protocol, port, DIRECTION_EGRESS, &rule);
+	if (rule.verdict != VERDICT_DENY)
+		return 1;
+	struct subject subject = {
+		.cgroup_id = task,
+		.task_cgroup_id = task,
+		.peer = *peer,
+		.service_port = port,
+		.protocol = protocol,
+		.direction = DIRECTION_EGRESS,
+		.hook = hook,
+		.identity = endpoint->identity,
+		.slot = endpoint->slot,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	record_denial(config, &subject, &rule, 1);
 	return 0;
 }
 
@@ -115,9 +155,12 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, const struct address *peer)
 {
-	enum { STREAM = 1 };
+	enum { STREAM = 1, DATAGRAM = 2 };
 	struct config *config = configuration();
 	__u64 task = bpf_get_current_cgroup_id();
+
+	if (ctx->type == DATAGRAM)
+		return may_reach_group(task, peer, ctx->protocol, ctx->user_port, HOOK_CONNECT);
 	if (ctx->type != STREAM || ctx->protocol == PROTOCOL_SCTP || address_is_unspecified(peer))
 		return 1;
 	if (!config)

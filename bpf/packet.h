@@ -82,6 +82,14 @@ static __always_inline int address_is_unspecified(const struct address *a)
 	       (a->word[2] == 0 || a->word[2] == bpf_htonl(0xffff));
 }
 
+/* Multicast, and 255.255.255.255 */
+static __always_inline int address_is_group(const struct address *a)
+{
+	if (address_is_ipv4(a))
+		return bpf_ntohl(a->word[3]) >> 28 == 14 || a->word[3] == 0xffffffff;
+	return bpf_ntohl(a->word[0]) >> 24 == 0xff;
+}
+
 static __always_inline int protocol_has_ports(__u8 protocol)
 {
 	return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_SCTP;

@@ -9,7 +9,18 @@ from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
 from agent.kernel.syscall import AttachType, ProgType
 
-SOURCES = ("maps.c", "record.c", "judge.c", "skb.c", "slow.c", "connect.c", "sock.c", "lsm.c", "sockops.c")
+SOURCES = (
+    "maps.c",
+    "record.c",
+    "judge.c",
+    "skb.c",
+    "slow.c",
+    "connect.c",
+    "sendmsg.c",
+    "sock.c",
+    "lsm.c",
+    "sockops.c",
+)
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
@@ -37,6 +48,8 @@ PROGRAMS = (
     Program("ingress", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
     Program("connect4", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
     Program("connect6", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
+    Program("sendmsg4", ProgType.CGROUP_SOCK_ADDR, AttachType.SENDMSG4),
+    Program("sendmsg6", ProgType.CGROUP_SOCK_ADDR, AttachType.SENDMSG6),
     Program("sock_create", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
     Program("sock_release", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
     Program("socket_create", ProgType.LSM, AttachType.LSM_CGROUP, needs="lsm_cgroup"),
@@ -51,6 +64,8 @@ ATTACH_ORDER = (
     "socket_create",
     "connect4",
     "connect6",
+    "sendmsg4",
+    "sendmsg6",
     "egress",
     "sockops",
 )

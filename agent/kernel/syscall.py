@@ -75,6 +75,8 @@ class AttachType(IntEnum):
     SOCK_OPS = 3
     CONNECT4 = 10
     CONNECT6 = 11
+    SENDMSG4 = 14
+    SENDMSG6 = 15
     SOCK_RELEASE = 34
     LSM_CGROUP = 43
 

@@ -66,6 +66,7 @@ class Hook(IntEnum):
     CONNECT = 2
     SOCK_CREATE = 3
     SOCKET_CREATE = 4
+    SENDMSG = 5
     UNKNOWN = 255  # as above
 
     @classmethod

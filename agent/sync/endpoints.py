@@ -125,7 +125,7 @@ class EndpointTable:
         self.refresh(uid, rulesets)
 
     def _hold_without_rules(self, endpoint: Endpoint, rulesets: Mapping[RulesetId, Ruleset]) -> None:
-        """Rows of a ruleset that nobody has any more go: the pod must not fall to the defaults that are left of it."""
+        """Rows of a ruleset that nobody has any more go: the pod must not fall to the defaults that stay."""
         was = endpoint.assignment
         if was is None or was.state is not EndpointState.MANAGED or was.ruleset in rulesets:
             return

@@ -178,6 +178,27 @@ def test_loopback_addresses_do_not_leave_by_another_device(rig: Rig, address: st
     assert rig.totals(slot)["sent_packets"] == 0
 
 
+GROUPS = ("224.0.0.251", "255.255.255.255", "ff02::fb")
+
+
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_pod_on_the_host_reaches_no_daemon_by_a_group(rig: Rig, group: str, *, connected: bool) -> None:
+    """The copy that the stack gives the node's own sockets has no socket, and meets no egress hook (P7)."""
+    pod = rig.node.add_pod()
+    slot, _ = rig.manage(pod, flags=structs.FLAG_HOST_NETWORK)
+    with in_netns(pod.netns):
+        daemon = _listening_to(group, 5353)
+    with daemon:
+        assert pod.run(_send_to_group, group, 5353, connected) in REFUSED
+        with pytest.raises(TimeoutError):
+            daemon.recv(16)
+        assert rig.denials(slot) == {DropReason.NO_RULE: 1}
+        rig.manage(pod, egress=Verdict.ALLOW, flags=structs.FLAG_HOST_NETWORK)
+        assert pod.run(_send_to_group, group, 5353, connected) == "ok"
+        assert daemon.recv(16) == b"hello", "the daemon listens"
+
+
 # -- sources
 
 
@@ -377,6 +398,33 @@ def _connect_by(address: str, option: str) -> str:
     with _bound(address, option, socket.SOCK_STREAM) as sock:
         sock.settimeout(0.3)
         return attempt(sock.connect, (address, 7422))
+
+
+def _listening_to(group: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in group else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(0.3)
+    sock.bind(("", port))
+    index = socket.if_nametoindex("eth0")
+    if ":" in group:
+        request = socket.inet_pton(socket.AF_INET6, group) + struct.pack("=I", index)
+        sock.setsockopt(socket.IPPROTO_IPV6, 20, request)  # IPV6_ADD_MEMBERSHIP
+    elif group.startswith("224"):
+        sock.setsockopt(socket.IPPROTO_IP, 35, socket.inet_aton(group) + bytes(4) + struct.pack("=i", index))
+    return sock
+
+
+def _send_to_group(group: str, port: int, connected: bool) -> str:
+    with socket.socket(socket.AF_INET6 if ":" in group else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        index = socket.if_nametoindex("eth0")
+        if ":" in group:
+            sock.setsockopt(socket.IPPROTO_IPV6, 17, index)  # IPV6_MULTICAST_IF
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, 32, bytes(8) + struct.pack("=i", index))  # IP_MULTICAST_IF
+        if not connected:
+            return attempt(sock.sendto, b"hello", (group, port))
+        outcome = attempt(sock.connect, (group, port))
+        return attempt(sock.send, b"hello") if outcome == "ok" else outcome
 
 
 def _from(source: str) -> socket.socket:
