@@ -41,7 +41,7 @@ BAD = {
         f"annotations: {{a: {'x' * (1 << 20)}}}}}\nspec: {{}}",
         "annotations",
     ),
-    "unknown kind": ("apiVersion: v1\nkind: Secret\nmetadata: {name: s}", "Secret"),
+    "unknown kind": ("apiVersion: dagwall.io/v1alpha1\nkind: TaskNetwork\nmetadata: {name: s}", "TaskNetwork"),
 }
 
 

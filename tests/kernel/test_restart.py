@@ -13,6 +13,7 @@ from agent.abi.structs import SLOT, U32
 from agent.app.drain import lost_evictions
 from agent.config import Config
 from agent.kernel.pins import Pins
+from agent.model.verdict import Direction
 from lab.node import Pod, cgroup_mount
 from tests.kernel.agent_process import AgentProcess
 from tests.kernel.rig import eventually
@@ -90,6 +91,6 @@ def test_flows_that_went_unseen_do_not_use_up_the_share(machine: Machine) -> Non
         for key in list(maps["flows"].keys()):
             maps["flows"].delete(key)
         (slot,) = (int(U32.unpack(k)["value"]) for k, v in maps["slots"].items() if any(SLOT.unpack(v)["inserted"]))
-        assert eventually(lambda: lost_evictions(maps)[slot] >= 1)
+        assert eventually(lambda: lost_evictions(maps)[slot, Direction.EGRESS] >= 1)
     with machine.agent() as agent:
         assert lost_evictions(agent.datapath.maps) == {}
