@@ -48,6 +48,7 @@ def socket_address(text: str) -> int:
 # -- races
 
 
+@pytest.mark.core
 def test_a_value_that_is_rewritten_is_never_read_as_another_endpoints(rig: Rig) -> None:
     """Only rewritten, never changed: the one that is denied in every revision sends nothing."""
     denied, allowed = rig.node.add_pod(), rig.node.add_pod()
@@ -112,6 +113,7 @@ def small() -> object:
         yield rig
 
 
+@pytest.mark.core
 def test_what_others_open_takes_nothing_of_what_a_pod_opens(small: Rig) -> None:
     victim = small.node.add_pod()
     slot, ruleset = small.manage(victim)
@@ -133,6 +135,7 @@ def _flooded(rig: Rig, victim: Pod, port: int) -> bool:
     return True
 
 
+@pytest.mark.core
 def test_expired_flows_make_room_without_an_agent(small: Rig) -> None:
     """Nobody evicts; every question has its answer all the same."""
     pod = small.node.add_pod()
@@ -143,6 +146,7 @@ def test_expired_flows_make_room_without_an_agent(small: Rig) -> None:
     assert len(small.flows(slot)) == 64
 
 
+@pytest.mark.core
 def test_loopback_takes_no_share(small: Rig) -> None:
     pod = small.node.add_pod()
     slot, _ = small.manage(pod)
@@ -155,6 +159,7 @@ def test_loopback_takes_no_share(small: Rig) -> None:
 # -- the pod itself (P7)
 
 
+@pytest.mark.core
 def test_a_pod_talks_to_itself_by_its_own_address(rig: Rig) -> None:
     pod = rig.node.add_pod()
     slot, _ = rig.manage(pod)
@@ -164,6 +169,7 @@ def test_a_pod_talks_to_itself_by_its_own_address(rig: Rig) -> None:
     assert rig.denials(slot) == {}
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
 @pytest.mark.parametrize("option", LOOPBACK_OPTIONS)
 def test_loopback_addresses_do_not_leave_by_another_device(rig: Rig, address: str, option: str) -> None:
@@ -181,6 +187,7 @@ def test_loopback_addresses_do_not_leave_by_another_device(rig: Rig, address: st
 GROUPS = ("224.0.0.251", "255.255.255.255", "ff02::fb")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("connected", [False, True])
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_pod_on_the_host_reaches_no_daemon_by_a_group(rig: Rig, group: str, *, connected: bool) -> None:
@@ -202,6 +209,7 @@ def test_a_pod_on_the_host_reaches_no_daemon_by_a_group(rig: Rig, group: str, *,
 # -- sources
 
 
+@pytest.mark.core
 def test_a_foreign_ipv6_source_leaves_no_pod(rig: Rig) -> None:
     """IPV6_FREEBIND and another pod's address: also on a flow that the pod has opened properly before."""
     pod, other = rig.node.add_pod(), rig.node.add_pod()
@@ -262,6 +270,7 @@ def test_a_reply_s_clock_only_goes_forward(rig: Rig) -> None:
     assert ((rig.jiffies.now() - flow["last"]) & 0xFFFFFFFF) < rig.hz
 
 
+@pytest.mark.core
 def test_an_observing_namespace_s_open_ingress_is_no_way_out(rig: Rig) -> None:
     """Mid-stream TCP is judged in the direction of who opened it, not in whichever allows (P9)."""
     pod = rig.node.add_pod()
