@@ -59,8 +59,8 @@ def _unpacked(say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _kvm_works(qemu: tuple[str, ...]) -> bool:
-    """/dev/kvm may be there and still not run a guest: try. In a virtual machine only if MATRIX_KVM=1 says so: where the
-    nesting passes on half of it, a guest starts and hangs at the first instruction that is missing.
+    """/dev/kvm may be there and still not run a guest: try. In a virtual machine only if MATRIX_KVM=1 says so: where
+    the nesting passes on half of it, a guest starts and hangs at the first instruction that is missing.
     """
     nested = " hypervisor" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK) or (nested and os.environ.get("MATRIX_KVM") != "1"):
