@@ -6,6 +6,7 @@ import pytest
 
 from agent.abi.layout import FieldType, Layout, array, be16, nested, raw, u8, u16, u32, u64
 from agent.abi.schema import Convert, Field, Schema, Table, converter, fields_of, own_schema
+from agent.abi.structs import FOLDER, PREFIX, RULE_KEY, pack_folder
 from agent.errors import LoadError
 
 
@@ -62,3 +63,14 @@ def test_arrays_and_bytes_keep_what_fits() -> None:
     old, new = Layout("t", a=array(u32, 2), b=raw(4)), Layout("t", a=array(u32, 3), b=raw(2), pad=raw(2))
     found = new.unpack(convert(old, new)(old.pack(a=(1, 2), b=b"wxyz")))
     assert (found["a"], found["b"]) == ((1, 2, 0), b"wx")
+
+
+def test_keys_of_a_hash_become_those_of_a_trie() -> None:
+    """As `endpoints`, `hosts` and `rules` did with ABI 2: prefixes of their whole length."""
+    bare, address = Layout("u64", value=u64), Layout("address", address=raw(16, align=4))
+    assert convert(bare, FOLDER)(bare.pack(value=1 << 33 | 7)) == pack_folder(1 << 33 | 7)
+    of = bytes(range(16))
+    assert convert(address, PREFIX)(of) == PREFIX.pack(length=128, address=of)
+    before = Layout("rule_key", ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
+    found = convert(before, RULE_KEY)(before.pack(ruleset=1, peer_class=2, port_class=3, direction=1))
+    assert found == RULE_KEY.pack(length=128, ruleset=1, peer_class=2, port_class=3, direction=1)

@@ -109,7 +109,7 @@ def history_of(seed: int, revisions: int, objects: int) -> list[str]:
     return [f"seed {seed}: {each}" for each in found]
 
 
-HISTORIES = int(os.environ.get("RACE_HISTORIES", "30"))
+HISTORIES = int(os.environ.get("RACE_HISTORIES", "12"))
 """How many of each kind; `make attack` asks for more."""
 
 
