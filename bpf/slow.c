@@ -186,6 +186,15 @@ static __always_inline int is_foreign_source(struct __sk_buff *skb, const struct
 	return hosts.lookup(&prefix) != 0;
 }
 
+/* Is this the socket of a TCP connection, not a listener's or one that has just asked? */
+static __always_inline int is_connection(struct bpf_sock *sk)
+{
+	enum { SYN_SENT = 2, SYN_RECEIVED = 3, LISTEN = 10, NEW_SYN_RECEIVED = 12 };
+	__u32 state = sk->state;
+
+	return state != SYN_SENT && state != SYN_RECEIVED && state != LISTEN && state != NEW_SYN_RECEIVED;
+}
+
 /* Why a packet is denied whatever the rules say; DROP_NONE: they decide. */
 static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoint *endpoint,
 				      const struct packet *packet, int inbound)
@@ -285,8 +294,11 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 		return 1; /* it stays in the pod (P7) */
 	struct bpf_sock *sk = skb->sk;
 
-	if (sk)
+	if (sk) {
 		connected = sk->dst_port != 0;
+		if (inbound && packet.role == ROLE_OPENS && is_connection(sk))
+			packet.role = ROLE_ANY; /* a SYN in the middle opens nothing: the stack answers with an ACK */
+	}
 	rule.reason = defect_of(skb, endpoint, &packet, inbound);
 	if (rule.reason)
 		flow_key_of(&packet, key.cgroup_id, inbound, connected, &key);

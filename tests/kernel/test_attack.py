@@ -256,6 +256,22 @@ def test_a_broken_segment_ends_no_connection(rig: Rig) -> None:
     assert not any(stalls(each) for each in found)
 
 
+def test_a_syn_in_the_middle_ends_no_connection(rig: Rig) -> None:
+    """Its ports are those of a connection that the pod opened; nobody may open one to it."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.rule(ruleset, V6, TCP, 7431)
+    rig.node.serve(V6, 7431)
+    pod.spawn(_connect_and_hold, V6, 7431, 5432)
+    assert eventually(lambda: bool(rig.flows(slot)))
+    time.sleep(0.2)
+    received = rig.totals(slot)["received_packets"]
+    with in_netns(rig.node.world):
+        _send_segment(V6, 7431, pod.ipv6, 5432, flags=0x02)
+    assert eventually(lambda: rig.totals(slot)["received_packets"] > received), "it was judged as the connection's"
+    assert rig.denials(slot) == {}
+
+
 # -- clocks
 
 
@@ -464,12 +480,18 @@ def _connect_and_hold(address: str, port: int, own_port: int) -> None:
 def _send_segment_with_headers(source: str, port: int, destination: str, own_port: int) -> None:
     """A TCP segment behind seven destination options, from the server's address."""
     options = b"".join(bytes((60 if n < 6 else TCP, 0, 1, 4, 0, 0, 0, 0)) for n in range(7))
+    _send_segment(source, port, destination, own_port, flags=0x10, options=options)
+
+
+def _send_segment(
+    source: str, port: int, destination: str, own_port: int, *, flags: int, options: bytes = b""
+) -> None:
     packed = [IPv6Address(each).packed for each in (source, destination)]
-    segment = struct.pack("!HHIIBBHHH", port, own_port, 7, 7, 5 << 4, 0x10, 1024, 0, 0)
+    segment = struct.pack("!HHIIBBHHH", port, own_port, 7, 7, 5 << 4, flags, 1024, 0, 0)
     pseudo = b"".join(packed) + struct.pack("!IHBB", len(segment), 0, 0, TCP)
     segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
     payload = options + segment
-    header = struct.pack("!IHBB", 6 << 28, len(payload), 60, 64)
+    header = struct.pack("!IHBB", 6 << 28, len(payload), 60 if options else TCP, 64)
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, 36, 1)  # IPV6_HDRINCL
         sock.sendto(header + b"".join(packed) + payload, (destination, 0))
