@@ -102,6 +102,14 @@ static __always_inline void count_connection(struct flow *flow, __u32 identity)
 	count_identity_connection(identity, DIRECTION_EGRESS);
 }
 
+/* Perhaps the pod's own address, which nobody knows (yet): of its links, or before the API has told. */
+static __always_inline int may_be_own(const struct endpoint *endpoint, const struct address *peer, __u8 reason)
+{
+	if (address_is_link_local(peer))
+		return 1;
+	return reason == DROP_UNKNOWN_PEER && address_is_zero(&endpoint->own[!address_is_ipv4(peer)]);
+}
+
 static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struct config *config,
 					  const struct judged *judged, struct flow_key *key, __u64 task, __u64 cookie)
 {
@@ -131,9 +139,8 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 		return 1; /* by lo, as egress sees; else it is judged there (P7) */
 	} else {
 		judge(endpoint, &key->peer, PROTOCOL_TCP, key->service_port, DIRECTION_EGRESS, &rule);
-		if (rule.verdict == VERDICT_DENY && rule.reason == DROP_UNKNOWN_PEER &&
-		    address_is_zero(&endpoint->own[!address_is_ipv4(&key->peer)]))
-			return 1; /* perhaps its own address, which nobody knows yet: egress sees the device */
+		if (rule.verdict == VERDICT_DENY && may_be_own(endpoint, &key->peer, rule.reason))
+			return 1; /* egress sees the device */
 	}
 	if (rule.verdict == VERDICT_DENY) {
 		record_denial(config, &subject, &rule, 1);

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from ipaddress import IPv6Address
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from agent.flows.decode import decode_event
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 from lab.node import Pod, in_netns
 from tests.kernel.rig import TCP, UDP, Rig, attached, eventually
-from tests.kernel.sockets import attempt, checksum, tcp, udp
+from tests.kernel.sockets import attempt, checksum, udp
 
 SECONDS = float(os.environ.get("ATTACK_SECONDS", "2"))
 ROUNDS = int(os.environ.get("ATTACK_ROUNDS", "40"))
@@ -164,7 +165,7 @@ def test_a_pod_talks_to_itself_by_its_own_address(rig: Rig) -> None:
     pod = rig.node.add_pod()
     slot, _ = rig.manage(pod)
     _own_values(rig, pod)
-    for address in ("127.0.0.1", "::1", pod.ipv4, pod.ipv6):
+    for address in ("127.0.0.1", "::1", pod.ipv4, pod.ipv6, "fe80"):
         assert pod.run(_serve_and_connect, address) == "ok", address
     assert rig.denials(slot) == {}
 
@@ -389,12 +390,32 @@ def _talk_to_itself(addresses: tuple[str, ...], count: int) -> str:
 
 
 def _serve_and_connect(address: str) -> str:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_server((address, 0), family=family) as server:
-        port = server.getsockname()[1]
-        thread = threading.Thread(target=_echo_once, args=(server,), daemon=True)
-        thread.start()
-        return tcp(address, port)
+    """`fe80`: the pod's own address on its link, once it is not tentative any more."""
+    scope: tuple[int, ...] = ()
+    if address == "fe80":
+        address, scope = _link_local(), (0, socket.if_nametoindex("eth0"))
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as server:
+        server.bind((address, 0, *scope))
+        server.listen(1)
+        threading.Thread(target=_echo_once, args=(server,), daemon=True).start()
+        with socket.socket(server.family) as client:
+            client.settimeout(3)
+            outcome = attempt(client.connect, (address, server.getsockname()[1], *scope))
+            if outcome != "ok":
+                return outcome
+            client.sendall(b"ping")
+            return "ok" if client.recv(16) == b"ping" else "closed"
+
+
+def _link_local() -> str:
+    tentative = 0x40
+    for _ in range(100):
+        for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
+            number, _, _, _, flags, device = line.split()
+            if number.startswith("fe80") and device == "eth0" and not int(flags, 16) & tentative:
+                return str(IPv6Address(bytes.fromhex(number)))
+        time.sleep(0.05)
+    raise AssertionError("eth0 has no address on its link")
 
 
 def _echo_once(server: socket.socket) -> None:
