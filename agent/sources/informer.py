@@ -27,9 +27,6 @@ QUIET_SECONDS = 90.0
 """Without a list, an event or a bookmark for so long, nobody can tell what is new: bookmarks come within 75 s."""
 CONFIRM_SECONDS = 3.0
 """Between an answer that would let go of much, and the same answer, which is then believed."""
-RELIST_SECONDS = 10.0
-"""After an outage as long as this a watch does not go on from where it was: an etcd that was restored from a backup
-counts its versions from then on, and soon passes the ones that are known here."""
 NEVER_EMPTY = frozenset({"Namespace", "Service"})
 """Every cluster has `default` and `default/kubernetes`."""
 
@@ -38,8 +35,6 @@ class Api(Protocol):
     """Raises ApiError."""
 
     def pages(self, resource: Resource) -> Iterator[Page]: ...
-
-    def newest(self, resource: Resource) -> str: ...
 
     def serves(self, resource: Resource) -> bool: ...
 
@@ -89,27 +84,16 @@ class Informer:
                 wait.reset()
 
     def once(self) -> None:
-        """One list, where that is due, and one watch to its end. Raises ApiError."""
-        if self._recheck:
+        """One list, where that is due, and one watch to its end. Raises ApiError.
+
+        After a failure no watch goes on from where it was: an etcd that was restored from a backup soon passes the
+        versions that are known here, and a quiet watch would say nothing for a minute.
+        """
+        if self._recheck or self.failing_since:
             self.reflector.version = ""
-        if self.failing_since and self.reflector.listed:
-            self._resume()
         if not self.reflector.listed:
             self._list()
         self._watch()
-
-    def _resume(self) -> None:
-        """After a failure: is the server's history still the one that the next watch counts on?
-
-        That it answers here is no news: only a whole list is, or a word on a watch.
-        """
-        outage = time.monotonic() - self.failing_since
-        if outage > RELIST_SECONDS or self._is_ahead():
-            self.reflector.version = ""
-
-    def _is_ahead(self) -> bool:
-        newest = self.api.newest(self.reflector.resource)
-        return number_of(newest) < number_of(self.reflector.version)
 
     def _list(self) -> None:
         found = self.reflector.read(self.api.pages(self.reflector.resource))

@@ -95,10 +95,6 @@ class KubeApi:
                 return
             query["continue"] = str(more)
 
-    def newest(self, resource: Resource) -> str:
-        """The version of the server's whole state now, by a list of one object."""
-        return _page(self.get(resource.path, **self._query(resource, limit=1)), resource)[1]
-
     def serves(self, resource: Resource) -> bool:
         """By the server's own documents about what it serves. Raises ApiError where they cannot be had."""
         group, _, version = resource.api_version.rpartition("/")

@@ -29,7 +29,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.05, 0.2))
     monkeypatch.setattr(informer, "CONFIRM_SECONDS", 0.5)
     monkeypatch.setattr(informer, "QUIET_SECONDS", 1.0)
-    monkeypatch.setattr(informer, "RELIST_SECONDS", 1.0)
     monkeypatch.setattr(informer, "ABSENT_SECONDS", 0.2)
     monkeypatch.setattr(kube_api, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(kube_api, "DOCUMENT_SECONDS", 1.0)
