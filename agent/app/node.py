@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import selectors
+import select
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -23,6 +23,7 @@ from agent.app.state import StateFolder, change_of
 from agent.app.told import HELD_BY_LSM, Observer, Told
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.config import Config
+from agent.errors import KernelError
 from agent.flows.decode import RawEvent, decode_event
 from agent.kernel.datapath import Datapath
 from agent.log import event
@@ -41,6 +42,12 @@ HEARTBEAT_SECONDS = 1.0
 HEALTH_SECONDS = 2.0
 SCAN_SECONDS = 30.0
 """Between two full scans of the cgroup tree: for what no directory event has told."""
+BLIND_SCAN_SECONDS = 2.0
+"""The same where the kernel gives no events of some folders."""
+SEARCH_SHARE = 20
+"""A search for a cgroup that the kernel asks about follows the last one after so many times what that took."""
+ASKED_NS = 5_000_000_000
+"""When an entry of `pending` goes: the kernel asks again after a second while packets come."""
 
 
 @dataclass(slots=True)
@@ -50,6 +57,7 @@ class Timers:
     heartbeat: float = 0.0
     health: float = 0.0
     scan: float = 0.0
+    search: float = 0.0
 
 
 class Node:
@@ -93,6 +101,8 @@ class Node:
         self._refused = Changes()
         self._too_big: tuple[str, ...] = ()
         self._swept = False
+        self._lacking: tuple[str, ...] = ()
+        self._unknown: dict[int, RawEvent] = {}  # by cgroup id: what the kernel asked about and nobody knows yet
 
     # -- start
 
@@ -122,18 +132,29 @@ class Node:
 
     def run(self) -> None:
         """Until `stop`."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.watcher.fileno(), selectors.EVENT_READ, self._on_folders)
-            selector.register(self.datapath.events.fileno(), selectors.EVENT_READ, self._on_records)
-            selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
-            while not self._stopping:
-                ready = {key.data for key, _ in selector.select(HEARTBEAT_SECONDS / 2)}
-                for answer in (self._on_folders, self._on_records, self._on_wake):
-                    if answer in ready:
-                        answer()
-                self._on_time(time.monotonic())
-                self._tell()
+        while not self._stopping:
+            ready = self._wait()
+            for fileno, answer in self._inputs():
+                if fileno in ready:
+                    answer()
+            self._on_time(time.monotonic())
+            self._tell()
         self._save()
+
+    def _inputs(self) -> list[tuple[int, Callable[[], None]]]:
+        """What the thread waits for, in the order in which it is taken."""
+        found = [(self.watcher.fileno(), self._on_folders)] if self.watcher.fileno() >= 0 else []
+        return [*found, (self.datapath.events.fileno(), self._on_records), (self._wake, self._on_wake)]
+
+    def _wait(self) -> set[int]:
+        """Descriptors that are ready. By poll(2), because epoll's watches are bounded for each uid, as inotify's."""
+        poll = select.poll()
+        for fileno, _ in self._inputs():
+            poll.register(fileno, select.POLLIN)
+        seconds = HEARTBEAT_SECONDS / 2
+        if self._unknown:
+            seconds = min(seconds, max(0.0, self._timers.search - time.monotonic()))
+        return {fileno for fileno, _ in poll.poll(seconds * 1000)}
 
     def close(self) -> None:
         """Let go of everything; what is enforced stays."""
@@ -173,10 +194,22 @@ class Node:
             refused=outcome.refused, seconds=round(took, 6),
         )  # fmt: skip
 
-    def _on_folders(self) -> None:
-        self._apply_all(self.watcher.read())
+    def without_events(self) -> tuple[str, ...]:
+        """What is found by looking only, and so later."""
+        pods, files = self.watcher.trouble, self.source.without_events()
+        return (*([f"pods' folders: {pods}"] if pods else []), *([f"manifests: {files}"] if files else []))
 
-    def _apply_all(self, events: list[CgroupEvent]) -> None:
+    def _on_folders(self) -> None:
+        self._look(self.watcher.read)
+
+    def _look(self, look: Callable[[], list[CgroupEvent]]) -> None:
+        """A tree that cannot be read now is not ready; what was read of it comes with the next look."""
+        try:
+            events = look()
+        except KernelError as exc:
+            self.health.say("folders", str(exc))
+            return
+        self.health.say("folders", "")
         if sum(self._apply(found) for found in events):
             self.health.guarded(self.settler.settle_unknown)
             self._after(Outcome(), Changes())
@@ -200,25 +233,47 @@ class Node:
 
     def _on_records(self) -> None:
         self._tell()
+        asked = False
         for data in self.datapath.events.read():
             record = decode_event(data)
             if record.kind is EventKind.PENDING:
-                self._answer(record)
+                self._unknown[record.cgroup_id] = record
+                asked = True
                 continue
             if stalls(record):
                 self.closer.inbox.put(record)
             self.drain.inbox.put(record)
+        if asked:
+            self._answer()
 
-    def _answer(self, record: RawEvent) -> None:
-        """The kernel has met a cgroup that it does not know: perhaps the folder's event is still on its way."""
+    def _answer(self) -> None:
+        """The kernel has met cgroups that it does not know: perhaps the folders' events are still on their way."""
         self._on_folders()
-        known = (record.cgroup_id, *record.ancestors)
-        if not any(cgroup in self.folders.pods for cgroup in known):
-            self._apply_all(self.watcher.resync())
-        if not any(cgroup in self.folders.pods for cgroup in known):
-            path = path_of(self.watcher.mount, record.cgroup_id)
-            event("cgroup.unknown", level=logging.WARNING, cgroup_id=record.cgroup_id, path=path or "gone")
-        self.datapath.maps["pending"].delete(U64.pack(value=record.cgroup_id))
+        self._drop_known()
+        if not self._unknown or time.monotonic() < self._timers.search:
+            return
+        began = time.monotonic()
+        self._look(self.watcher.resync)
+        self._timers.search = time.monotonic() + SEARCH_SHARE * (time.monotonic() - began)
+        self._drop_known()
+        for cgroup in list(self._unknown)[:10]:
+            path = path_of(self.watcher.mount, cgroup)
+            event("cgroup.unknown", level=logging.WARNING, cgroup_id=cgroup, path=path or "gone")
+        self._unknown = {}
+
+    def _drop_known(self) -> None:
+        """Those that belong to a pod: it is settled, or pending for a reason that the folders do not know."""
+        pods = self.folders.pods
+        self._unknown = {
+            cgroup: record
+            for cgroup, record in self._unknown.items()
+            if not any(each in pods for each in (cgroup, *record.ancestors))
+        }
+
+    def _forget_asked(self) -> None:
+        """Entries of `pending` that are old: a pod with thousands of cgroups asks once a second for each."""
+        pending, now = self.datapath.maps["pending"], time.monotonic_ns()
+        pending.delete_all(key for key, at in pending.items() if now - int(U64.unpack(at)["value"]) > ASKED_NS)
 
     def _on_wake(self) -> None:
         os.eventfd_read(self._wake)
@@ -246,14 +301,26 @@ class Node:
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
             self.health.check()
+            self.health.guarded(self._forget_asked)
             self.health.say("source", self.source.trouble())
+            self._say_events()
             self.health.say("pending", self.settler.overdue())
             if "state" in self.health.problems:
                 self._save()
             self._publish(self)
         if now >= self._timers.scan:
-            self._timers.scan = now + SCAN_SECONDS
-            self._apply_all(self.watcher.resync())
+            self._look(self.watcher.resync)
+            self._timers.scan = now + (BLIND_SCAN_SECONDS if self.watcher.trouble else SCAN_SECONDS)
+        if self._unknown:
+            self._answer()
+
+    def _say_events(self) -> None:
+        """A convenience that is lacking is no reason not to be ready, and said when it goes and when it is back."""
+        lacking, self._lacking = self._lacking, self.without_events()
+        if self._lacking and not lacking:
+            event("folders.without_events", level=logging.ERROR, why="; ".join(self._lacking))
+        elif lacking and not self._lacking:
+            event("folders.events_are_back")
 
     # -- what follows
 

@@ -112,9 +112,12 @@ class Reporter:
         return published.status.problems if published is not None else ("starting",)
 
     def lacking(self) -> tuple[str, ...]:
-        """Features that are off: no reason not to be ready, and said where readiness is asked for."""
-        features = published.status.features if (published := self._published) is not None else ()
-        return tuple(f"off on this node: {name}" for name, there in features if not there)
+        """What is off or lacking: no reason not to be ready, and said where readiness is asked for."""
+        published = self._published
+        if published is None:
+            return ()
+        off = tuple(f"off on this node: {name}" for name, there in published.status.features if not there)
+        return off + published.status.without_events
 
     def _complete(self, published: _Published) -> View:
         status, drain = published.status, published.drain
@@ -168,6 +171,7 @@ class Reporter:
             resident_bytes=resident_bytes(),
             pins=str(config.pins),
             stale_seconds=node.source.stale_seconds(),
+            without_events=node.without_events(),
         )
 
 

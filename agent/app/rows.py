@@ -138,6 +138,7 @@ def notices(node: Node) -> list[str]:
     stale = node.source.stale_seconds()
     if stale > 0:
         out.append(f"the API server has not answered for {stale:.0f} s: the last snapshot is enforced")
+    out += node.without_events()
     if node.pins_were_gone:
         out.append(f"at this agent's start: {PINS_WERE_GONE}")
     if cluster.settings.audit_everything:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.log import event
+from agent.model.cluster import Name
 from agent.model.identity import Identity, Kind, PodUid
 from agent.model.settle import Settled, SettledBy, settle
 from agent.model.verdict import EndpointState
@@ -44,13 +45,21 @@ class Settler:
         self._time(pending)
         if not pending:
             return
-        folders, cluster = log_folders(self.log_folders), self.writer.cluster
+        folders, cluster = self._log_folders(), self.writer.cluster
         for uid in pending:
             complete = self.known_here or cluster.complete
             found = settle(uid, cluster, folders, complete=complete, whole_truth=self.whole_truth)
             self._say(uid, found)
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)
+
+    def _log_folders(self) -> dict[PodUid, Name]:
+        """Nobody is known by them while they cannot be listed: who is pending stays so."""
+        try:
+            return log_folders(self.log_folders)
+        except OSError as exc:
+            event("log_folders.unreadable", level=logging.WARNING, path=str(self.log_folders), why=exc.strerror)
+            return {}
 
     def overdue(self) -> str:
         """Pods that have been pending for longer than it takes to know a pod; "" while there are none."""

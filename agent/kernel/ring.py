@@ -24,15 +24,15 @@ class RingBuffer:
         page = mmap.PAGESIZE
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
         self._producer = mmap.mmap(fd, page + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._epoll = select.epoll()
-        self._epoll.register(fd, select.EPOLLIN)
+        self._poll = select.poll()  # epoll(7) bounds its watches for each uid: others of it could take them all
+        self._poll.register(fd, select.POLLIN)
 
     def wait(self, seconds: float) -> bool:
         """True when there may be records."""
-        return bool(self._epoll.poll(seconds))
+        return bool(self._poll.poll(seconds * 1000))
 
     def fileno(self) -> int:
-        return self._epoll.fileno()
+        return self.map_fd
 
     def read(self, limit: int = 4096) -> Iterator[bytes]:
         """Records that are complete, `limit` at most; each is freed when the next one is asked for."""
@@ -52,7 +52,6 @@ class RingBuffer:
             struct.pack_into("=Q", self._consumer, 0, position)
 
     def close(self) -> None:
-        self._epoll.close()
         self._consumer.close()
         self._producer.close()
         os.close(self.map_fd)

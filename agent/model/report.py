@@ -121,6 +121,7 @@ class Status:
     resident_bytes: int = 0
     pins: str = ""  # where this agent pins
     stale_seconds: float = 0.0  # since the source could last tell what is new; 0 when it can
+    without_events: tuple[str, ...] = ()  # folders are found by looking, because the kernel gives no events of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,10 @@ def _agent_families(status: Status) -> Iterator[Metric]:
         "dagwall_source_stale_seconds", "Seconds without an answer of the API server; 0 when it answers.",
         status.stale_seconds,
     )  # fmt: skip
+    yield _gauge(
+        "dagwall_folder_events_lacking", "Kinds of folders, pods' and manifests', of which some have no events.",
+        len(status.without_events),
+    )  # fmt: skip
     yield _gauge("dagwall_resident_bytes", "Memory of the agent's process in bytes.", status.resident_bytes)
     yield _gauge(
         "dagwall_start_to_enforcing_seconds", "Time from the start of the process to the last attachment.",

@@ -24,8 +24,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def path_of(mount: Path, cgroup_id: int) -> str | None:
-    """Path of a cgroup seen from `mount`; None if it has gone, or lies outside of what this process may see."""
-    top = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Path of a cgroup seen from `mount`; None if it has gone, or cannot be seen by this process (now)."""
+    try:
+        top = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         handle = _FileHandle(8, _FILEID_KERNFS, cgroup_id)
         mounted_at = os.readlink(f"/proc/self/fd/{top}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inotify_simple import INotify, flags
+from inotify_simple import flags
 
 from agent.errors import KernelError
 from agent.sources.cgroup_names import Place, Role, step
 from agent.sources.cgroups import GONE, ContainerFolder, Folder, RootFolder, folder_at, subfolders, walk
+from agent.sources.folder_events import FolderEvents
 
 _MASK = flags.CREATE | flags.DELETE | flags.ONLYDIR
 _WATCH_DEPTH = 1  # beside the roots: the mount's top and its children, where roots and stray containers appear
@@ -39,36 +39,45 @@ class CgroupWatcher:
     """Folders below `mount` that matter. `roots`: --cgroup-root; none: every folder that is named as a pods' root.
 
     Watch first, then list: a folder made in between is seen by both and reported once. A path whose inode has changed
-    is a removal and an addition. When the kernel's queue overflows, everything is listed again.
+    is a removal and an addition. When the kernel's queue overflows, everything is listed again. Folders
+    that the kernel has no watch for are found by `resync` only, and `trouble` says so.
     """
 
     mount: Path
     roots: frozenset[str] = frozenset()
     known: dict[str, Folder] = field(default_factory=dict)
     overflows: int = 0
-    _inotify: INotify = field(default_factory=lambda: INotify(nonblocking=True))
+    events: FolderEvents = field(default_factory=FolderEvents)
     _places: dict[int, Place] = field(default_factory=dict)  # watch descriptor -> folder
+    _untold: list[CgroupEvent] = field(default_factory=list)  # found, and not returned yet
+
+    @property
+    def trouble(self) -> str:
+        """Why some folders are found by `resync` only; "" while there are events of all."""
+        return self.events.trouble
 
     def fileno(self) -> int:
-        """For select(): readable when `read` has something to do."""
-        return int(self._inotify.fileno())
+        """For poll(): readable when `read` has something to do; -1 while there are no events at all."""
+        return self.events.fileno()
 
     def close(self) -> None:
-        self._inotify.close()
+        self.events.close()
 
     def read(self, timeout_seconds: float = 0.0) -> list[CgroupEvent]:
-        """What happened since the last call; waits up to `timeout_seconds` for a first event."""
-        out: list[CgroupEvent] = []
-        for event in self._inotify.read(timeout=int(timeout_seconds * 1000)):
+        """What happened since the last call; waits up to `timeout_seconds` for a first event.
+
+        Raises KernelError; what was found until then comes with the next call.
+        """
+        for event in self.events.read(timeout_seconds):
             parent = self._places.get(event.wd)
             if event.mask & flags.Q_OVERFLOW:
                 self.overflows += 1
-                out += self.resync()
+                self._compare()
             elif event.mask & flags.IGNORED:
                 self._places.pop(event.wd, None)
             elif parent is not None and event.mask & flags.ISDIR:
-                out += self._look(step(parent, event.name, self.roots))
-        return out
+                self._look(step(parent, event.name, self.roots))
+        return self._take()
 
     def paths_of(self, cgroup_id: int) -> list[Path]:
         """Where processes of a folder's pod may be: the folder itself, then the pod's containers. Any thread."""
@@ -79,50 +88,61 @@ class CgroupWatcher:
         return [self.mount / folder.path.lstrip("/") for folder in (*own, *others)]
 
     def resync(self) -> list[CgroupEvent]:
-        """Compare the whole tree with what is known. The first call starts; later ones repair."""
-        if not self._watch(Place()) and not self._places:
+        """Compare the whole tree with what is known. The first call starts; later ones repair. Raises KernelError."""
+        self._compare()
+        return self._take()
+
+    def _compare(self) -> None:
+        if self._inode("/") is None:
             raise KernelError(f"watch cgroups in {self.mount}: no such folder")
+        self.events.unwatched.clear()
+        self._watch(Place())
         seen: set[str] = set()
-        out: list[CgroupEvent] = []
         for here, inode in walk(self.mount, Place(), self.roots):
             seen.add(here.path)
-            out += self._enter(here, inode)
-        gone = [path for path in self.known if path not in seen and self._inode(path) is None]
-        return [*out, *self._forget(gone)]
+            self._enter(here, inode)
+        self._forget([path for path in self.known if path not in seen and self._inode(path) is None])
 
-    def _look(self, here: Place) -> list[CgroupEvent]:
+    def _take(self) -> list[CgroupEvent]:
+        found, self._untold = self._untold, []
+        return found
+
+    def _look(self, here: Place) -> None:
         """A folder was made or removed at this place; only what is there now counts."""
         inode = self._inode(here.path)
         if inode is None:
-            return self._forget([path for path in self.known if _within(path, here.path)])
-        return self._enter(here, inode)
+            self._forget([path for path in self.known if _within(path, here.path)])
+        else:
+            self._enter(here, inode)
 
-    def _enter(self, here: Place, inode: int) -> list[CgroupEvent]:
+    def _enter(self, here: Place, inode: int) -> None:
         """Report a folder, watch it, and enter what is in it already."""
-        out: list[CgroupEvent] = []
         folder, old = folder_at(here, inode), self.known.get(here.path)
         if old is not None and old != folder:
-            out += self._forget([path for path in self.known if _within(path, here.path)])
+            self._forget([path for path in self.known if _within(path, here.path)])
         if folder is not None and old != folder:
             self.known[here.path] = folder
-            out.append(Added(folder))
+            self._untold.append(Added(folder))
         if _watched(here) and self._watch(here):
             for name, child in subfolders(self.mount, here.path):
-                out += self._enter(step(here, name, self.roots), child)
-        return out
+                self._enter(step(here, name, self.roots), child)
 
-    def _forget(self, paths: list[str]) -> list[CgroupEvent]:
-        return [Removed(self.known.pop(path)) for path in sorted(paths, reverse=True)]
+    def _forget(self, paths: list[str]) -> None:
+        self._untold += [Removed(self.known.pop(path)) for path in sorted(paths, reverse=True)]
 
     def _watch(self, here: Place) -> bool:
-        """Whether this watch is a new one; a folder that has gone meanwhile has none."""
+        """Whether this watch is a new one; a folder that has gone meanwhile has none.
+
+        True without a watch: such a folder may have been filled since it was listed.
+        """
         try:
-            wd = self._inotify.add_watch(f"{self.mount}{here.path}", _MASK)
+            wd = self.events.watch(f"{self.mount}{here.path}", _MASK)
         except OSError as exc:
             if exc.errno in GONE:
                 return False
-            hint = " (raise fs.inotify.max_user_watches)" if exc.errno == errno.ENOSPC else ""
-            raise KernelError(f"watch cgroup {self.mount}{here.path}: {exc.strerror}{hint}") from exc
+            raise KernelError(f"watch cgroup {self.mount}{here.path}: {exc.strerror}") from exc
+        if wd is None:
+            return True
         new = wd not in self._places
         self._places[wd] = here
         return new

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inotify_simple import INotify, flags
+from inotify_simple import flags
 
 from agent.errors import InvalidObject
 from agent.log import event
+from agent.sources.folder_events import FolderEvents
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.manifests import MAX_FILE_BYTES
 from agent.sources.store import TABLES, Store
@@ -42,15 +43,19 @@ class FilesSource:
     manifests: ManifestSet = field(default_factory=ManifestSet)
     problems: tuple[Problem, ...] = ()
     whole_truth: bool = True
-    _inotify: INotify = field(default_factory=lambda: INotify(nonblocking=True))
+    events: FolderEvents = field(default_factory=FolderEvents)
     _folders: dict[int, str] = field(default_factory=dict)  # watch descriptor -> path below `directory`
     _signatures: dict[str, _Signature] = field(default_factory=dict)
     _skipped: frozenset[str] = frozenset()
     _faults: tuple[Problem, ...] = ()  # folders that cannot be listed
 
     def fileno(self) -> int:
-        """For select(): readable when `read` has something to do."""
-        return int(self._inotify.fileno())
+        """For poll(): readable when `read` has something to do; -1 while there are no events at all."""
+        return self.events.fileno()
+
+    def without_events(self) -> str:
+        """Why changes are found by looking again only; "" while there are events of all folders."""
+        return self.events.trouble
 
     def stale_seconds(self) -> float:
         """0: what is there can be read, or is a problem of its own."""
@@ -61,7 +66,7 @@ class FilesSource:
         return ""
 
     def close(self) -> None:
-        self._inotify.close()
+        self.events.close()
 
     def start(self) -> Update:
         """Read everything there is; the snapshot is complete from then on."""
@@ -71,12 +76,13 @@ class FilesSource:
         return self._publish()
 
     def read(self, timeout_seconds: float = 0.0) -> Update | None:
-        """Wait for an event up to `timeout_seconds`, then for quiet; None if nothing changed."""
-        events = self._inotify.read(timeout=int(timeout_seconds * 1000))
+        """Wait for an event up to `timeout_seconds`, then for quiet; None if nothing changed. Where a folder has no
+        events, it is looked at again each time."""
+        events = self.events.read(timeout_seconds)
         if not events:
-            return None
+            return self.rescan() if self.events.trouble else None
         for _ in range(MAX_ROUNDS):
-            more = self._inotify.read(timeout=int(QUIET_SECONDS * 1000))
+            more = self.events.read(QUIET_SECONDS)
             if not more:
                 break
             events += more
@@ -129,6 +135,7 @@ class FilesSource:
         files: dict[str, _Signature] = {}
         unreadable: dict[str, str] = {}
         seen: set[tuple[int, int]] = set()
+        self.events.unwatched.clear()
         pending = [""]
         while pending:
             folder = pending.pop()
@@ -159,8 +166,9 @@ class FilesSource:
                 continue  # a dangling link, or gone since: the next event tells
 
     def _watch(self, folder: str) -> None:
-        wd = self._inotify.add_watch(self.directory / folder, _MASK | flags.ONLYDIR)
-        self._folders[wd] = folder
+        wd = self.events.watch(str(self.directory / folder), _MASK | flags.ONLYDIR)
+        if wd is not None:
+            self._folders[wd] = folder
 
     def _content(self, path: str) -> bytes | Unreadable:
         try:

@@ -128,6 +128,10 @@ class KubernetesSource:
             return "the API server has not answered yet: what is enforced stays, changes do not arrive"
         return ""
 
+    def without_events(self) -> str:
+        """ "": no folder's events are used here."""
+        return ""
+
     def judgements(self) -> list[Judged]:
         """Every policy object of the server, valid or not. Any thread."""
         return [judged for informer in list(self.informers) for judged in informer.reflector.judgements()]

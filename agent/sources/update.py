@@ -66,5 +66,8 @@ class Source(Protocol):
     def trouble(self) -> str:
         """Why the agent cannot be called ready on account of its source; "" while it can."""
 
+    def without_events(self) -> str:
+        """Why changes come later than they could, though they come; "" while they do not."""
+
     def close(self) -> None:
         """No more reads."""
