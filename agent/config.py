@@ -28,6 +28,7 @@ class Config:
     state: Path = Path("/var/lib/dagwall")
     socket: Path = Path("/run/dagwall/dagwall.sock")
     metrics: str = "127.0.0.1:9990"  # host:port; "" serves none
+    probes: str = ""  # host:port of /livez and /readyz alone; "" serves none beside those of `metrics`
     flow_log: Path | None = None
     on_agent_loss: OnAgentLoss = OnAgentLoss.ALLOW
     loss_grace_seconds: float = 60.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -41,6 +43,8 @@ from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 
+FILES = 4096
+"""Descriptors: some thirty, and one for each connection of the local API and the metrics."""
 END_SECONDS = 30.0
 """What each thread has to end what it does: a last read of all flows, a last report."""
 
@@ -195,6 +199,16 @@ def stop_on_signals(agent: Agent) -> None:
     """SIGTERM and SIGINT end the agent; what it enforces stays."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+
+
+def raise_file_limit() -> None:
+    """As many descriptors as it takes, where this process may: clients of the outputs must not take the agent's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in ((max(soft, FILES), max(hard, FILES)), (max(soft, min(FILES, hard)), hard)):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, wanted)
+            return
+    event("files.few", level=logging.WARNING, limit=soft, wanted=FILES)
 
 
 def resident_bytes() -> int:

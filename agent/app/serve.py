@@ -35,21 +35,25 @@ class Serving:
         self.metrics = Metrics(self.registry, self.reporter.view, series=config.metric_series)
         self.kube = _kube(config)
         self.flow_log = FlowLog(RotatingFile(config.flow_log), config.node) if config.flow_log else None
-        said = self.reporter
-        application = app(self.registry, dead=said.dead, unready=said.unready, lacking=said.lacking)
-        self.http = HttpServer(config.metrics, application) if config.metrics else None
+        self.http: list[HttpServer] = []
         try:
+            for what, address, registry in (
+                ("metrics", config.metrics, self.registry), ("probes", config.probes, None),
+            ):  # fmt: skip
+                said = self.reporter
+                application = app(registry, dead=said.dead, unready=said.unready, lacking=said.lacking)
+                self.http += [HttpServer(address, application, what)] if address else []
             questions = Questions(self.reporter.view, self.reporter.cluster, self.recent)
             self.api = ApiServer(config.socket, questions)
         except BaseException:
-            if self.http is not None:
-                self.http.stop()
+            for server in self.http:
+                server.stop()
             raise
 
     def start(self) -> None:
         self.api.start()
-        if self.http is not None:
-            self.http.start()
+        for server in self.http:
+            server.start()
         if self.flow_log is not None:
             self.flow_log.start()
         if self.kube is not None:
@@ -59,8 +63,8 @@ class Serving:
         """After the agent's end, so that its last flows are written."""
         self.recent.close()
         self.api.stop()
-        if self.http is not None:
-            self.http.stop()
+        for server in self.http:
+            server.stop()
         if self.flow_log is not None:
             self.flow_log.stop()
         if self.kube is not None:

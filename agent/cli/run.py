@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent import log
-from agent.app.agent import build, stop_on_signals
+from agent.app.agent import build, raise_file_limit, stop_on_signals
 from agent.app.serve import Serving
 from agent.cli.settings import read_map_entries, read_settings
 from agent.cli.show import speaks
@@ -122,6 +122,13 @@ def _path(name: str, flag: str, text: str) -> Callable[[Command], Command]:
     help="Address of /metrics, /livez, /readyz; '' serves none.",
 )
 @click.option(
+    "--probes",
+    default=DEFAULTS["probes"],
+    metavar="HOST:PORT",
+    callback=_metrics,
+    help="A second address of /livez and /readyz, for the kubelet on loopback: nobody else can keep it busy.",
+)
+@click.option(
     "--flow-log", type=_PATH, help="File of flows and denials, JSON lines in the format of Hubble's exporter."
 )
 @click.option(
@@ -165,6 +172,7 @@ def run(log_level: str, **given: Any) -> None:
         }
     )
     log.configure(level=log_level)
+    raise_file_limit()
     serving = Serving(config)
     serving.start()
     try:

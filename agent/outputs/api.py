@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -15,12 +16,14 @@ from typing import Any
 
 from agent.errors import DagwallError
 from agent.log import event
-from agent.outputs.bounded import BoundedThreads
+from agent.outputs.bounded import BoundedThreads, Room
 from agent.outputs.questions import VERSION, BadRequest, Questions, Request
 
 MAX_REQUEST_BYTES = 65536
 REQUEST_SECONDS = 10.0
 CONNECTIONS = 64
+FILES_SHARE = 4
+"""Connections take so small a part of the descriptors that the agent may have: the rest is for its work."""
 
 
 class ApiServer:
@@ -61,7 +64,8 @@ def _answers(path: Path) -> bool:
 class _Server(BoundedThreads, UnixStreamServer):
     def __init__(self, path: Path, questions: Questions) -> None:
         self.questions = questions
-        self.room = threading.BoundedSemaphore(CONNECTIONS)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.room = Room(max(1, min(CONNECTIONS, files // FILES_SHARE // 2)), REQUEST_SECONDS)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
@@ -81,16 +85,21 @@ class _Connection(StreamRequestHandler):
     timeout = REQUEST_SECONDS
 
     def handle(self) -> None:
-        try:
-            for answer in self.server.questions.answers(self._request()):
-                self._send(answer)
-        except DagwallError as exc:
-            self._send({"error": str(exc)})
-        except OSError:
-            return  # who asked has gone
+        with contextlib.suppress(OSError):  # who asked has gone
+            try:
+                for answer in self.server.questions.answers(self._request()):
+                    self._send(answer)
+            except DagwallError as exc:
+                self._send({"error": str(exc)})
+            except OSError:
+                raise
+            except Exception as exc:  # noqa: BLE001  a defect is one line in the log, and an answer
+                event("api.failed", level=logging.ERROR, exc=exc)
+                self._send({"error": "failed: see the agent's log"})
 
     def _request(self) -> Request:
         line = self.rfile.readline(MAX_REQUEST_BYTES + 1)
+        self.server.room.asked(self.connection)
         if len(line) > MAX_REQUEST_BYTES:
             raise BadRequest(f"a request has at most {MAX_REQUEST_BYTES} bytes")
         try:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agent.errors import DagwallError
 from agent.outputs.questions import VERSION
+
+QUEUE_SECONDS = 0.02
+"""Until the next try where too many wait to be accepted."""
 
 
 class Client:
@@ -35,7 +39,7 @@ class Client:
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(self._timeout)
-                connection.connect(str(self._path))
+                self._connect(connection)
                 connection.sendall(line.encode("utf-8"))
                 with connection.makefile("rb") as answers:
                     for answer in answers:
@@ -44,6 +48,17 @@ class Client:
             raise DagwallError(f"no agent answers on {self._path}: is `dagwall run` running here?") from exc
         except (OSError, ValueError) as exc:
             raise DagwallError(f"ask the agent on {self._path}: {exc}") from exc
+
+    def _connect(self, connection: socket.socket) -> None:
+        """A queue that is full for a moment is waited for, as a blocking socket would."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return connection.connect(str(self._path))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(QUEUE_SECONDS)
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Questions:
         name = request.get("request")
         if name == "flows":
             yield from self._flows(request)
-        elif name in known:
+        elif isinstance(name, str) and name in known:
             yield {"result": plain(known[name](request))}
         else:
             raise BadRequest(f"request: must be one of flows, {', '.join(known)}, not {name!r}")
@@ -144,6 +144,6 @@ def question_of(request: Request) -> Question:
     port, direction = request.get("port", 0), request.get("direction", "egress")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise BadRequest(f"port: must be a whole number from 0 to 65535, not {port!r}")
-    if direction not in _DIRECTIONS:
+    if not isinstance(direction, str) or direction not in _DIRECTIONS:
         raise BadRequest(f"direction: must be egress or ingress, not {direction!r}")
     return Question(**texts, port=port, direction=_DIRECTIONS[direction])

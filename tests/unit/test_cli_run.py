@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from agent.cli import main
@@ -172,3 +173,15 @@ def test_detach_says_what_it_took_away(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert '"links": 0' in result.output
+
+
+def test_the_kubelet_s_probes_go_where_nobody_else_does() -> None:
+    """A pod that may reach the metrics could otherwise have the agent killed by its own liveness probe."""
+    documents = yaml.safe_load_all((Path(__file__).parents[2] / "deploy/base/daemonset.yaml").read_text())
+    (found,) = [document for document in documents if document["kind"] == "DaemonSet"]
+    (agent,) = found["spec"]["template"]["spec"]["containers"]
+    (address,) = [arg.removeprefix("--probes=") for arg in agent["args"] if arg.startswith("--probes=")]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        get = agent[probe]["httpGet"]
+        assert f"{get['host']}:{get['port']}" == address
+    assert address.startswith("127.0.0.1:")

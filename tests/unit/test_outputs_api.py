@@ -232,6 +232,45 @@ def test_questions_that_cannot_be_answered(api: Api, fields: dict[str, object], 
         api.client.ask("explain", **fields)
 
 
+@pytest.mark.parametrize(
+    "field", ["request", "verdict", "direction", "namespace", "host", "last", "since", "version"]
+)
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, True, 1.5, None])
+@pytest.mark.parametrize("request_name", ["flows", "why", "explain"])
+def test_whatever_a_field_holds_there_is_an_answer_and_no_trace(
+    api: Api, request_name: str, field: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {"version": 1, "request": request_name, "host": "192.0.2.9", field: value}
+    assert api.raw(json.dumps(said).encode() + b"\n").keys() & {"result", "error"}
+    assert "api.failed" not in caplog.text
+
+
+def test_a_client_that_leaves_early_is_no_event(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    for line in (
+        b"no json\n",
+        b'{"version": 1, "request": "nothing"}\n',
+        b'{"version": 1, "request": "status"}\n',
+        b"{",
+    ):
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(api.path))
+                connection.sendall(line)
+    assert api.client.ask("status")
+    assert "api.failed" not in caplog.text
+
+
+def test_clients_that_never_ask_do_not_keep_others_out(api: Api) -> None:
+    slow = []
+    for _ in range(150):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(api.path))
+        slow.append(connection)
+    assert api.client.ask("status")
+    for connection in slow:
+        connection.close()
+
+
 def test_requests_that_cannot_be_read(api: Api) -> None:
     assert api.raw(b"rubbish\n")["error"] == "a request is one line of JSON"
     assert api.raw(b"[]\n")["error"] == "a request is a JSON object"

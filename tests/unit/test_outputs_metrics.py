@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.errors import DagwallError
 from agent.model.flow import PeerKind, PeerName
 from agent.model.report import DenialRow, View
-from agent.outputs.http import HttpServer, app, split_address
+from agent.outputs.http import REQUESTS, HttpServer, app, split_address
 from agent.outputs.metrics import Metrics
 from tests.unit.seen import NUMBER, VIEW, flow, unready
 
@@ -174,6 +177,61 @@ def test_an_address_that_is_taken_is_said(scraped: Scraped) -> None:
 )
 def test_addresses(text: str, parts: tuple[str, int]) -> None:
     assert split_address(text) == parts
+
+
+def connected(scraped: Scraped) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", scraped.server.port), timeout=5)
+
+
+def test_connections_that_never_ask_do_not_keep_others_out(scraped: Scraped) -> None:
+    """Far more than there is room for, each with an unfinished question; who asks at once is answered."""
+    slow = [connected(scraped) for _ in range(3 * REQUESTS)]
+    for each in slow:
+        with contextlib.suppress(OSError):
+            each.sendall(b"GET /livez HTTP/1.1\r\nX-Slow: ")
+    for _ in range(5):
+        assert scraped.get("/livez") == (200, "ok\n")
+    for each in slow:
+        each.close()
+
+
+def test_a_connection_that_drips_ends_at_its_deadline(scraped: Scraped) -> None:
+    """One byte now and then: a limit for each read alone would never come."""
+    scraped.server.room.seconds = 0.5
+
+    def drip(connection: socket.socket) -> None:
+        for _ in range(100):
+            connection.sendall(b"G")
+            time.sleep(0.05)
+
+    began = time.monotonic()
+    with connected(scraped) as connection, pytest.raises(OSError, match=r"Broken pipe|reset"):
+        drip(connection)
+    assert time.monotonic() - began < 2
+
+
+def test_a_moment_without_threads_costs_that_moment_only(scraped: Scraped, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", start)
+        for _ in range(3 * REQUESTS):
+            with connected(scraped) as refused, contextlib.suppress(ConnectionResetError):
+                assert refused.recv(1) == b""
+    assert scraped.get("/livez") == (200, "ok\n")
+
+
+def test_probes_alone_show_no_metrics_and_no_answer_names_python() -> None:
+    server = HttpServer("127.0.0.1:0", app(None, dead=tuple, unready=tuple, lacking=tuple), "probes")
+    server.start()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=5) as answer:
+            assert (answer.status, answer.headers["Server"]) == (200, "dagwall")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5)
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("text", ["", "9990", "host:", "host:x", "host:65536", "::1:99", "host:-1"])
