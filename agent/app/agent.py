@@ -15,7 +15,8 @@ from typing import Protocol
 
 from immutables import Map
 
-from agent.app.drain import Drain, Outputs
+from agent.app.drain import Drain, Outputs, clear_identities, unknown_numbers
+from agent.app.folding import Folding
 from agent.app.following import Following, with_host
 from agent.app.node import Node
 from agent.app.state import PINS_WERE_GONE, State, StateFolder, boot_id
@@ -145,7 +146,9 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     def check(want: Want, cluster: Cluster) -> None:
         check_capacity(want, limits, cluster)
 
-    numbers = IdentityNumbers(state.numbers)
+    folding = Folding(datapath.maps["denials"])
+    numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(datapath.maps, folding, found))
+    clear_identities(datapath.maps, folding, unknown_numbers(datapath.maps, folding, state.numbers.values()))
     writer = Writer(
         datapath.maps, numbers, check, dict(state.claims),
         Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted))),
@@ -158,6 +161,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
         datapath.maps, jiffies=jiffies, accountant=accountant, outputs=outputs,
         evicted=lambda by_share: agent[0].node.evicted(by_share),  # noqa: PLW0108
         still_open=lambda keys: agent[0].node.connections.still_open(keys),  # noqa: PLW0108
+        folding=folding, taken=lambda: agent[0].node.writer.endpoints.slots.taken,
         interval_seconds=config.drain_seconds,
     )  # fmt: skip
     node = Node(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.abi.layout import Layout
-from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, SLOT, U32
+from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, IDENTITY_SLOTS, SLOT, U32
+from agent.app.folding import Folding
 from agent.compiler.changes import Changes
 from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
@@ -18,15 +19,16 @@ from agent.flows.decode import (
     IdentityCounts,
     RawDenials,
     RawEvent,
-    decode_denials,
     decode_totals,
 )
 from agent.flows.join import Context, Joiner
 from agent.flows.names import PeerNames
-from agent.kernel.maps import KernelMap, sum_per_cpu
+from agent.kernel.maps import KernelMap, possible_cpus, sum_per_cpu
 from agent.kernel.probe import Jiffies
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind
+from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, Loss
+from agent.sync.allocate import OVERFLOW_IDENTITY
 from agent.sync.writer import Share
 
 UNKNOWN_PEER_SECONDS = 10.0
@@ -65,12 +67,14 @@ class Drain:
         outputs: Outputs,
         evicted: Callable[[Counter[Share]], None],
         still_open: Callable[[list[bytes]], set[bytes]],
+        folding: Folding,
+        taken: Callable[[], Container[int]],
         interval_seconds: float,
     ) -> None:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._maps, self._jiffies, self._accountant = maps, jiffies, accountant
         self._outputs, self._evicted, self._interval = outputs, evicted, interval_seconds
-        self._still_open = still_open
+        self._still_open, self._folding, self._taken = still_open, folding, taken
         self._names = PeerNames()
         self._joiner = Joiner(self._names.name)
         self._context: Context | None = None
@@ -90,6 +94,7 @@ class Drain:
                 self.take(message)
             if time.monotonic() >= due:
                 self.drain_flows()
+                self._folding.fold(self._taken, self._used)
                 self.release_held(time.monotonic())
                 due = time.monotonic() + self._interval
         self.drain_flows()
@@ -124,7 +129,7 @@ class Drain:
 
     def denial_totals(self) -> list[RawDenials]:
         """Exact denials by slot, rule and reason, since the programs were first loaded."""
-        return [decode_denials(k, v) for k, v in self._maps["denials"].items()]
+        return self._folding.totals()
 
     def identity_totals(self, slot: int) -> dict[Direction, IdentityCounts]:
         """Exact totals of an identity's slot."""
@@ -135,6 +140,12 @@ class Drain:
         """Everything that was lost or left uncounted, by reason."""
         values = ((loss, self._maps["losses"].get(U32.pack(value=int(loss))) or b"") for loss in Loss)
         return {loss: sum_per_cpu(value, 1)[0] for loss, value in values}
+
+    def _used(self) -> set[int]:
+        """Numbers of identities that endpoints have; none before the first complete list."""
+        context = self._context
+        known = context is not None and context.cluster.complete
+        return {facts.number for facts in context.by_slot.values()} if context and known else set()
 
     def _report(self, event: RawEvent) -> None:
         if self._context is not None:
@@ -176,6 +187,27 @@ def lost_evictions(maps: Mapping[str, KernelMap]) -> Counter[Share]:
     there = Counter(_share(k, v) for k, v in maps["flows"].items())
     lost = {share: (count - evicted.get(share, 0) - there[share]) & 0xFFFFFFFF for share, count in inserted.items()}
     return Counter({share: count for share, count in lost.items() if 0 < count < 1 << 31})
+
+
+def clear_identities(maps: Mapping[str, KernelMap], folding: Folding, numbers: Iterable[int]) -> None:
+    """What the kernel counted under these numbers goes, denials into the overflow's: others are to have them."""
+    found = list(numbers)
+    if not found:
+        return
+    folding.give_up(found)
+    identities = maps["identities"]
+    nothing = bytes(identities.spec.value.size * possible_cpus())
+    for number in found:
+        identities.put(U32.pack(value=number - FIRST_IDENTITY), nothing)
+
+
+def unknown_numbers(maps: Mapping[str, KernelMap], folding: Folding, known: Iterable[int]) -> list[int]:
+    """Numbers that the kernel has counted under, and that the state folder has lost."""
+    strange = {row.identity for row in folding.totals()} - {0}
+    for slot in range(1, IDENTITY_SLOTS):
+        if any(maps["identities"].get(U32.pack(value=slot)) or b""):
+            strange.add(FIRST_IDENTITY + slot)
+    return sorted(strange - {*known, OVERFLOW_IDENTITY})
 
 
 def _share(key: bytes, value: bytes) -> Share:

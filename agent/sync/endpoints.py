@@ -58,7 +58,7 @@ class EndpointTable:
         self._rendered: dict[int, bytes] = dict(adopted or {})
         self._adopted: dict[int, bytes] = dict(self._rendered)
         self._adopted_slots = {cgroup: int(ENDPOINT.unpack(raw)["slot"]) for cgroup, raw in self._rendered.items()}
-        self._slots = Slots(set(self._adopted_slots.values()))
+        self.slots = Slots(set(self._adopted_slots.values()))
         self._nearby: dict[int, int] = {}
         self._leaving: dict[int, float] = {}  # when a folder's entry goes; what left first stands first
         self._unexplained: dict[PodUid, None] = {}  # no assignment yet, in the order they came
@@ -141,7 +141,7 @@ class EndpointTable:
             return
         if assignment.state is not EndpointState.UNMANAGED and not endpoint.slot:
             self._make_room()
-            endpoint.slot = self._slots.take()
+            endpoint.slot = self.slots.take()
             self.by_slot[endpoint.slot] = uid
             self._ops.bumped.add(endpoint.slot)  # whoever had this slot before may have left flows
         value = pack_endpoint(assignment, rulesets.get(assignment.ruleset), endpoint.number or 0, endpoint.slot)
@@ -200,7 +200,7 @@ class EndpointTable:
         for cgroup in strangers:
             self._drop(cgroup)
         for slot in set(self._adopted_slots.values()) - self.by_slot.keys() - {0}:  # a pod's folders share one
-            self._slots.give_back(slot)
+            self.slots.give_back(slot)
         self._adopted_slots = {}
         return len(strangers)
 
@@ -249,7 +249,7 @@ class EndpointTable:
 
     def _make_room(self) -> None:
         """Where every slot is taken, what left first goes before its time: a new pod must not wait for orphans."""
-        while not self._slots.left and self._leaving:
+        while not self.slots.left and self._leaving:
             cgroup = next(iter(self._leaving))
             del self._leaving[cgroup]
             uid = self._drop(cgroup)
@@ -276,7 +276,7 @@ class EndpointTable:
         self._unexplained.pop(endpoint.uid, None)
         if endpoint.slot:
             self._ops.bumped.add(endpoint.slot)
-            self._slots.give_back(endpoint.slot)
+            self.slots.give_back(endpoint.slot)
             del self.by_slot[endpoint.slot]
         if endpoint.assignment and endpoint.number is not None:
             self.numbers.release(endpoint.assignment.identity)

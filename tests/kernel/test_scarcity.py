@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.app.agent import Agent
 from agent.app.rows import notices
 from agent.kernel.datapath import detach
 from agent.sources import folder_events
 from agent.sources.cgroups import find_cgroup2_mount
+from agent.sync import endpoints
 from lab.node import ScratchNode, join_cgroup
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
@@ -134,3 +136,33 @@ def _send_from(nests: list[Path]) -> None:
     while True:
         for each in sockets:
             each.sendto(b"?", (V4, 8001))
+
+
+def test_denials_of_pods_that_have_gone_make_room_and_stay_counted(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many short pods, each denied in its own slot: in the end one entry, that says all of it, restart included."""
+    monkeypatch.setattr(endpoints, "LINGER_SECONDS", 0.5)
+    small = {"denials": 16}
+    pods = [machine.node.add_pod() for _ in range(6)]
+    for number, pod in enumerate(pods):
+        machine.write(f"p{number}.yaml", pod_manifest(f"p{number}", pod.uid, pod.ipv4))
+    machine.write("policy.yaml", policy("p", "etl", f"{V4}/32", 8001))
+    with machine.agent(map_entries=small) as agent:
+        for pod in pods:
+            for _ in range(3):
+                assert pod.run(tcp, V4, 8002) in REFUSED
+        assert _denied(agent) == 18
+        assert len({row.slot for row in agent.drain.denial_totals()}) == 6
+        for folder in [folder for pod in pods[:5] for folder in pod.folder.rglob("*") if folder.is_dir()]:
+            folder.rmdir()
+        for pod in pods[:5]:
+            pod.folder.rmdir()
+        assert eventually(lambda: len(agent.drain.denial_totals()) == 2, 10.0)
+        assert _denied(agent) == 18
+    with machine.agent(map_entries=small) as again:
+        assert _denied(again) == 18
+
+
+def _denied(agent: Agent) -> int:
+    return sum(row.packets for row in agent.drain.denial_totals())
