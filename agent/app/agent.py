@@ -19,7 +19,7 @@ from agent.app.drain import Drain, Outputs, clear_identities, unknown_numbers
 from agent.app.folding import Folding
 from agent.app.following import Following, with_host
 from agent.app.node import Node
-from agent.app.state import PINS_WERE_GONE, State, StateFolder, boot_id
+from agent.app.state import LINKS_WERE_LOST, PINS_WERE_GONE, State, StateFolder, boot_id
 from agent.app.told import Observer
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
@@ -141,6 +141,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     gone = state.complete and state.boot == boot_id() and not datapath.adopted
     if gone:
         event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
+    if datapath.lost:
+        event("links.were_lost", level=logging.ERROR, links=datapath.lost, why=LINKS_WERE_LOST)
     limits = _limits(datapath)
 
     def check(want: Want, cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,10 @@ from agent.errors import CapacityError, DagwallError, KernelError, StateError
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.sync.writer import Outcome, Writer
+
+WHOLE_SECONDS = 10.0
+WHOLE_SHARE = 100
+"""All maps are compared after so many times what the last comparison took."""
 
 
 @dataclass(slots=True)
@@ -23,6 +28,8 @@ class Health:
     folders: Folders
     mount: Path
     problems: dict[str, str] = field(default_factory=dict)
+    whole_due: float = 0.0  # when all maps are compared next, on the monotonic clock
+    repaired: int = 0  # entries that said something else than was written
 
     def guarded(self, step: Callable[[], Outcome | None]) -> Outcome:
         """A map or hook that refuses, or is full, makes the agent not ready; nothing enforced is lost."""
@@ -51,7 +58,13 @@ class Health:
         if "kernel" in self.problems:
             self._mend()
         roots = self.folders.roots.values()
-        attached = {(a.cgroup_id, a.hook) for a in self.datapath.attached()}
+        found = self.datapath.attached()
+        attached = {(a.cgroup_id, a.hook) for a in found if a.ours}
+        for foreign in (a for a in found if a.cgroup_id and not a.ours):
+            event(
+                "hook.replaced", level=logging.ERROR, hook=foreign.hook, cgroup_id=foreign.cgroup_id,
+                program_id=foreign.program_id, why="another program was put into our link; ours is put back",
+            )  # fmt: skip
         hooks = self.datapath.hooks()
         missing = [root.path for root in roots if any((root.cgroup_id, hook) not in attached for hook in hooks)]
         if missing:
@@ -61,6 +74,8 @@ class Health:
         self.say("outside", _outside([self.writer.cluster.pod_name(uid) for uid in self.folders.unguarded_pods()]))
         if not self.datapath.pins_are_there():
             self.guarded(self._pin_again)
+        if "kernel" not in self.problems:
+            self.guarded(self._compare)
 
     def say(self, topic: str, problem: str) -> None:
         """A problem is logged when it comes up, not each time it is seen; an empty one is solved."""
@@ -80,6 +95,22 @@ class Health:
         else:
             del self.problems["kernel"]
             event("kernel.mended")
+
+    def _compare(self) -> Outcome:
+        """Do the maps say what this agent has written? `endpoints` each time, all as often as costs little."""
+        began = time.monotonic()
+        whole = began >= self.whole_due
+        differing = self.writer.differing(whole=whole)
+        if whole:
+            self.whole_due = time.monotonic() + max(WHOLE_SECONDS, WHOLE_SHARE * (time.monotonic() - began))
+        what = ", ".join(f"{count} of {name}" for name, count in differing.items())
+        if differing:
+            self.writer.resync()
+            self.repaired += sum(differing.values())
+            event("maps.repaired", level=logging.ERROR, entries=differing)
+        if whole or differing:
+            self.say("maps", f"entries that another program has changed, written again: {what}" if what else "")
+        return Outcome()
 
     def _pin_again(self) -> Outcome:
         self.datapath.pin_again()

@@ -10,7 +10,7 @@ from agent.abi.structs import ENDPOINT_SLOTS, EPOCH, IDENTITY_SLOTS, SLOT
 from agent.app.agent import Agent
 from agent.app.drain import Drain
 from agent.app.node import Node
-from agent.app.state import PINS_WERE_GONE
+from agent.app.state import LINKS_WERE_LOST, PINS_WERE_GONE
 from agent.compiler.unmatched import unmatched_services
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
@@ -80,7 +80,7 @@ def denial_rows(raw: list[RawDenials], rules: Mapping[RuleId, RuleRef]) -> tuple
 
 def hook_states(agent: Agent) -> tuple[HookState, ...]:
     """Every hook that should be on every root, with what the kernel says."""
-    attached = {(a.cgroup_id, a.hook): a.program_id for a in agent.datapath.attached()}
+    attached = {(a.cgroup_id, a.hook): a.program_id for a in agent.datapath.attached() if a.ours}
     instructions = agent.loaded.instructions
     return tuple(
         HookState(
@@ -141,6 +141,8 @@ def notices(node: Node) -> list[str]:
     out += node.without_events()
     if node.pins_were_gone:
         out.append(f"at this agent's start: {PINS_WERE_GONE}")
+    if node.datapath.lost:
+        out.append(f"at this agent's start: {LINKS_WERE_LOST}: {', '.join(node.datapath.lost)}")
     if cluster.settings.audit_everything:
         out.append("--posture audit: every policy only reports what it would deny")
     if not any(namespace.managed for namespace in cluster.namespaces.values()):

@@ -31,6 +31,8 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 _CACHE_KB = 256
 PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"
 
+LINKS_WERE_LOST = "an agent had attached these programs, and somebody took them off: they judged nothing meanwhile"
+
 
 @dataclass(slots=True)
 class State:

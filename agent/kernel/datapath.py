@@ -32,6 +32,7 @@ class Attachment:
     hook: str
     cgroup_id: int
     program_id: int
+    ours: bool  # it is this agent's program, not another that somebody has put into our link
 
 
 class Datapath:
@@ -49,7 +50,12 @@ class Datapath:
         self._entries = dict(entries or {})
         self.maps: dict[str, KernelMap] = {}
         self.adopted = False
+        self.lost: tuple[
+            str, ...
+        ] = ()  # hooks that the agent before had attached, and that were not there at the start
         self.programs: dict[str, int] = {}  # descriptors of this agent's generation, by name
+        self._ids: dict[str, int] = {}  # the kernel's numbers of these programs
+        self._lock = -1
         self._tails: list[int] = []
         self._links: dict[tuple[int, str], int] = {}
         self._events: RingBuffer | None = None
@@ -62,6 +68,8 @@ class Datapath:
         Raises LoadError; whatever was attached before stays, another release's as well.
         """
         ensure_bpffs(self.pins.root.parent)
+        self._lock = self.pins.lock()
+        self.lost = self._lost_links()
         refuse_newer(self.pins)
         self._migration = Migration.between(self.pins)
         if self._migration is None:
@@ -90,6 +98,7 @@ class Datapath:
             raise
         folder = self.pins.programs(generation)
         self.programs = {name: syscall.open_pin(str(folder / name)) for name in loaded.instructions}
+        self._ids = {name: syscall.prog_info(fd).id for name, fd in self.programs.items()}
         self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS.values()]
         self._open_maps()
         if self._migration is None:
@@ -146,6 +155,17 @@ class Datapath:
             )
             other.remove_version()
 
+    def _lost_links(self) -> tuple[str, ...]:
+        """Hooks of the last generation that have no link any more, on cgroups that others still have one of."""
+        generations = self.pins.generations()
+        folder = self.pins.programs(generations[-1]) if generations else None
+        wanted = [name for name in _HOOKS if folder is not None and (folder / name).exists()]
+        lost = []
+        for cgroup_id in sorted(self.pins.linked_roots()):
+            there = {name for name in wanted if _holds(self.pins.links / str(cgroup_id) / name)}
+            lost += [f"{name} of cgroup {cgroup_id}" for name in wanted if there and name not in there]
+        return tuple(lost)
+
     def hooks(self) -> list[str]:
         """Hooks that this generation has a program for."""
         return [name for name in ATTACH_ORDER if name in self.programs]
@@ -155,11 +175,13 @@ class Datapath:
         out = []
         for (_, hook), fd in self._links.items():
             info = syscall.link_info(fd)
-            out.append(Attachment(hook, info.cgroup_id, info.prog_id))
+            out.append(Attachment(hook, info.cgroup_id, info.prog_id, ours=info.prog_id == self._ids[hook]))
         return out
 
     def pins_are_there(self) -> bool:
         """False after somebody unmounted the bpffs or removed pins: enforcement goes on while the agent lives."""
+        if not self.pins.is_held_by(self._lock):
+            return False
         try:
             generations = self.pins.generations()
             return bool(generations) and all(path.exists() for path in self._held(generations[-1]))
@@ -169,6 +191,10 @@ class Datapath:
     def pin_again(self) -> None:
         """Pin what this agent holds a descriptor of and is pinned no more, where it was. Raises KernelError."""
         ensure_bpffs(self.pins.root.parent)
+        if not self.pins.is_held_by(self._lock):
+            fresh = self.pins.lock()
+            os.close(self._lock)
+            self._lock = fresh
         try:
             for path, fd in self._held(max(self.pins.generations(), default=1)).items():
                 if not path.exists():
@@ -193,10 +219,10 @@ class Datapath:
             self._events.close()
         for kernel_map in self.maps.values():
             kernel_map.close()
-        own = [fd for fd in (self._sockets, self._schema) if fd >= 0]
+        own = [fd for fd in (self._sockets, self._schema, self._lock) if fd >= 0]
         for fd in (*self.programs.values(), *self._tails, *self._links.values(), *own):
             os.close(fd)
-        self._sockets = self._schema = -1
+        self._sockets = self._schema = self._lock = -1
         self.maps, self.programs, self._tails, self._links, self._events = {}, {}, [], {}, None
 
     def _open_maps(self) -> None:
@@ -236,6 +262,17 @@ class Datapath:
                 old.rename(pin)
                 return link
         return None
+
+
+def _holds(pin: Path) -> bool:
+    """Is there a link, and is it still on its cgroup?"""
+    if not pin.exists():
+        return False
+    link = syscall.open_pin(str(pin))
+    try:
+        return syscall.link_info(link).cgroup_id != 0
+    finally:
+        os.close(link)
 
 
 def _updated(pin: Path, program: int) -> int | None:

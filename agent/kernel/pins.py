@@ -9,6 +9,7 @@ ROOT/v1/links/CGROUP/HOOK   attachments, by the id of the root cgroup
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 from dataclasses import dataclass
@@ -71,6 +72,31 @@ class Pins:
     def linked_roots(self) -> set[int]:
         """Ids of the cgroups that links of this ABI version are pinned for."""
         return {int(folder.name) for folder in self.links.iterdir()} if self.links.is_dir() else set()
+
+    def lock(self) -> int:
+        """A descriptor that holds these pins for this agent, until its end. They are there from then on.
+
+        Raises KernelError where another agent has them, whatever its other folders are.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(held)
+            if isinstance(exc, BlockingIOError):
+                raise KernelError(
+                    f"--pins {self.root}: another agent enforces by these pins; two would undo each other's rules"
+                ) from exc
+            raise KernelError(f"--pins {self.root}: lock: {exc.strerror}") from exc
+        return held
+
+    def is_held_by(self, lock: int) -> bool:
+        """Is the folder still the one that `lock` is of? Somebody may have removed it, or unmounted its bpffs."""
+        try:
+            return os.path.samestat(os.fstat(lock), os.stat(self.root))
+        except OSError:
+            return False
 
     def all_links(self) -> list[Path]:
         """Of every release: where there is none, nothing is enforced from these pins."""

@@ -184,6 +184,10 @@ class EndpointTable:
         kept = [self._rendered[folder] for folder in endpoint.folders if folder in self._rendered]
         return EndpointState(ENDPOINT.unpack(kept[0])["state"]) if kept else EndpointState.PENDING
 
+    def differing(self, have: Mapping[int, bytes]) -> int:
+        """How many entries of the `endpoints` map are not what was written."""
+        return sum(self._rendered.get(cgroup) != have.get(cgroup) for cgroup in self._rendered.keys() | have.keys())
+
     def redo(self, have: Iterable[int]) -> None:
         """Every entry again, and every flow judged again: when it is not certain what has been written.
 

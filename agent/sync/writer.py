@@ -124,6 +124,18 @@ class Writer:
         self.endpoints.redo(folder_id(key) for key, _ in self._maps["endpoints"].items())
         return self._carry_out(plan_whole(self.want, self._maps))
 
+    def differing(self, *, whole: bool) -> dict[str, int]:
+        """By map: how many entries are not what this agent has written. Reads `endpoints`, or all (`whole`).
+
+        Before the first complete list what else the maps say is an earlier agent's.
+        """
+        found = {"endpoints": self.endpoints.differing({folder_id(k): v for k, v in self._maps["endpoints"].items()})}
+        plan = plan_whole(self.want, self._maps) if whole and self.cluster.complete else Plan()
+        counts = [(name, len(items)) for name, items in plan.upserts] + [(n, len(keys)) for n, keys in plan.deletes]
+        for name, count in counts:
+            found[name] = found.get(name, 0) + count
+        return {name: count for name, count in found.items() if count}
+
     def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:
         """What is known of a pod that no snapshot has (L2a, L2c, first boot). The compiler's word wins."""
         self._settled[uid] = assignment

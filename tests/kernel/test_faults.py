@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -395,6 +396,73 @@ def test_links_detached_by_force_come_back_and_a_foreign_program_goes_on(machine
     finally:
         for fd in (foreign, root, statistics):
             os.close(fd)
+
+
+def test_a_program_put_into_a_link_of_ours_is_found_and_replaced(machine: Machine) -> None:
+    """The link is there, on its cgroup: only the program's number says that nothing is enforced."""
+    pod = managed_pod(machine)
+    foreign = syscall.load_program(ProgType.CGROUP_SKB, AttachType.INET_EGRESS, ALLOW_ALL)
+    try:
+        with machine.agent() as agent:
+            pin = next(Pins(machine.config().pins).links.glob("*/egress"))
+            link = syscall.open_pin(str(pin))
+            syscall.link_update(link, foreign)
+            number = syscall.prog_info(foreign).id
+            assert eventually(lambda: syscall.link_info(link).prog_id != number, 10)
+            assert pod.run(udp, V4, FORBIDDEN) == "EPERM"
+            assert eventually(lambda: all(found.ours for found in agent.datapath.attached()))
+            os.close(link)
+    finally:
+        os.close(foreign)
+
+
+def test_a_second_agent_on_the_same_pins_is_refused_and_changes_nothing(machine: Machine) -> None:
+    """With state and socket of its own, and without policies: it would open everything."""
+    pod = managed_pod(machine)
+    (machine.folder / "none").mkdir()
+    other = replace(machine.config(), state=machine.folder / "other", files=machine.folder / "none")
+    with machine.agent() as agent:
+        with pytest.raises(AssertionError, match=r"--pins .*: another agent enforces by these pins"):
+            AgentProcess(other, machine.folder / "ready")
+        assert pod.run(tcp, V4, FORBIDDEN) in REFUSED
+        assert pod.run(tcp, V4, ALLOWED) == "ok"
+        assert agent.node.health.repaired == 0
+        shutil.rmtree(machine.config().pins)
+        assert eventually(agent.datapath.pins_are_there, 10), "the lock is of the new folder"
+        with pytest.raises(AssertionError, match=r"another agent enforces by these pins"):
+            AgentProcess(other, machine.folder / "ready")
+    second = AgentProcess(replace(other, files=machine.files), machine.folder / "ready")
+    assert second.stop() == 0, "the lock has gone with its owner"
+
+
+@pytest.mark.parametrize("name", ["endpoints", "rules", "peers"])
+def test_a_map_that_somebody_empties_is_filled_again(machine: Machine, name: str) -> None:
+    pod = managed_pod(machine)
+    with machine.agent() as agent:
+        assert pod.run(tcp, V4, ALLOWED) == "ok"
+        entries = agent.datapath.maps[name]
+        before = dict(entries.items())
+        assert before
+        agent.node.health.whole_due = 0.0
+        entries.delete_all(before)
+        assert eventually(lambda: dict(entries.items()) == before, 15)
+        assert eventually(lambda: agent.node.health.repaired >= len(before))
+        assert eventually(lambda: pod.run(tcp, V4, ALLOWED) == "ok")
+        assert pod.run(tcp, V4, FORBIDDEN) in REFUSED
+        assert not {"kernel"} & agent.node.health.problems.keys()
+        time.sleep(5)
+        assert agent.node.health.repaired == len(before), "and is left alone afterwards"
+
+
+def test_links_that_were_lost_while_no_agent_lived_are_said(machine: Machine) -> None:
+    managed_pod(machine)
+    with machine.agent():
+        pass
+    next(Pins(machine.config().pins).links.glob("*/connect4")).unlink()
+    with machine.agent() as agent:
+        assert any("took them off" in text and "connect4" in text for text in notices(agent.node))
+    with machine.agent() as agent:
+        assert agent.datapath.lost == ()
 
 
 def _raw_bpf(command: int, attr: bytes) -> int:

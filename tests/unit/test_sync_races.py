@@ -105,6 +105,7 @@ def history_of(seed: int, revisions: int, objects: int) -> list[str]:
     found = []
     for was, now in pairwise(snapshots):
         changes = between(was, now)
+        assert node.writer.differing(whole=True) == {}, "the maps say what was written, and the writer knows it"
         found += node.revision(now, lambda now=now, changes=changes: node.writer.update(now, changes))  # type: ignore[misc]
     return [f"seed {seed}: {each}" for each in found]
 

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from immutables import Map
 
-from agent.abi.structs import U32
+from agent.abi.structs import U32, pack_folder
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.errors import CapacityError, MapError
 from agent.model.cluster import Cluster, Namespace, Pod
@@ -87,6 +87,24 @@ def test_start_enforces_what_the_snapshot_says() -> None:
     assert [passes(maps, 10, TO_443), passes(maps, 11, TO_443), passes(maps, 10, TO_80)] == [True, True, False]
     assert in_step(writer, maps)
     assert maps.epoch(slot(maps, 10)) == 1
+
+
+def test_what_another_program_changes_in_the_maps_is_found_and_mended() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    before = maps.contents()
+    assert writer.differing(whole=True) == {}
+    changed = next(iter(maps["endpoints"].entries))
+    maps["endpoints"].entries[changed] = bytes(len(maps["endpoints"].entries[changed]))
+    maps["endpoints"].entries[pack_folder(77)] = b"a stranger's"
+    rules = len(maps["rules"].entries)
+    maps["rules"].entries.clear()
+    assert writer.differing(whole=False) == {"endpoints": 2}
+    assert writer.differing(whole=True) == {"endpoints": 2, "rules": rules}
+    writer.resync()
+    assert writer.differing(whole=True) == {}
+    for name in ("endpoints", "rules", "peers", "hosts"):
+        assert maps.contents()[name] == before[name]
 
 
 def test_a_first_revision_that_does_not_fit_writes_nothing() -> None:
