@@ -1,7 +1,8 @@
 """What a cgroup's path says: whose pod, which container. Pure; recorded layouts are in lab.md 3.
 
 Both drivers (`kubepods-burstable-podUID.slice`, `podUID`), any nesting, static pods' hashes, containerd, CRI-O,
-Docker. The top-most folder that names a pod decides: a privileged container can make any folder below its own.
+Docker. The top-most folder that names a pod decides: a privileged container can make any folder below its own. A root
+is where the kubelet makes one, not where its name appears: whoever has a delegated tree makes folders of any name in it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from agent.model.identity import PodUid
 _UID = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32}"
 _SLICE = rf"(?:.+-)?kubepods(?:-burstable|-besteffort)?-pod(?P<uid>{_UID})\.slice"
 _CONTAINER_ID = r"(?P<container>[0-9a-f]{64})"
-_ROOT_NAME = re.compile(r"kubepods|(?:.+-)?kubepods\.slice")
+_ROOT_SLICE = re.compile(r"(?:[^-]+-)*kubepods\.slice")
+_ROOTS = ("/kubepods", "/kubelet/kubepods")  # of the kubelet's cgroupfs driver: by default, and in kind
+_STRAY_LEVEL = 2  # where runtimes put what they put beside the pods: at the top, and in system.slice
 _POD_SLICE = re.compile(_SLICE)
 _POD_PLAIN = re.compile(rf"pod(?P<uid>{_UID})")
 _CONTAINER = re.compile(rf"(?:(?:cri-containerd|crio|docker)-)?{_CONTAINER_ID}(?:\.scope)?")
@@ -55,20 +58,35 @@ def step(parent: Place, name: str, roots: frozenset[str] = frozenset()) -> Place
     here = replace(parent, path=path, level=parent.level + 1)
     if parent.uid:
         return _inside_pod(parent, here, name)
-    named = _ROOT_NAME.fullmatch(name) is not None and not parent.among_pods
+    named = not parent.among_pods and is_kubelets(path)
     is_root = not parent.root and (path in roots if roots else named)
     if is_root:
         here = replace(here, root=path)
     here = replace(here, among_pods=parent.among_pods or named or is_root)
+    ours = here.among_pods or here.level <= _STRAY_LEVEL
     stray = _STRAY.fullmatch(name)
-    if stray:
+    if stray and ours:
         return replace(here, role=Role.CONTAINER, uid=_uid(stray), container_id=stray["container"])
     pod = _POD_SLICE.fullmatch(name) or (_POD_PLAIN.fullmatch(name) if here.among_pods else None)
-    if pod:
+    if pod and ours:
         return replace(here, role=Role.POD, uid=_uid(pod))
     if is_root:
         return replace(here, role=Role.ROOT)
     return replace(here, role=Role.INNER if here.among_pods else Role.OTHER)
+
+
+def is_kubelets(path: str) -> bool:
+    """Is this where a kubelet makes its root? One with another --cgroup-root needs ours.
+
+    Slices are where systemd puts them: a-b.slice in a.slice (systemd.slice(5)).
+    """
+    if path in _ROOTS:
+        return True
+    name = path.rpartition("/")[2]
+    if not _ROOT_SLICE.fullmatch(name):
+        return False
+    words = name.removesuffix(".slice").split("-")
+    return path == "".join(f"/{'-'.join(words[: n + 1])}.slice" for n in range(len(words)))
 
 
 def parse_roots(texts: Iterable[str]) -> frozenset[str]:

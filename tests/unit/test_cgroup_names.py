@@ -17,6 +17,12 @@ BURSTABLE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UN
 @pytest.mark.parametrize(
     ("path", "uid", "level", "root"),
     [
+        (
+            "/a.slice/a-b.slice/a-b-kubepods.slice/a-b-kubepods-podUID.slice".replace("UID", UNDERSCORES),
+            UID,
+            4,
+            "/a.slice/a-b.slice/a-b-kubepods.slice",
+        ),
         (f"/kubepods.slice/kubepods-pod{UNDERSCORES}.slice", UID, 2, "/kubepods.slice"),
         (BURSTABLE, UID, 3, "/kubepods.slice"),
         (BURSTABLE.replace("burstable", "besteffort"), UID, 3, "/kubepods.slice"),
@@ -32,7 +38,6 @@ BURSTABLE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UN
             "/kubelet.slice/kubelet-kubepods.slice",
         ),
         (f"/kubelet/kubepods/besteffort/pod{UID}", UID, 4, "/kubelet/kubepods"),
-        (f"/system.slice/docker-{CID}.scope/kubelet/kubepods/pod{UID}", UID, 5, None),
     ],
 )
 def test_pods(path: str, uid: str, level: int, root: str | None) -> None:
@@ -99,6 +104,33 @@ def test_given_roots_replace_found_ones() -> None:
     pod = place(BURSTABLE, roots)
     assert (pod.role, pod.uid, pod.root) == (Role.POD, UID, "")
     assert place(f"/system.slice/pod{UID}", roots).role is Role.POD
+
+
+DELEGATED = "/user.slice/user-1000.slice/user@1000.service"
+
+
+@pytest.mark.parametrize("tree", [DELEGATED, "/system.slice/x.service", "/machine.slice", "/docker/abc", "/x"])
+@pytest.mark.parametrize(
+    "below",
+    ["kubepods", "kubepods.slice", "x-kubepods.slice", "kubelet/kubepods", "user-kubepods.slice", "a/b/kubepods"],
+)
+def test_a_name_alone_makes_no_root(tree: str, below: str) -> None:
+    """Whoever has a delegated tree could shift the levels at which the programs look for pods, for everybody."""
+    for inside in ("", f"/pod{UID}", f"/burstable/pod{UID}/{CID}", f"/kubepods-pod{UNDERSCORES}.slice/{CID}"):
+        found = place(f"{tree}/{below}{inside}")
+        assert (found.role, found.root, found.uid) == (Role.OTHER, "", "")
+
+
+@pytest.mark.parametrize("name", [f"kubepods-pod{UNDERSCORES}.slice", f"kubepods-pod{UNDERSCORES}.slice:crio:{CID}"])
+def test_a_delegated_tree_holds_no_container_outside_of_the_roots(name: str) -> None:
+    """Such a name would make the node not ready."""
+    assert place(f"{DELEGATED}/{name}").role is Role.OTHER
+
+
+def test_a_given_root_is_one_wherever_it_is() -> None:
+    root = f"/system.slice/docker-{CID}.scope/kubelet/kubepods"
+    found = place(f"{root}/pod{UID}", frozenset({root}))
+    assert (found.role, found.uid, found.level, found.root) == (Role.POD, UID, 5, root)
 
 
 def test_roots_as_people_write_them() -> None:
