@@ -33,6 +33,8 @@ from agent.sync.writer import Share
 
 UNKNOWN_PEER_SECONDS = 10.0
 """How long a denial of an unknown incoming address waits for the API to explain it (P15)."""
+WAITING = 10_000
+"""Events that wait to be reported: some seconds of a node under attack."""
 
 
 class Outputs(Protocol):
@@ -76,9 +78,10 @@ class Drain:
         self._outputs, self._evicted, self._interval = outputs, evicted, interval_seconds
         self._still_open, self._folding, self._taken = still_open, folding, taken
         self._names = PeerNames()
-        self._joiner = Joiner(self._names.name)
+        self._joiner = Joiner(self._names.name, time.monotonic)
         self._context: Context | None = None
         self._held: deque[tuple[float, RawEvent]] = deque()
+        self._unread = 0
 
     def run(self) -> None:
         """Until a None comes. A flood of messages does not put the drain off."""
@@ -99,6 +102,17 @@ class Drain:
                 due = time.monotonic() + self._interval
         self.drain_flows()
 
+    def offer(self, record: RawEvent) -> None:
+        """From the writing thread. What finds no room is counted; the totals have it (R2)."""
+        if self.inbox.qsize() < WAITING:
+            self.inbox.put(record)
+        else:
+            self._unread += 1
+
+    def unread(self) -> dict[str, int]:
+        """Reports that were lost here, and those without their nearest rule, by reason."""
+        return {"events_unread": self._unread, "nearest_rules": self._joiner.nearest.skipped}
+
     def take(self, message: Snapshot | RawEvent) -> None:
         """One message."""
         if isinstance(message, Snapshot):
@@ -106,6 +120,8 @@ class Drain:
             self._names.update(message.context.cluster, message.changes)
             self._joiner.learn(message.endpoints)
         elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
+            if len(self._held) >= WAITING:
+                self._report(self._held.popleft()[1])
             self._held.append((time.monotonic() + UNKNOWN_PEER_SECONDS, message))
         else:
             self._report(message)

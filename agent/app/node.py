@@ -242,7 +242,7 @@ class Node:
                 continue
             if stalls(record):
                 self.closer.inbox.put(record)
-            self.drain.inbox.put(record)
+            self.drain.offer(record)
         if asked:
             self._answer()
 

@@ -122,7 +122,9 @@ class Reporter:
     def _complete(self, published: _Published) -> View:
         status, drain = published.status, published.drain
         raw = drain.denial_totals()
-        losses = {loss.name.lower(): count for loss, count in drain.losses().items()} | dict(self._lost())
+        losses = (
+            {loss.name.lower(): count for loss, count in drain.losses().items()} | drain.unread() | dict(self._lost())
+        )
         status = replace(
             status, losses=tuple(losses.items()), maps=status.maps + read_fill(published.maps, len(raw)),
             notices=status.notices + peer_notices(published.context.cluster),

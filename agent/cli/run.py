@@ -107,7 +107,9 @@ def _path(name: str, flag: str, text: str) -> Callable[[Command], Command]:
 )
 @click.option("--node", default=platform.node(), show_default="this host's name", help="This node's name.")
 @policy_options
-@click.option("--cgroup-root", "cgroup_roots", multiple=True, help="Root of pods, instead of those that are where a kubelet makes them.")
+@click.option(
+    "--cgroup-root", "cgroup_roots", multiple=True, help="Root of pods, instead of where kubelets make them."
+)
 @click.option("--cgroup-mount", type=_PATH, help="Mount of cgroup v2.  [default: from /proc/self/mountinfo]")
 @_path("log_folders", "--log-folders", "The kubelet's log folders.")
 @_path("pins", "--pins", "Folder on a bpffs for programs, links and maps.")

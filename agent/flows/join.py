@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.compiler.judge import judge
 from agent.flows.account import Growth
@@ -12,7 +12,7 @@ from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, Tuple
 from agent.model.identity import Identity, Kind, PodUid
 from agent.model.policy import RuleRef
-from agent.model.verdict import DropReason
+from agent.model.verdict import Direction, DropReason
 from agent.model.want import RuleId
 
 NameOf = Callable[[Address], PeerName]
@@ -32,11 +32,68 @@ class Context:
     node: str = ""
 
 
+Asked = tuple[int, int, Direction, Address, int, int]
+"""(slot, identity, direction, peer, protocol, port) of a denial."""
+ANSWERS = 4096
+
+
+@dataclass(slots=True)
+class Purse:
+    """Seconds of work that may be spent: `rate` of each second, and what was saved, up to `most`."""
+
+    rate: float
+    most: float
+    left: float
+    at: float = 0.0
+
+    def may_spend(self, now: float) -> bool:
+        self.left = min(self.most, self.left + (now - self.at) * self.rate)
+        self.at = now
+        return self.left > 0
+
+
+@dataclass(slots=True)
+class Nearest:
+    """The nearest rules of one snapshot. The judge walks all of it, so that asking is paced: one task's scan must not
+    take the others' reports away. `skipped`: denials without a nearest rule for want of time."""
+
+    clock: Callable[[], float]
+    skipped: int = 0
+    _cluster: Cluster | None = None
+    _answers: dict[Asked, str] = field(default_factory=dict)
+    _all: Purse = field(default_factory=lambda: Purse(0.5, 0.5, 0.5))
+    _own: dict[int, Purse] = field(default_factory=dict)  # by slot
+
+    def of(self, event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
+        pod = cluster.pods.get(PodUid(endpoint.uid))
+        if pod is None or event.reason not in _LACKS_A_RULE:
+            return ""
+        if cluster is not self._cluster or len(self._answers) >= ANSWERS:
+            self._cluster, self._answers = cluster, {}
+        asked = (event.slot, event.identity, event.direction, event.peer, event.protocol, event.service_port)
+        if asked not in self._answers:
+            began, own = self.clock(), self._purse(event.slot)
+            if not (own.may_spend(began) and self._all.may_spend(began)):
+                self.skipped += 1
+                return ""
+            decision = judge(cluster, pod, event.direction, event.peer, event.protocol, event.service_port)
+            self._answers[asked] = str(decision.nearest) if decision.nearest else ""
+            for purse in (own, self._all):
+                purse.left -= self.clock() - began
+        return self._answers[asked]
+
+    def _purse(self, slot: int) -> Purse:
+        if slot not in self._own and len(self._own) >= ANSWERS:
+            self._own.clear()
+        return self._own.setdefault(slot, Purse(0.05, 0.1, 0.1))
+
+
 class Joiner:
     """Remembers the endpoints of slots that have been given to others: flows outlive their pods."""
 
-    def __init__(self, name_of: NameOf) -> None:
-        self._name_of = name_of
+    def __init__(self, name_of: NameOf, clock: Callable[[], float]) -> None:
+        """`clock`: seconds that never go back."""
+        self._name_of, self.nearest = name_of, Nearest(clock)
         self._past: dict[tuple[int, int], EndpointFacts] = {}
 
     def learn(self, endpoints: Mapping[int, EndpointFacts]) -> None:
@@ -84,7 +141,7 @@ class Joiner:
             socket_cookie=event.socket_cookie,
             source_port=event.client_port,
             opened_by=opener if opener and opener.uid != endpoint.uid else None,
-            nearest=_nearest(event, endpoint, context.cluster),
+            nearest=self.nearest.of(event, endpoint, context.cluster),
             family=event.family,
         )
 
@@ -92,11 +149,3 @@ class Joiner:
 def _rule_name(number: int, context: Context) -> str:
     rule = context.rules.get(RuleId(number))
     return str(rule) if rule else ""
-
-
-def _nearest(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
-    pod = cluster.pods.get(PodUid(endpoint.uid))
-    if pod is None or event.reason not in _LACKS_A_RULE:
-        return ""
-    decision = judge(cluster, pod, event.direction, event.peer, event.protocol, event.service_port)
-    return str(decision.nearest) if decision.nearest else ""

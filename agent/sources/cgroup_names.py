@@ -2,7 +2,7 @@
 
 Both drivers (`kubepods-burstable-podUID.slice`, `podUID`), any nesting, static pods' hashes, containerd, CRI-O,
 Docker. The top-most folder that names a pod decides: a privileged container can make any folder below its own. A root
-is where the kubelet makes one, not where its name appears: whoever has a delegated tree makes folders of any name in it.
+is where the kubelet makes one, not where its name appears: who has a delegated tree makes folders of any name in it.
 """
 
 from __future__ import annotations
