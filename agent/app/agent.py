@@ -124,6 +124,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     threading.excepthook = lambda failed: failures.append(failed.exc_value or RuntimeError("a thread ended"))
     state_folder = StateFolder(config.state)
     state = state_folder.read()
+    for text in state.damage[:10]:
+        event("state.damaged", level=logging.ERROR, problem=text, of=len(state.damage))
     mount = config.cgroup_mount or find_cgroup2_mount()
     found, jiffies = features(mount), Jiffies()
     hz = ticks_a_second()
@@ -169,7 +171,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
         watcher=CgroupWatcher(mount, config.cgroup_roots),
-        known_here=state.complete or datapath.adopted, pins_were_gone=gone, observer=outputs,
+        known_here=state.complete or datapath.adopted or bool(state.damage), pins_were_gone=gone, observer=outputs,
         publish=lambda _: publish(agent[0]),
     )  # fmt: skip
     following = Following(source, addresses, node.updated)

@@ -194,6 +194,10 @@ class Node:
             refused=outcome.refused, seconds=round(took, 6),
         )  # fmt: skip
 
+    def forgotten(self) -> tuple[str, ...]:
+        """What of the state folder could not be read at the start."""
+        return self._state.damage()
+
     def without_events(self) -> tuple[str, ...]:
         """What is found by looking only, and so later."""
         pods, files = self.watcher.trouble, self.source.without_events()

@@ -141,6 +141,7 @@ def notices(node: Node) -> list[str]:
     out += node.without_events()
     if node.pins_were_gone:
         out.append(f"at this agent's start: {PINS_WERE_GONE}")
+    out += [f"at this agent's start, lost for good: {text}" for text in node.forgotten()[:SHOWN_PEERS]]
     if node.datapath.lost:
         out.append(f"at this agent's start: {LINKS_WERE_LOST}: {', '.join(node.datapath.lost)}")
     if cluster.settings.audit_everything:

@@ -7,28 +7,21 @@ database stays whole. Pods that came in those moments are then seen for the firs
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from agent.app.state_db import Row, StateDb
 from agent.errors import StateError
 from agent.model.identity import Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
 from agent.sync.writer import Writer
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE numbers (identity TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE claims (uid TEXT PRIMARY KEY, claim TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE namespaces (name TEXT PRIMARY KEY, managed INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-"""
-_CACHE_KB = 256
 PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"
 
 LINKS_WERE_LOST = "an agent had attached these programs, and somebody took them off: they judged nothing meanwhile"
@@ -47,6 +40,7 @@ class State:
     complete: bool = False
     boot: str = ""
     admitted: dict[str, str] = field(default_factory=dict)  # digests of the policies in force, by name (P17)
+    damage: tuple[str, ...] = ()  # what could not be read: nothing can be taken for unknown here then
 
 
 @dataclass(slots=True)
@@ -88,8 +82,8 @@ class StateFolder:
     """Held open for the agent's life; the lock goes with the process, however it ends. One thread at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises StateError: somebody else's, not a folder, or a database that cannot be read."""
-        self._path = folder / "state.db"
+        """Raises StateError: somebody else's, or not a folder. A disk that takes nothing is no reason to end."""
+        self._lock = -1
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -98,32 +92,39 @@ class StateFolder:
             os.close(self._lock)
             raise StateError(f"{folder}: another agent owns this state folder") from exc
         except OSError as exc:
-            raise StateError(f"{folder}: {exc.strerror}") from exc
-        try:
-            self._open()
-        except StateError:
-            os.close(self._lock)
-            raise
+            if exc.errno not in _NO_WRITES:
+                raise StateError(f"{folder}: {exc.strerror}") from exc
+        self._db = StateDb(folder / "state.db")
         self._numbers: dict[Identity, IdentityNumber | None] = {}
         self._claims: dict[PodUid, Claim | None] = {}
         self._kept: tuple[Mapping[str, bool], bool] | None = None
         self._admitted: Mapping[str, str] | None = None
 
+    def damage(self) -> tuple[str, ...]:
+        """What could not be read."""
+        return tuple(dict.fromkeys(self._db.damage))
+
     def read(self) -> State:
-        """What was kept last; empty where there is nothing. Raises StateError."""
-        with self._errors():
-            facts = dict(self._all("SELECT name, value FROM facts"))
-            return State(
-                numbers={
-                    _identity(json.loads(i)): IdentityNumber(n)
-                    for i, n in self._all("SELECT identity, number FROM numbers ORDER BY number")
-                },
-                claims={PodUid(uid): _claim(json.loads(c)) for uid, c in self._all("SELECT uid, claim FROM claims")},
-                namespaces={name: bool(m) for name, m in self._all("SELECT name, managed FROM namespaces")},
-                complete=bool(facts.get("complete")),
-                boot=str(facts.get("boot") or ""),
-                admitted=dict(json.loads(facts.get("admitted") or "{}")),
-            )
+        """What was kept last, as far as it can be read; empty where there is nothing."""
+        damage = self._db.damage
+        facts = dict(self._db.rows("facts"))
+        admitted: object = {}
+        with _noting(damage, "facts"):
+            admitted = dict(json.loads(facts.get("admitted") or "{}"))
+        found = State(
+            namespaces={name: bool(managed) for name, managed in self._db.rows("namespaces")},
+            complete=bool(facts.get("complete")),
+            boot=str(facts.get("boot") or ""),
+            admitted=admitted if isinstance(admitted, dict) else {},
+        )
+        for text, number in sorted(self._db.rows("numbers"), key=lambda row: str(row[1]).rjust(20)):
+            with _noting(damage, "numbers"):
+                found.numbers[_identity(json.loads(text))] = IdentityNumber(int(number))
+        for uid, text in self._db.rows("claims"):
+            with _noting(damage, "claims"):
+                found.claims[PodUid(uid)] = _claim(json.loads(text))
+        found.damage = self.damage()
+        return found
 
     def keep(self, change: StateChange) -> None:
         """One transaction, if there is anything new. Raises StateError; the next call tries it all again."""
@@ -133,59 +134,34 @@ class StateFolder:
         same = told == self._kept and change.admitted == self._admitted
         if not self._numbers and not self._claims and same:
             return
-        with self._errors(), self._db:
-            self._put("numbers", ((_text(i), n) for i, n in self._numbers.items()))
-            self._put("claims", ((uid, c and _text(c)) for uid, c in self._claims.items()))
-            if told != self._kept:
-                self._db.execute("DELETE FROM namespaces")
-                self._put("namespaces", change.namespaces.items())
-                self._put("facts", [("complete", change.complete), ("boot", boot_id())])
-            if change.admitted != self._admitted:
-                self._put("facts", [("admitted", json.dumps(dict(change.admitted)))])
+        rows: list[tuple[str, Row]] = [("numbers", (_text(i), n)) for i, n in self._numbers.items()]
+        rows += [("claims", (uid, c and _text(c))) for uid, c in self._claims.items()]
+        if told != self._kept:
+            gone = self._db.keys("namespaces") - change.namespaces.keys()
+            rows += [("namespaces", (name, None)) for name in gone]
+            rows += [("namespaces", row) for row in change.namespaces.items()]
+            rows += [("facts", ("complete", change.complete)), ("facts", ("boot", boot_id()))]
+        if change.admitted != self._admitted:
+            rows.append(("facts", ("admitted", json.dumps(dict(change.admitted)))))
+        self._db.write(rows)
         self._numbers, self._claims, self._kept, self._admitted = {}, {}, told, change.admitted
 
     def close(self) -> None:
         self._db.close()
-        os.close(self._lock)
-
-    def _open(self) -> None:
-        with self._errors():
-            # Whoever calls: the agent is built in one thread and may run in another.
-            self._db = sqlite3.connect(self._path, check_same_thread=False)
-            os.chmod(self._path, 0o600)
-            self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not version and not tables:
-                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-            elif version != _VERSION:
-                raise StateError(f"{self._path}: written by another version of dagwall (schema {version})")
-
-    def _put(self, table: str, rows: Iterable[tuple[str, object]]) -> None:
-        """Upserts; None deletes. Table names are this module's own."""
-        for key, value in rows:
-            if value is None:
-                self._db.execute(f"DELETE FROM {table} WHERE {_KEYS[table]} = ?", (key,))
-            else:
-                self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, value))
-
-    def _all(self, query: str) -> list[Any]:
-        return self._db.execute(query).fetchall()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as exc:
-            raise StateError(f"{self._path}: {exc}") from exc
-        except (LookupError, TypeError, ValueError, AttributeError) as exc:
-            raise StateError(f"{self._path}: damaged: {exc!r}") from exc
+        if self._lock >= 0:
+            os.close(self._lock)
 
 
-_KEYS = {"numbers": "identity", "claims": "uid", "namespaces": "name", "facts": "name"}
+_NO_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+@contextmanager
+def _noting(damage: list[str], what: str) -> Iterator[None]:
+    """A row that says nothing sensible is left out, and said."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        damage.append(f"{what}: damaged: {exc!r}")
 
 
 def _text(value: Identity | Claim) -> str:

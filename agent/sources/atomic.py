@@ -12,7 +12,9 @@ def replace_file(path: Path, text: str) -> None:
     """On disk when it returns; a reader sees the old text or the new one. Raises StateError."""
     fresh = path.with_suffix(".new")
     try:
-        with open(fresh, "w", encoding="utf-8") as file:
+        private = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.fchmod(private, 0o600)
+        with open(private, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -13,7 +13,8 @@ from tests.unit.test_flows_join import EVENT
 
 def test_a_flood_of_events_is_bounded_and_the_loss_counted() -> None:
     drain = Drain(
-        {}, jiffies=Jiffies(), accountant=Accountant(datagram_idle_ticks=1, tcp_idle_ticks=1), outputs=Nowhere(),
+        {}, jiffies=Jiffies.__new__(Jiffies), outputs=Nowhere(),
+        accountant=Accountant(datagram_idle_ticks=1, tcp_idle_ticks=1),
         evicted=lambda _: None, still_open=lambda _: set(), folding=Folding(Kernel()), taken=set[int],
         interval_seconds=1.0,
     )  # fmt: skip

@@ -46,3 +46,11 @@ def test_a_damaged_file_holds_nothing(tmp_path: Path, text: str) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StateError):
         LastValid(tmp_path / "no" / "file").write([])
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "last-valid.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+    LastValid(path).write([])
+    assert path.stat().st_mode & 0o777 == 0o600
