@@ -53,8 +53,11 @@ class Metrics(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._task_families()
         view = self._view()
+        if view is not None:
+            found = (facts.identity for facts in view.facts)
+            self.tasks.forget({(i.namespace, i.dag_id, i.task_id, i.service_account) for i in found})
+        yield from self._task_families()
         if view is not None:
             yield from self._identity_families(view.identities)
             yield self._denied(view)

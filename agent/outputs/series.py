@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from agent.model.flow import Flow
@@ -27,12 +29,21 @@ Key = tuple[str, ...]
 """Values of LABELS."""
 
 
-class TaskSeries:
-    """A series that found room keeps it: counters do not go backwards, and one in the overflow stays in it."""
+GONE_SECONDS = 3600.0
+"""How long the series of an identity outlive its last endpoint: some scrapes, and the next run of most DAGs."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._lock = limit, threading.Lock()
+
+class TaskSeries:
+    """A series that found room keeps it while its identity is here: counters do not go backwards.
+
+    A namespace takes as many series as it leaves to others, so that one task's peers never take everybody's room.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._lock, self._clock = limit, threading.Lock(), clock
         self._totals: dict[Key, TaskTotals] = {}
+        self._used: Counter[str] = Counter()  # series by namespace
+        self._gone: dict[Key, float] = {}  # identities without an endpoint, since when
         self.overflowed = 0  # growths that were added to the overflow series
 
     def add(self, flows: Iterable[Flow]) -> None:
@@ -55,6 +66,17 @@ class TaskSeries:
                 for key, t in self._totals.items()
             }  # fmt: skip
 
+    def forget(self, here: Collection[Key]) -> None:
+        """`here`: identities (the first four of LABELS) that have endpoints. Series of others go, after a while."""
+        with self._lock:
+            now = self._clock()
+            known = {key[:4] for key in self._totals}
+            self._gone = {who: self._gone.get(who, now) for who in known if who not in here and OVERFLOW not in who}
+            over = {who for who, since in self._gone.items() if now - since > GONE_SECONDS}
+            for key in [key for key in self._totals if key[:4] in over]:
+                del self._totals[key]
+                self._used[key[0]] -= 1
+
     def _series(self, flow: Flow) -> TaskTotals:
         identity, direction = flow.endpoint.identity, flow.tuple.direction.name.lower()
         key: Key = (
@@ -68,7 +90,10 @@ class TaskSeries:
         known = self._totals.get(key)
         if known is not None:
             return known
-        if len(self._totals) >= self._limit:
+        left = self._limit - self._used.total()
+        if self._used[identity.namespace] >= left:
             key = (*[OVERFLOW] * 5, direction)
             self.overflowed += 1
+        else:
+            self._used[identity.namespace] += 1
         return self._totals.setdefault(key, TaskTotals())

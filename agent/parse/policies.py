@@ -9,7 +9,7 @@ from agent.model.identity import Attestation, Kind
 from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
 from agent.model.verdict import Direction
 from agent.parse.faults import Faults
-from agent.parse.fields import Field
+from agent.parse.fields import Field, printable
 from agent.parse.peers import Scope, parse_fqdn, parse_peer, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
 
@@ -148,7 +148,7 @@ def _deny(item: Field, i: int, scope: Scope) -> Rule:
         direction=direction,
         peers=_peers(item, _PEERS[direction], scope),
         ports=_ports(item),
-        reason=item.child("reason").string(""),
+        reason=printable(item.child("reason").string("")),
     )
 
 

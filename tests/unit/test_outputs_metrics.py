@@ -20,7 +20,8 @@ from agent.model.flow import PeerKind, PeerName
 from agent.model.report import DenialRow, View
 from agent.outputs.http import REQUESTS, HttpServer, app, split_address
 from agent.outputs.metrics import Metrics
-from tests.unit.seen import NUMBER, VIEW, flow, unready
+from agent.outputs.series import TaskSeries
+from tests.unit.seen import NUMBER, VIEW, endpoint, flow, unready
 
 
 class Scraped:
@@ -111,8 +112,36 @@ def test_histograms_take_what_the_agent_measures(scraped: Scraped) -> None:
     assert scraped.value("dagwall_pending_seconds_sum") == 0.3
 
 
+def test_one_namespace_never_takes_the_series_of_all() -> None:
+    """One task can name any number of peers."""
+    series = TaskSeries(100)
+    series.add([flow(peer=PeerName(PeerKind.POD, f"p{n}")) for n in range(1000)])
+    other = endpoint("other")
+    other = replace(other, identity=replace(other.identity, namespace="etl"))
+    series.add([replace(flow(), endpoint=other)])
+    found = series.snapshot()
+    assert sum(key[0] == "airflow" for key in found) == 50
+    assert sum(key[0] == "etl" for key in found) == 1
+    assert series.overflowed == 950
+
+
+def test_series_of_identities_that_have_gone_go_and_others_stay() -> None:
+    now = [0.0]
+    series = TaskSeries(20, lambda: now[0])
+    series.add([flow("old"), flow("new")])
+    here = {key[:4] for key in series.snapshot() if "new" in key}
+    for now[0] in (0.0, 60.0, 3000.0):
+        series.forget(here)
+    assert len(series.snapshot()) == 2
+    now[0] = 4000.0
+    series.forget(here)
+    assert {key[:4] for key in series.snapshot()} == here
+    series.add([flow(f"d{n}") for n in range(9)])
+    assert series.overflowed == 0, "their room is others' now"
+
+
 def test_series_beyond_the_limit_overflow_visibly_and_for_good() -> None:
-    served = Scraped(series=3)
+    served = Scraped(series=6)
     try:
         served.metrics.flows([flow(f"dag{n}") for n in range(10)])
         served.metrics.flows([flow(f"dag{n}") for n in range(10)])

@@ -266,3 +266,10 @@ def test_every_fault_of_an_object_is_told_at_once() -> None:
     many = {"deny": [{} for _ in range(15)]}
     with pytest.raises(InvalidObject, match="and 5 faults more"):
         parse_object({**body, "spec": many})
+
+
+def test_a_reason_cannot_move_the_cursor() -> None:
+    """It is shown in terminals and in Events, of other people's pods with a cluster policy."""
+    rule = {"name": "r", "reason": "ask Åsa: x\n\x1b[2J\u202eevil", "to": [{"entity": "metadata"}]}
+    (found,) = parse({"subject": {}, "deny": [rule]}).deny
+    assert found.reason == r"ask Åsa: x\n\x1b[2J\u202eevil"
