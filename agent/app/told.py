@@ -131,6 +131,8 @@ def facts_of(endpoint: Endpoint, writer: Writer, node: str) -> EndpointFacts | N
         claim=pod.claim if pod else None,
         node=node,
         attestation=endpoint.assignment.attestation,
+        addresses=pod.addresses if pod else endpoint.assignment.addresses,
+        slot=endpoint.slot,
     )
 
 

@@ -9,9 +9,9 @@ from agent.compiler.judge import judge
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent
 from agent.model.cluster import Address, Cluster
-from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, Tuple
+from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Identity, Kind, PodUid
-from agent.model.policy import RuleRef
+from agent.model.policy import Rule, RuleRef
 from agent.model.verdict import Direction, DropReason
 from agent.model.want import RuleId
 
@@ -122,6 +122,9 @@ class Joiner:
             rule=_rule_name(raw.rule, context),
             counts=growth.counts,
             new=growth.new,
+            reason=raw.reason,
+            match=_match_of(raw.rule, context),
+            source_port=raw.client_port,
         )
 
     def denial(self, event: RawEvent, context: Context, time: float) -> Denial:
@@ -143,7 +146,27 @@ class Joiner:
             opened_by=opener if opener and opener.uid != endpoint.uid else None,
             nearest=self.nearest.of(event, endpoint, context.cluster),
             family=event.family,
+            match=_match_of(event.rule, context),
         )
+
+
+def _match_of(number: int, context: Context) -> RuleMatch:
+    """What the rule looks at; a rule that the snapshot has no more is as good as none."""
+    ref = context.rules.get(RuleId(number))
+    policy = context.cluster.policies.get(ref.policy) if ref is not None else None
+    if ref is None or policy is None:
+        return RuleMatch.NONE
+    rules = (*policy.deny, *(policy.egress or ()), *(policy.ingress or ()))
+    found = next((rule for rule in rules if rule.name == ref.rule), None)
+    return _match(found) if found is not None else RuleMatch.NONE
+
+
+def _match(rule: Rule) -> RuleMatch:
+    if rule.ports is None:
+        return RuleMatch.ALL if rule.peers is None else RuleMatch.PEER
+    if all(port.port is None and port.name is None for port in rule.ports):
+        return RuleMatch.PROTOCOL if rule.peers is None else RuleMatch.PEER_AND_PROTOCOL
+    return RuleMatch.PORT if rule.peers is None else RuleMatch.PEER_AND_PORT
 
 
 def _rule_name(number: int, context: Context) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from agent.compiler.changes import Changes
 from agent.compiler.peerpods import precedence
+from agent.compiler.terms import APISERVER
 from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Pod
-from agent.model.flow import PeerKind, PeerName
+from agent.model.flow import PeerKind, PeerName, Place
 from agent.model.identity import Kind, PodUid
 from agent.model.policy import CidrPeer, Entity, Network, ServicePeer
 
@@ -19,13 +21,12 @@ _ENTITY = {entity: PeerName(PeerKind.ENTITY, entity.value) for entity in Entity}
 
 def pod_name(pod: Pod) -> PeerName:
     """A task by its ids, any other pod by its namespace."""
-    identity = pod.claim.identity
+    identity, name = pod.claim.identity, f"{pod.namespace}/pods"
     if identity.dag_id:
-        return PeerName(PeerKind.POD, f"{pod.namespace}/{identity.dag_id}/{identity.task_id}", identity)
-    if identity.kind is Kind.COMPONENT:
-        component = dict(pod.claim.labels).get("component", "component")
-        return PeerName(PeerKind.POD, f"{pod.namespace}/airflow-{component}", identity)
-    return PeerName(PeerKind.POD, f"{pod.namespace}/pods", identity)
+        name = f"{pod.namespace}/{identity.dag_id}/{identity.task_id}"
+    elif identity.kind is Kind.COMPONENT:
+        name = f"{pod.namespace}/airflow-{dict(pod.claim.labels).get('component', 'component')}"
+    return PeerName(PeerKind.POD, name, identity, pod.name)
 
 
 class PeerNames:
@@ -56,6 +57,17 @@ class PeerNames:
 
     def name(self, address: Address) -> PeerName:
         """The best name of an address at this revision."""
+        return replace(self._name(address), place=self._where(address))
+
+    def _where(self, address: Address) -> Place:
+        settings, nodes = self._cluster.settings, self._cluster.nodes.values()
+        if self._services.get(address) == APISERVER or APISERVER in self._ends.get(address, ()):
+            return Place.API_SERVER
+        if address in settings.host_addresses:
+            return Place.THIS_NODE
+        return Place.OTHER_NODE if any(address in node.addresses for node in nodes) else Place.ELSEWHERE
+
+    def _name(self, address: Address) -> PeerName:
         settings = self._cluster.settings
         if _in_any(address, ranges.LOOPBACK):
             return LOOPBACK
@@ -66,7 +78,8 @@ class PeerNames:
             return PeerName(PeerKind.SERVICE, "/".join(service))
         pod = self._owner(address)
         if pod is not None:
-            return self._served_by(address, pod.namespace) or pod_name(pod)
+            own = pod_name(pod)
+            return replace(self._served_by(address, pod.namespace) or own, identity=own.identity, pod=own.pod)
         if address in settings.host_addresses or any(address in n.addresses for n in self._cluster.nodes.values()):
             return _ENTITY[Entity.NODE]
         front = self._served_by(address)

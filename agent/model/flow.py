@@ -21,13 +21,27 @@ class PeerKind(str, Enum):
     UNKNOWN = "unknown"
 
 
+class Place(Enum):
+    """Where an address is, for readers that know such places by numbers."""
+
+    ELSEWHERE = "elsewhere"
+    THIS_NODE = "this node"
+    OTHER_NODE = "another node"
+    API_SERVER = "API server"
+
+
 @dataclass(frozen=True, slots=True)
 class PeerName:
-    """What people call a peer: `db/postgres`, `world`, `10.1.0.0/16`. Of low cardinality, unlike its address."""
+    """What people call a peer: `db/postgres`, `world`, `10.1.0.0/16`. Of low cardinality, unlike its address.
+
+    `identity` and `pod` are those of the pod that has the address, also where the name is that of its service.
+    """
 
     kind: PeerKind
     name: str
-    identity: Identity | None = None  # where the peer is a task
+    identity: Identity | None = None
+    pod: str = ""  # its name, in the identity's namespace
+    place: Place = Place.ELSEWHERE
 
     def __str__(self) -> str:
         return self.name
@@ -45,6 +59,8 @@ class EndpointFacts:
     claim: Claim | None = None
     node: str = ""
     attestation: Attestation = Attestation.CLAIMED  # what the claim is worth here (I4)
+    addresses: tuple[Address, ...] = ()  # of the pod, as far as they are known
+    slot: int = 0  # 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,18 @@ class Tuple:
     protocol: int
     service_port: int  # the peer's for egress, ours for ingress; 0 for protocols without ports
     direction: Direction
+
+
+class RuleMatch(Enum):
+    """What the rule of a verdict looks at; NONE where no rule decided."""
+
+    NONE = "none"
+    PEER = "peer"
+    PEER_AND_PORT = "peer and port"
+    PORT = "port"
+    ALL = "all"
+    PEER_AND_PROTOCOL = "peer and protocol"
+    PROTOCOL = "protocol"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +98,10 @@ class FlowCounts:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow's growth in one drain interval, with all that reports need; `time` in seconds since the epoch."""
+    """One flow's growth in one drain interval, with all that reports need.
+
+    `time`: of its last packet, in seconds since the epoch. `reason`: of a flow that passes in audit.
+    """
 
     time: float
     endpoint: EndpointFacts
@@ -80,6 +111,9 @@ class Flow:
     rule: str  # RuleRef as text; "" where none
     counts: FlowCounts
     new: bool  # first report of this flow
+    reason: DropReason = DropReason.NONE
+    match: RuleMatch = RuleMatch.NONE
+    source_port: int = 0  # of who opened, where one flow has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +135,4 @@ class Denial:
     nearest: str = ""  # the rule that comes closest, and what it lacks
     family: int = 0  # AF_ number of a socket that was asked for, where the hook is SOCKET_CREATE
     extra: dict[str, str] = field(default_factory=dict)
+    match: RuleMatch = RuleMatch.NONE

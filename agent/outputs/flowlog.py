@@ -18,7 +18,7 @@ from typing import BinaryIO
 from agent import __version__
 from agent.log import event
 from agent.model.flow import Denial, Flow
-from agent.outputs.hubble import line_of
+from agent.outputs.hubble import lines_of
 
 MAX_BYTES = 64 * 1024 * 1024
 KEEP = 5
@@ -120,7 +120,7 @@ class FlowLog:
 
     def write(self, batch: Batch) -> None:
         """One batch to the file, in the thread that calls. A failure is counted; the next batch tries again."""
-        lines = [line for seen in batch if (line := self._line(seen))]
+        lines = [line for seen in batch for line in self._lines(seen)]
         try:
             self._file.write(lines)
         except OSError as exc:
@@ -133,13 +133,13 @@ class FlowLog:
             event("flow_log.mended", lost=self.losses["flow_log_write"])
         self._failing = False
 
-    def _line(self, seen: Flow | Denial) -> bytes:
+    def _lines(self, seen: Flow | Denial) -> list[bytes]:
         try:
-            return line_of(seen, self._node, __version__)
+            return lines_of(seen, self._node, __version__)
         except (ValueError, OverflowError) as exc:  # a clock before year 1, and the like
             self.losses["flow_log_encode"] += 1
             event("flow_log.not_encoded", level=logging.ERROR, why=str(exc))
-            return b""
+            return []
 
     def _queue(self, batch: Batch) -> None:
         with self._lock:

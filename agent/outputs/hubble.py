@@ -1,64 +1,86 @@
-"""Flows and denials as Hubble's exporter writes them (hubble-wire.md 4.1 to 4.3), with our own facts beside. Pure.
+"""Flows and denials as Hubble's exporter writes them (cilium/api/v1/flow/flow.proto, protojson), one a line. Pure.
 
-What Hubble has no field for stands under `flow.dagwall`; its readers skip fields that they do not know. Counts of an
-interval are there too: one line stands for all packets of a flow since the line before.
+As Cilium does, a denial is two lines: the policy verdict (event type 5, which names the policy) and the drop
+(type 1); an audit is a policy verdict alone, and the flow that passes under it is forwarded. A flow's line stands for
+all of its packets since the line before. What Hubble has no field for, counts among it, stands in `extensions`.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
-from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName
+from agent.model.cluster import Address
+from agent.model.flow import Denial, Flow, PeerKind, RuleMatch
 from agent.model.identity import Claim, Identity, Kind
-from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.outputs.hubble_ends import own_end, peer_end
 from agent.outputs.words import protocol_name, readable, reason_name, sentence, socket_text
 
 MAX_LINE_BYTES = 64 * 1024
 """With its end of line: what `hubble observe --input-file` reads at most."""
 _CUT_TEXT = 64
 
-VERDICTS = {Verdict.ALLOW: "FORWARDED", Verdict.DENY: "DROPPED", Verdict.AUDIT: "AUDIT"}
+_DROP, _TRACE, _POLICY_VERDICT = 1, 4, 5  # event types (cilium/pkg/monitor/api/types.go)
+_POLICY_DENIED = (133, "POLICY_DENIED")
 DROP_REASONS: dict[DropReason, tuple[int, str]] = {
-    DropReason.NONE: (0, "DROP_REASON_UNKNOWN"),
-    DropReason.NO_RULE: (133, "POLICY_DENIED"),
+    DropReason.NONE: _POLICY_DENIED,  # Hubble's own number 0 reads "Success"
+    DropReason.NO_RULE: _POLICY_DENIED,
     DropReason.DENY_RULE: (181, "POLICY_DENY"),
-    DropReason.UNKNOWN_PEER: (133, "POLICY_DENIED"),
+    DropReason.UNKNOWN_PEER: _POLICY_DENIED,
     DropReason.PENDING: (203, "DROP_EP_NOT_READY"),
     DropReason.QUARANTINED: (171, "INVALID_IDENTITY"),
     DropReason.FRAGMENT: (157, "IP_FRAGMENTATION_NOT_SUPPORTED"),
     DropReason.SOURCE_ROUTE: (134, "INVALID_PACKET_DROPPED"),
     DropReason.INVALID_PACKET: (134, "INVALID_PACKET_DROPPED"),
-    DropReason.RAW_SOCKET: (133, "POLICY_DENIED"),
-    DropReason.NOT_A_REPLY: (133, "POLICY_DENIED"),
+    DropReason.RAW_SOCKET: _POLICY_DENIED,
+    DropReason.NOT_A_REPLY: _POLICY_DENIED,
     DropReason.AGENT_GONE: (202, "DROP_HOST_NOT_READY"),
     DropReason.NOT_READY: (202, "DROP_HOST_NOT_READY"),
-    DropReason.SOCKET_FAMILY: (133, "POLICY_DENIED"),
+    DropReason.SOCKET_FAMILY: _POLICY_DENIED,
     DropReason.LOOPBACK: (132, "INVALID_SOURCE_IP"),
     DropReason.FOREIGN_SOURCE: (132, "INVALID_SOURCE_IP"),
-    DropReason.UNKNOWN: (0, "DROP_REASON_UNKNOWN"),
+    DropReason.UNKNOWN: _POLICY_DENIED,
 }
-"""Hubble's number and name for each of our reasons; ours stands in `dagwall.reason`."""
+"""Hubble's number and name for each of our reasons; ours stands in `extensions`."""
 
-_RESERVED = {"node": (1, "reserved:host"), "kube-apiserver": (7, "reserved:kube-apiserver")}
+_MATCHES = {
+    RuleMatch.NONE: 0, RuleMatch.PEER: 1, RuleMatch.PEER_AND_PORT: 2, RuleMatch.PORT: 3, RuleMatch.ALL: 4,
+    RuleMatch.PEER_AND_PROTOCOL: 5, RuleMatch.PROTOCOL: 6,
+}  # fmt: skip
 _L4 = {6: "TCP", 17: "UDP", 132: "SCTP"}
-_ICMP = {1: "ICMPv4", 58: "ICMPv6"}
+_WITHOUT_PORTS = {1: "ICMPv4", 58: "ICMPv6", 2: "IGMP"}
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
+_LINES = uuid.UUID("6d1c3f0e-5f0c-5d5e-9a3b-0b6f0a8c2f11")
+_STRUCT = "type.googleapis.com/google.protobuf.Struct"
+
+Object = dict[str, Any]
 
 
-def line_of(seen: Flow | Denial, node: str, version: str) -> bytes:
-    """One line, its end included, never longer than MAX_LINE_BYTES."""
+def lines_of(seen: Flow | Denial, node: str, version: str) -> list[bytes]:
+    """Whole lines, each with its end and never longer than MAX_LINE_BYTES."""
     cluster = seen.endpoint.identity.cluster
     node = f"{cluster}/{node}" if cluster else node
     time = datetime.fromtimestamp(seen.time, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    flow = {"time": time, "node_name": node, **_flow(seen), "emitter": {"name": "dagwall", "version": version}}
-    document = {"flow": flow, "node_name": node, "time": time}
+    common = {"time": time, "node_name": node, **_common(seen), "emitter": {"name": "dagwall", "version": version}}
+    flows = [common | event for event in _events(seen)]
+    return [_line({"flow": _numbered(flow), "node_name": node, "time": time}) for flow in flows]
+
+
+def _numbered(flow: Object) -> Object:
+    """The same line has the same uuid, however often it is made."""
+    return flow | {"uuid": str(uuid.uuid5(_LINES, json.dumps(flow)))}
+
+
+def _line(document: Object) -> bytes:
     line = _encoded(document)
     return line if len(line) <= MAX_LINE_BYTES else _encoded(_cut(document))
 
 
-def _encoded(document: dict[str, Any]) -> bytes:
+def _encoded(document: Object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -71,110 +93,87 @@ def _cut(value: Any) -> Any:
     return [_cut(each) for each in value] if isinstance(value, list) else value
 
 
-def _flow(seen: Flow | Denial) -> dict[str, Any]:
-    denial = seen if isinstance(seen, Denial) else None
+def _common(seen: Flow | Denial) -> Object:
     egress = seen.tuple.direction is Direction.EGRESS
-    ours, theirs = _endpoint(seen.endpoint), _peer(seen.peer, seen.tuple.peer.version)
-    own = seen.endpoint.namespace, seen.endpoint.pod
-    out: dict[str, Any] = {
-        "verdict": VERDICTS[seen.verdict],
+    ours, theirs = own_end(seen.endpoint), peer_end(seen.peer, seen.tuple.peer.version)
+    out: Object = {
         "IP": _ip(seen, egress=egress),
         "l4": _l4(seen),
         "source": ours if egress else theirs,
         "destination": theirs if egress else ours,
         "Type": "L3_L4",
-        **_event(seen, egress=egress),
         "traffic_direction": seen.tuple.direction.name,
         "is_reply": False,
         "Summary": _summary(seen),
-        "dagwall": _ours(seen),
+        "extensions": {"@type": _STRUCT, "value": _ours(seen)},
     }
-    if denial is not None and denial.cgroup_id:
-        out["cgroup_id"] = str(denial.cgroup_id)
-    if denial is not None and denial.socket_cookie:
-        out["socket_cookie"] = str(denial.socket_cookie)
-    if seen.rule:
-        verb = "allowed" if seen.verdict is Verdict.ALLOW else "denied"
-        out[f"{seen.tuple.direction.name.lower()}_{verb}_by"] = [_policy(seen.rule)]
+    if isinstance(seen, Denial) and seen.cgroup_id:
+        out["cgroup_id"] = str(seen.cgroup_id)
+    if isinstance(seen, Denial) and seen.socket_cookie:
+        out["socket_cookie"] = str(seen.socket_cookie)
     if seen.peer.kind is PeerKind.SERVICE:
         namespace, _, name = seen.peer.name.partition("/")
         out["destination_service" if egress else "source_service"] = {"namespace": namespace, "name": name}
-    if own == ("", ""):
-        out["dagwall"]["stranger"] = True
     return out
 
 
-def _event(seen: Flow | Denial, *, egress: bool) -> dict[str, Any]:
-    """Counts are traces at the endpoint, denials drops, audits policy verdicts (pkg/monitor/api/types.go)."""
-    if not isinstance(seen, Denial):
-        kind, point = {"type": 4, "sub_type": 5 if egress else 0}, "FROM_ENDPOINT" if egress else "TO_ENDPOINT"
-        return {"event_type": kind, "trace_observation_point": point}
+def _events(seen: Flow | Denial) -> Iterator[Object]:
+    """Verdict and kind of each line."""
+    egress = seen.tuple.direction is Direction.EGRESS
+    if isinstance(seen, Flow):
+        kind = {"type": _TRACE, "sub_type": 5 if egress else 0}
+        point = "FROM_ENDPOINT" if egress else "TO_ENDPOINT"
+        named = _named(seen) if seen.verdict is Verdict.ALLOW else {}
+        yield {"verdict": "FORWARDED", "event_type": kind, "trace_observation_point": point, **named}
+        return
+    judged = {"event_type": {"type": _POLICY_VERDICT}, "policy_match_type": _MATCHES[seen.match], **_named(seen)}
     if seen.verdict is Verdict.ALLOW:
-        return {"event_type": {"type": 5}}
-    number, name = DROP_REASONS[seen.reason]
-    kind = {"type": 1, "sub_type": number} if seen.verdict is Verdict.DENY else {"type": 5}
-    return {"event_type": kind, "drop_reason": number, "drop_reason_desc": name}
+        yield {"verdict": "FORWARDED", **judged}
+    elif seen.verdict is Verdict.AUDIT:
+        yield {"verdict": "AUDIT", **judged}
+    else:
+        number, name = DROP_REASONS[seen.reason]
+        dropped = {"verdict": "DROPPED", "drop_reason": number, "drop_reason_desc": name}
+        yield {**dropped, **judged}
+        yield {**dropped, "event_type": {"type": _DROP, "sub_type": number}}
 
 
-def _endpoint(facts: EndpointFacts) -> dict[str, Any]:
-    """Our side. Labels are those that Hubble's users filter by; the ids are not cut as Airflow's own labels are."""
-    identity = facts.identity
-    labels = [f"k8s:io.kubernetes.pod.namespace={facts.namespace}"]
-    labels += [f"k8s:io.cilium.k8s.policy.serviceaccount={identity.service_account}"]
-    labels += [f"k8s:{key}={value}" for key, value in _ids(identity)]
-    workload = [{"name": identity.dag_id, "kind": "DAG"}] if identity.dag_id else []
-    return {
-        "identity": facts.number,
-        "cluster_name": identity.cluster,
-        "namespace": facts.namespace,
-        "pod_name": facts.pod,
-        "labels": labels,
-        **({"workloads": workload} if workload else {}),
-    }
+def _named(seen: Flow | Denial) -> Object:
+    """The policy of the rule that decided."""
+    if not seen.rule:
+        return {}
+    verb = "allowed" if seen.verdict is Verdict.ALLOW else "denied"
+    return {f"{seen.tuple.direction.name.lower()}_{verb}_by": [_policy(seen.rule)]}
 
 
-def _ids(identity: Identity) -> list[tuple[str, str]]:
-    return [(key, value) for key, value in (("dag_id", identity.dag_id), ("task_id", identity.task_id)) if value]
-
-
-def _peer(peer: PeerName, version: int) -> dict[str, Any]:
-    if peer.identity is not None:
-        labels = [f"k8s:io.kubernetes.pod.namespace={peer.identity.namespace}"]
-        labels += [f"k8s:{key}={value}" for key, value in _ids(peer.identity)]
-        return {"namespace": peer.identity.namespace, "labels": labels}
-    if peer.kind is PeerKind.SERVICE:
-        return {"namespace": peer.name.partition("/")[0], "labels": ["reserved:unmanaged"], "identity": 3}
-    if peer.name in _RESERVED:
-        number, label = _RESERVED[peer.name]
-        return {"identity": number, "labels": [label]}
-    if peer.kind is PeerKind.UNKNOWN:
-        return {"identity": 0, "labels": ["reserved:unknown"]}
-    if peer.kind is PeerKind.CIDR:
-        return {"identity": 2, "labels": ["reserved:world", f"cidr:{peer.name}"]}
-    return {"identity": 2, "labels": ["reserved:world", f"reserved:world-ipv{version}"]}
-
-
-def _ip(seen: Flow | Denial, *, egress: bool) -> dict[str, str]:
-    """Our own address is left out: the kernel's key does not hold it, the pod's name says more."""
+def _ip(seen: Flow | Denial, *, egress: bool) -> Object:
+    """The kernel's key does not hold our address: it is the pod's of the peer's family."""
     address = seen.tuple.peer
     if isinstance(seen, Denial) and not seen.hook.has_peer:
         return {}
-    return {"destination" if egress else "source": str(address), "ipVersion": f"IPv{address.version}"}
+    own = _own_address(seen, address)
+    ends = {"source": own, "destination": str(address)} if egress else {"source": str(address), "destination": own}
+    return {**{end: text for end, text in ends.items() if text}, "ipVersion": f"IPv{address.version}"}
 
 
-def _l4(seen: Flow | Denial) -> dict[str, Any]:
-    """The service's port is the destination's, whoever opened; a client's is known of single denials only."""
+def _own_address(seen: Flow | Denial, peer: Address) -> str:
+    return next((str(own) for own in seen.endpoint.addresses if own.version == peer.version), "")
+
+
+def _l4(seen: Flow | Denial) -> Object:
+    """The service's port is the destination's, whoever opened; a client's is not known of every flow."""
     name = _L4.get(seen.tuple.protocol)
     if name is None:
-        kind = _ICMP.get(seen.tuple.protocol)
+        kind = _WITHOUT_PORTS.get(seen.tuple.protocol)
         return {kind: {}} if kind else {}
-    ports = {"destination_port": seen.tuple.service_port}
-    if isinstance(seen, Denial) and seen.source_port:
-        ports = {"source_port": seen.source_port, **ports}
+    ports: Object = {"source_port": seen.source_port} if seen.source_port else {}
+    ports["destination_port"] = seen.tuple.service_port
+    if isinstance(seen, Denial) and seen.hook is Hook.CONNECT:
+        ports["flags"] = {"SYN": True}  # connect() would have sent one
     return {name: ports}
 
 
-def _policy(rule: str) -> dict[str, Any]:
+def _policy(rule: str) -> Object:
     """`Kind/namespace/name/rule`, or without the namespace, as RuleRef writes it."""
     kind, *rest = rule.split("/")
     namespaced = kind in ("TaskNetworkPolicy", "NetworkPolicy") and len(rest) >= 3
@@ -186,18 +185,23 @@ def _summary(seen: Flow | Denial) -> str:
     if isinstance(seen, Denial):
         return sentence(seen)
     protocol, port = protocol_name(seen.tuple.protocol), seen.tuple.service_port
-    counts = seen.counts
+    counts, audited = seen.counts, "would be denied: " if seen.verdict is Verdict.AUDIT else ""
+    if seen.tuple.direction is Direction.EGRESS:
+        ends = f"to {socket_text(str(seen.tuple.peer), port)} ({seen.peer})"
+    else:
+        ends = f"from {seen.tuple.peer} ({seen.peer})" + (f" to port {port}" if port else "")
     return (
-        f"{protocol} {seen.tuple.direction.name.lower()} {socket_text(str(seen.tuple.peer), port)} ({seen.peer}): "
-        f"{counts.sent_bytes} B sent, {counts.received_bytes} B received, {counts.connections} connections"
+        f"{audited}{protocol} {ends}: {counts.sent_bytes} B sent, {counts.received_bytes} B received, "
+        f"{counts.connections} connections"
     )
 
 
-def _ours(seen: Flow | Denial) -> dict[str, Any]:
+def _ours(seen: Flow | Denial) -> Object:
     facts = seen.endpoint
     identity, claim = facts.identity, facts.claim or _NO_CLAIM
-    out: dict[str, Any] = {
+    out: Object = {
         "identity": str(identity),
+        "number": facts.number,
         "service_account": identity.service_account,
         "kind": identity.kind.value,
         "dag_id": identity.dag_id,
@@ -210,23 +214,31 @@ def _ours(seen: Flow | Denial) -> dict[str, Any]:
         "pod_uid": facts.uid,
         "peer": seen.peer.name,
         "peer_kind": seen.peer.kind.value,
+        "verdict": seen.verdict.name.lower(),
         "rule": seen.rule,
-        "reason": "",
-        "counts": {},
+        "reason": reason_name(seen.reason) if seen.reason or seen.verdict is not Verdict.ALLOW else "",
     }
-    if isinstance(seen, Denial):
-        out |= {"reason": reason_name(seen.reason), "nearest": readable(seen.nearest), "hook": seen.hook.name.lower()}
-        if seen.opened_by is not None:
-            out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
-        out |= {"extra": dict(seen.extra)} if seen.extra else {}
-    else:
-        counts = seen.counts
-        out["new"] = seen.new
-        out["counts"] = {
+    if not facts.namespace and not facts.pod:
+        out["stranger"] = True
+    return out | (_of_denial(seen) if isinstance(seen, Denial) else _of_flow(seen))
+
+
+def _of_denial(seen: Denial) -> Object:
+    out: Object = {"nearest": readable(seen.nearest), "hook": seen.hook.name.lower()}
+    if seen.opened_by is not None:
+        out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
+    return out | ({"extra": dict(seen.extra)} if seen.extra else {})
+
+
+def _of_flow(seen: Flow) -> Object:
+    counts = seen.counts
+    return {
+        "new": seen.new,
+        "counts": {
             "sent_packets": counts.sent_packets,
             "sent_bytes": counts.sent_bytes,
             "received_packets": counts.received_packets,
             "received_bytes": counts.received_bytes,
             "connections": counts.connections,
-        }
-    return out
+        },
+    }

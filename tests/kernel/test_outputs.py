@@ -222,7 +222,7 @@ def test_the_flow_log_has_both(running: Running) -> None:
     assert eventually(lambda: {"FORWARDED", "DROPPED"} <= {str(line["verdict"]) for line in running.lines()})
     (dropped,) = {str(line["drop_reason_desc"]) for line in running.lines() if line["verdict"] == "DROPPED"}
     assert dropped == "POLICY_DENIED"
-    connections = sum(line["dagwall"]["counts"].get("connections", 0) for line in running.lines())  # type: ignore[index]
+    connections = sum(line["extensions"]["value"].get("counts", {}).get("connections", 0) for line in running.lines())  # type: ignore[index]
     assert connections == 2
 
 

@@ -17,7 +17,8 @@ NUMBER = FIRST_IDENTITY + 1
 def endpoint(dag: str = "finance", task: str = "load", pod: str = "finance-load-x1") -> EndpointFacts:
     identity = Identity("prod", "airflow", "etl", dag, task, Kind.KUBERNETES_EXECUTOR)
     claim = Claim(identity, (), run_id="manual__1", try_number="2", map_index="-1")
-    return EndpointFacts(identity, NUMBER, "airflow", pod, "uid-1", claim, "n1")
+    own = (ip_address("10.0.0.7"), ip_address("2001:db8:1::7"))
+    return EndpointFacts(identity, NUMBER, "airflow", pod, "uid-1", claim, "n1", addresses=own, slot=3)
 
 
 def flow(

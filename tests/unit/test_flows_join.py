@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
+import pytest
 from immutables import Map
 
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent, RawFlow
 from agent.flows.join import STRANGER, Context, Joiner, Nearest
 from agent.model.cluster import Cluster, Namespace, Pod
-from agent.model.flow import EndpointFacts, FlowCounts, PeerKind, PeerName, Tuple
+from agent.model.flow import EndpointFacts, FlowCounts, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Claim, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, RuleRef, Subject
 from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
@@ -58,6 +59,22 @@ def test_a_flow_has_names() -> None:
     got = joiner().flow(growth(), CONTEXT, 12.5)
     assert (got.endpoint, got.peer.name, got.time, got.new) == (FACTS, "world", 12.5, True)
     assert got.rule == "TaskNetworkPolicy/airflow/finance-egress/warehouse"
+
+
+@pytest.mark.parametrize(
+    ("peers", "ports", "match"),
+    [
+        (True, (PortMatch(6, 443),), RuleMatch.PEER_AND_PORT), (True, None, RuleMatch.PEER),
+        (False, (PortMatch(6, name="https"),), RuleMatch.PORT), (False, None, RuleMatch.ALL),
+        (True, (PortMatch(6),), RuleMatch.PEER_AND_PROTOCOL), (False, (PortMatch(6),), RuleMatch.PROTOCOL),
+    ],
+)  # fmt: skip
+def test_what_a_rule_looks_at(peers: bool, ports: tuple[PortMatch, ...] | None, match: RuleMatch) -> None:
+    rule = replace(RULE, peers=RULE.peers if peers else None, ports=ports)
+    policy = replace(POLICY, egress=None, deny=(rule,))
+    context = replace(CONTEXT, cluster=replace(CLUSTER, policies=Map({policy.ref: policy})))
+    assert joiner().denial(replace(EVENT, rule=7), context, 1).match is match
+    assert joiner().denial(EVENT, context, 1).match is RuleMatch.NONE
 
 
 def test_flows_outlive_their_pods() -> None:

@@ -11,7 +11,7 @@ from immutables import Map
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.flows.names import PeerNames, pod_name
 from agent.model.cluster import Cluster, EndpointSlice, Node, Pod, Service, Settings
-from agent.model.flow import PeerKind
+from agent.model.flow import PeerKind, Place
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, Rule, ServicePeer, Subject
 from agent.model.verdict import Direction
@@ -97,6 +97,31 @@ def test_a_task_has_its_identity() -> None:
     assert got.identity.dag_id == "finance"
 
 
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("10.96.0.1", Place.API_SERVER), ("192.168.0.1", Place.API_SERVER), ("192.168.0.7", Place.THIS_NODE),
+        ("192.168.0.2", Place.OTHER_NODE), ("10.0.0.1", Place.ELSEWHERE), ("8.8.8.8", Place.ELSEWHERE),
+    ],
+)  # fmt: skip
+def test_places_are_known_beside_names(address: str, place: Place) -> None:
+    api = Service("default", "kubernetes", (ip_address("10.96.0.1"),))
+    piece = EndpointSlice("default", "kubernetes", "kubernetes", (ip_address("192.168.0.1"),))
+    cluster = replace(
+        CLUSTER,
+        services=CLUSTER.services.set(("default", "kubernetes"), api),
+        slices=CLUSTER.slices.set(("default", "kubernetes"), piece),
+        nodes=CLUSTER.nodes.set("n2", Node("n2", (ip_address("192.168.0.2"),))),
+    )
+    assert names(cluster).name(ip_address(address)).place is place
+
+
+def test_the_pod_behind_a_service_s_endpoint_is_known() -> None:
+    own = EndpointSlice("airflow", "own-x", "own", (ip_address("10.0.0.1"),))
+    got = names(replace(CLUSTER, slices=CLUSTER.slices.set(("airflow", "own-x"), own))).name(ip_address("10.0.0.1"))
+    assert (got.name, got.pod, got.identity and got.identity.dag_id) == ("airflow/own", "task", "finance")
+
+
 def test_names_follow_a_pod_that_comes_and_goes() -> None:
     found, uid = names(), PodUid("new")
     fresh = pod("new", "10.0.0.1", "other", Kind.KUBERNETES_EXECUTOR)
@@ -162,7 +187,7 @@ def test_everything_else_forgets_pods_that_are_gone() -> None:
 
 def test_names_have_few_values() -> None:
     """Pods that are no tasks share one name for each namespace: metrics stay few."""
-    assert pod_name(pod("a", "10.0.0.1")) == pod_name(pod("b", "10.0.0.2"))
+    assert pod_name(pod("a", "10.0.0.1")).name == pod_name(pod("b", "10.0.0.2")).name
 
 
 def test_a_pod_is_named_for_people() -> None:

@@ -1,0 +1,149 @@
+"""Lines of every shape beside the golden file of the flow log, and what Hubble's readers make of their fields."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from agent.model.flow import Denial, Flow, PeerKind, PeerName, Place, RuleMatch
+from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.outputs.hubble import DROP_REASONS, lines_of
+from agent.outputs.hubble_ends import identity_number
+from tests.unit.seen import WORLD, denial, endpoint, flow
+
+GOLDEN = Path(__file__).parent.parent / "data" / "flowlog" / "flows.jsonl"
+INGRESS, AUDIT = Direction.INGRESS, Verdict.AUDIT
+TASK = endpoint("sales", "extract").identity
+TASK_POD = PeerName(PeerKind.POD, "airflow/sales/extract", TASK, "sales-extract-x1")
+API_SERVER = PeerName(PeerKind.SERVICE, "default/kubernetes", place=Place.API_SERVER)
+OTHER_NODE = PeerName(PeerKind.ENTITY, "node", place=Place.OTHER_NODE)
+NODE = PeerName(PeerKind.ENTITY, "node", place=Place.THIS_NODE)
+DENY = "ClusterTaskNetworkPolicy/no-metadata/credentials"
+RAW = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, nearest="", source_port=0)
+JOIN = replace(denial(address="224.0.0.22"), hook=Hook.EGRESS, nearest="")
+
+SHAPES: dict[str, Flow | Denial] = {
+    "allowed": flow(),
+    "to a task's pod": flow(peer=TASK_POD, address="10.0.0.8"),
+    "to a service": flow(peer=PeerName(PeerKind.SERVICE, "db/postgres"), address="10.96.0.9", port=5432),
+    "to a service's pod": flow(peer=replace(TASK_POD, kind=PeerKind.SERVICE, name="airflow/api"), address="10.0.0.8"),
+    "to the API server": flow(peer=API_SERVER, address="10.96.0.1"),
+    "to another node": flow(peer=OTHER_NODE, address="192.0.2.66", port=10250),
+    "from this node, IPv6": flow(peer=NODE, address="2001:db8::1", direction=INGRESS, port=8793),
+    "datagrams from a client's port": replace(flow(protocol=17, direction=INGRESS, port=8125), source_port=40_001),
+    "passed in audit": replace(flow(verdict=AUDIT), rule=DENY, reason=DropReason.DENY_RULE),
+    "no rule": denial(),
+    "deny rule": replace(denial(reason=DropReason.DENY_RULE, rule=DENY), match=RuleMatch.PEER),
+    "denied incoming": replace(denial(direction=INGRESS), hook=Hook.INGRESS, peer=TASK_POD),
+    "audit": replace(denial(verdict=AUDIT, reason=DropReason.DENY_RULE, rule=DENY), match=RuleMatch.PEER_AND_PORT),
+    "raw socket": replace(RAW, tuple=replace(RAW.tuple, protocol=1, service_port=0, peer=ip_address("::"))),
+    "group membership": replace(JOIN, tuple=replace(JOIN.tuple, protocol=2, service_port=0), source_port=0),
+    "a newer release's reason": denial(reason=DropReason.UNKNOWN),
+}
+
+
+def parsed(seen: Flow | Denial) -> list[dict[str, object]]:
+    return [json.loads(line)["flow"] for line in lines_of(seen, "n1", "0.1.0")]
+
+
+def test_the_golden_file_has_every_shape() -> None:
+    """A change of a line is a change of what tools read: look at the difference, then write the file anew."""
+    made = [line.decode() for seen in SHAPES.values() for line in lines_of(seen, "n1", "0.1.0")]
+    assert made == GOLDEN.read_text(encoding="ascii").splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_line_has_a_field_that_hubble_does_not_know(name: str) -> None:
+    known = {
+        "time", "uuid", "verdict", "drop_reason", "drop_reason_desc", "IP", "l4", "source", "destination", "Type",
+        "node_name", "destination_service", "source_service", "event_type", "policy_match_type", "traffic_direction",
+        "trace_observation_point", "is_reply", "socket_cookie", "cgroup_id", "emitter", "Summary", "extensions",
+        "egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by",
+    }  # fmt: skip
+    for line in parsed(SHAPES[name]):
+        assert line.keys() <= known
+        assert line["extensions"].keys() == {"@type", "value"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_line_has_both_ends(name: str) -> None:
+    for line in parsed(SHAPES[name]):
+        ends = line["IP"]
+        assert isinstance(ends, dict)
+        assert ends == {} or ends.keys() == {"source", "destination", "ipVersion"}
+        assert "10.0.0.7" in ends.values() or "2001:db8:1::7" in ends.values() or ends == {}
+
+
+def test_a_denial_is_a_policy_verdict_beside_a_drop() -> None:
+    verdict, drop = parsed(SHAPES["deny rule"])
+    assert (verdict["event_type"], verdict["verdict"]) == ({"type": 5}, "DROPPED")
+    assert verdict["egress_denied_by"] == [
+        {"name": "no-metadata", "namespace": "", "kind": "ClusterTaskNetworkPolicy"}
+    ]
+    assert verdict["policy_match_type"] == 1
+    assert (drop["event_type"], drop["verdict"]) == ({"type": 1, "sub_type": 181}, "DROPPED")
+    assert verdict["uuid"] != drop["uuid"]
+
+
+def test_what_passed_in_audit_is_forwarded_and_marked() -> None:
+    (line,) = parsed(SHAPES["passed in audit"])
+    assert (line["verdict"], line["event_type"]) == ("FORWARDED", {"type": 4, "sub_type": 5})
+    assert "egress_allowed_by" not in line
+    assert line["extensions"]["value"]["verdict"] == "audit"  # type: ignore[index]
+    (verdict,) = parsed(SHAPES["audit"])
+    assert (verdict["verdict"], verdict["event_type"]) == ("AUDIT", {"type": 5})
+
+
+def test_incoming_lines_have_our_port_at_our_address() -> None:
+    (line,) = parsed(SHAPES["datagrams from a client's port"])
+    assert line["l4"] == {"UDP": {"source_port": 40_001, "destination_port": 8125}}
+    assert line["IP"] == {"source": "192.0.2.9", "destination": "10.0.0.7", "ipVersion": "IPv4"}
+    (flow_line,) = parsed(flow(direction=INGRESS, port=8080))
+    assert flow_line["Summary"] == (
+        "TCP from 192.0.2.9 (world) to port 8080: 300 B sent, 5000 B received, 1 connections"
+    )
+
+
+@pytest.mark.parametrize(
+    ("peer", "number"),
+    [(NODE, 1), (OTHER_NODE, 6), (API_SERVER, 7), (replace(NODE, place=Place.API_SERVER), 7), (WORLD, 2)],
+)
+def test_places_have_hubble_s_numbers(peer: PeerName, number: int) -> None:
+    assert parsed(flow(peer=peer))[0]["destination"]["identity"] == number  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["to a task's pod", "to a service's pod"])
+def test_a_peer_s_pod_is_named_whole(name: str) -> None:
+    end = parsed(SHAPES[name])[0]["destination"]
+    assert isinstance(end, dict)
+    assert (end["pod_name"], end["namespace"], end["cluster_name"]) == ("sales-extract-x1", "airflow", "prod")
+    assert end["workloads"] == [{"name": "sales", "kind": "DAG"}]
+    assert end["identity"] == identity_number(TASK) != identity_number(endpoint().identity)
+
+
+def test_identity_numbers_are_those_of_pods() -> None:
+    """0 to 255 are reserved, up to 65,535 may be another cluster's, from 1 << 24 on they are CIDRs of one node."""
+    numbers = {identity_number(endpoint(f"dag-{n}").identity) for n in range(2000)}
+    assert len(numbers) > 1990
+    assert all(1 << 16 <= number < 1 << 24 for number in numbers)
+
+
+@pytest.mark.parametrize("reason", DropReason)
+def test_no_reason_reads_success(reason: DropReason) -> None:
+    _, drop = parsed(denial(reason=reason))
+    assert DROP_REASONS[reason][0] >= 130
+    assert drop["drop_reason"] == drop["event_type"]["sub_type"] == DROP_REASONS[reason][0]  # type: ignore[index]
+
+
+def test_group_messages_are_igmp() -> None:
+    verdict, _ = parsed(SHAPES["group membership"])
+    assert verdict["l4"] == {"IGMP": {}}
+
+
+def test_equal_lines_have_one_uuid() -> None:
+    assert parsed(flow()) == parsed(flow())
+    assert parsed(flow())[0]["uuid"] != parsed(flow(time=1.6))[0]["uuid"]
