@@ -166,7 +166,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
         evicted=lambda by_share: agent[0].node.evicted(by_share),  # noqa: PLW0108
         still_open=lambda keys: agent[0].node.connections.still_open(keys),  # noqa: PLW0108
         folding=folding, taken=lambda: agent[0].node.writer.endpoints.slots.taken,
-        interval_seconds=config.drain_seconds,
+        interval_seconds=config.drain_seconds, hz=hz,
     )  # fmt: skip
     node = Node(
         config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,

@@ -72,11 +72,12 @@ class Drain:
         folding: Folding,
         taken: Callable[[], Container[int]],
         interval_seconds: float,
+        hz: int,
     ) -> None:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._maps, self._jiffies, self._accountant = maps, jiffies, accountant
         self._outputs, self._evicted, self._interval = outputs, evicted, interval_seconds
-        self._still_open, self._folding, self._taken = still_open, folding, taken
+        self._still_open, self._folding, self._taken, self._hz = still_open, folding, taken, hz
         self._names = PeerNames()
         self._joiner = Joiner(self._names.name, time.monotonic)
         self._context: Context | None = None
@@ -134,7 +135,9 @@ class Drain:
         reading = self._accountant.read(self._maps["flows"].items(), now)
         growths = reading.growths + self._evict(self._without_open(reading.idle, now))
         wall = time.time()
-        self._outputs.flows([self._joiner.flow(growth, self._context, wall) for growth in growths])
+        times = (wall - age_seconds(growth.flow.last, now, self._hz) for growth in growths)
+        flows = [self._joiner.flow(each, self._context, at) for each, at in zip(growths, times, strict=True)]
+        self._outputs.flows(sorted(flows, key=lambda flow: flow.time))
 
     def release_held(self, now: float) -> None:
         """Denials of unknown incoming addresses that nobody has explained in time."""
@@ -190,6 +193,12 @@ class Drain:
         if by_share:
             self._evicted(by_share)
         return growths
+
+
+def age_seconds(last: int, now: int, hz: int) -> float:
+    """Between two readings of jiffies, low 32 bits; none where the last packet came after the clock was read."""
+    ticks = (now - last) & 0xFFFFFFFF
+    return ticks / hz if ticks < 1 << 31 else 0.0
 
 
 def lost_evictions(maps: Mapping[str, KernelMap]) -> Counter[Share]:

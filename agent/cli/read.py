@@ -24,6 +24,7 @@ from agent.cli.show import (
 from agent.cli.status import print_status
 from agent.config import Config
 from agent.outputs.client import Client
+from agent.outputs.words import socket_text
 
 SOCKET = click.option(
     "--socket", type=click.Path(path_type=Path), default=Config.__dataclass_fields__["socket"].default,
@@ -168,21 +169,28 @@ def _padded(cells: tuple[str, ...]) -> Iterator[tuple[str, int]]:
 
 def _flow_cells(row: dict[str, Any]) -> tuple[str, ...]:
     denial = row["kind"] == "denial"
-    port = f":{row['port']}" if row["port"] else ""
-    address = f"[{row['address']}]" if ":" in row["address"] and port else row["address"]
-    where = f"{address}{port}/{row['protocol']}" if address else f"{row['protocol']} socket"
     because = row["rule"] or row["reason"].replace("_", " ")
     return (
         clock(row["time"]),
         _task(row) or row["pod"] or f"identity {row['identity']}",
         "->" if row["direction"] == "egress" else "<-",
         row["peer"],
-        where,
+        _address(row),
         row["verdict"],
         "" if denial else amount(row["sent_bytes"]),
         "" if denial else amount(row["received_bytes"]),
         because,
     )
+
+
+def _address(row: dict[str, Any]) -> str:
+    """`192.0.2.9:443/TCP`; of what came in, the peer's address and the port of ours that it came to."""
+    if not row["address"]:
+        return f"{row['protocol']} socket"
+    if row["direction"] == "egress":
+        return f"{socket_text(row['address'], row['port'])}/{row['protocol']}"
+    ours = f":{row['port']}/{row['protocol']}" if row["port"] else row["protocol"]
+    return f"{socket_text(row['address'], row.get('source_port', 0))} to {ours}"
 
 
 def _task(row: dict[str, Any]) -> str:

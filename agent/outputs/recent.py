@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from agent.model.flow import Denial, Flow
+from agent.model.flow import Denial, Flow, Tuple
 from agent.model.verdict import Verdict
 from agent.outputs.records import Filter
 
 Seen = Flow | Denial
+Key = tuple[str, Tuple]
 FLOWS = 8192
 DENIALS = 4096
 QUEUE = 4096
@@ -59,31 +59,52 @@ class Subscription:
             self._changed.notify_all()
 
 
+def _key(seen: Seen) -> Key:
+    return seen.endpoint.uid, seen.tuple
+
+
+def _has_a_flow(denial: Denial) -> bool:
+    """A connection that passes in audit: its flow says all of it, with counts, a moment later."""
+    return denial.verdict is Verdict.AUDIT and denial.hook.has_peer
+
+
 class Recent:
-    """Written by the draining thread, read by any. `lost` counts what slow followers did not get."""
+    """Written by the draining thread, read by any. `lost` counts what slow followers did not get.
+
+    What passes in audit is listed once: by its flow, or by the event where no flow of it was reported.
+    """
 
     def __init__(self, *, flows: int = FLOWS, denials: int = DENIALS, queue: int = QUEUE) -> None:
         self._flows: deque[Flow] = deque(maxlen=flows)
         self._denials: deque[Denial] = deque(maxlen=denials)
         self._followers: list[Subscription] = []
+        self._audits: list[Denial] = []  # since the last flows: followers get them unless a flow speaks of them
+        self._audited: frozenset[Key] = frozenset()  # of the last flows
         self._queue, self._lock = queue, threading.Lock()
         self.lost = 0
 
     def flows(self, flows: list[Flow]) -> None:
+        """What one drain found, also where that is nothing."""
+        audited = frozenset(_key(flow) for flow in flows if flow.verdict is Verdict.AUDIT)
         with self._lock:
             self._flows.extend(flows)
-        self._tell(flows)
+            told, self._audited = audited | self._audited, audited
+            audits, self._audits = self._audits, []
+        self._tell([*(each for each in audits if _key(each) not in told), *flows])
 
     def denials(self, denials: list[Denial]) -> None:
         with self._lock:
             self._denials.extend(denials)
-        self._tell(denials)
+            self._audits += [each for each in denials if _has_a_flow(each)]
+        self._tell([each for each in denials if not _has_a_flow(each)])
 
     def last(self, wanted: Filter, count: int) -> list[Seen]:
         """The newest `count` that match, oldest first."""
         with self._lock:
-            both: list[list[Seen]] = [[*reversed(self._flows)], [*reversed(self._denials)]]
-        newest: Iterator[Seen] = heapq.merge(*both, key=lambda seen: -seen.time)
+            flows, denials = list(self._flows), list(self._denials)
+        audited = {_key(flow) for flow in flows if flow.verdict is Verdict.AUDIT}
+        alone = (each for each in denials if not (_has_a_flow(each) and _key(each) in audited))
+        newest: list[Seen] = sorted([*flows, *alone], key=lambda seen: seen.time, reverse=True)
         matching = (seen for seen in newest if wanted.matches(seen))
         return list(itertools.islice(matching, count))[::-1]
 

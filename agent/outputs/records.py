@@ -34,7 +34,7 @@ class Record:
     peer_kind: str
     address: str  # empty where only a socket was asked for
     protocol: str
-    port: int
+    port: int  # the peer's for egress, ours for ingress
     verdict: str
     reason: str = ""
     rule: str = ""
@@ -46,6 +46,7 @@ class Record:
     connections: int = 0
     new: bool = False
     opened_by: str = ""
+    source_port: int = 0  # of who opened, where it is known
     text: str = ""  # of denials: the sentence
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,13 +64,14 @@ def record_of(seen: Flow | Denial) -> Record:
         "port": seen.tuple.service_port,
         "verdict": seen.verdict.name.lower(),
         "rule": seen.rule,
+        "reason": reason_name(seen.reason) if seen.reason else "",
+        "source_port": seen.source_port,
     }
     if isinstance(seen, Denial):
         opener = seen.opened_by
         return Record(
             **common,
             kind="denial",
-            reason=reason_name(seen.reason),
             nearest=seen.nearest,
             opened_by=f"{opener.namespace}/{opener.pod}" if opener else "",
             text=sentence(seen),

@@ -103,6 +103,38 @@ def test_audit_passes_and_is_reported_once_a_flow_and_revision(rig: Rig) -> None
     assert rig.totals(slot)["connections"] == 4
 
 
+def audits(rig: Rig, slot: int, direction: Direction) -> tuple[int, int, int]:
+    """Exact totals of what passed in audit, by identity and in `denials`, and its connections."""
+    totals = rig.totals(slot, direction)
+    return totals["audited"], rig.denials(slot)[DropReason.NO_RULE], totals["connections"]
+
+
+def test_ten_audited_connections_are_ten(rig: Rig) -> None:
+    """R2: who sizes the step from audit to enforce reads these totals."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.serve(V4, 7021)
+    rig.rule(ruleset, V4, TCP, 7021, verdict=Verdict.AUDIT, reason=DropReason.NO_RULE)
+    for _ in range(10):
+        assert pod.run(tcp, V4, 7021) == "ok"
+    assert audits(rig, slot, Direction.EGRESS) == (10, 10, 10)
+
+
+def test_ten_audited_connections_that_came_in_are_ten(rig: Rig) -> None:
+    pod, client = rig.node.add_pod(), rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.manage(client, egress=Verdict.ALLOW)
+    audited = {"direction": Direction.INGRESS, "verdict": Verdict.AUDIT, "reason": DropReason.NO_RULE}
+    rig.rule(ruleset, client.ipv4, TCP, 7022, **audited)  # type: ignore[arg-type]
+    pod.spawn(_serve_tcp, 7022)
+    assert eventually(lambda: client.run(tcp, pod.ipv4, 7022) == "ok")
+    before = audits(rig, slot, Direction.INGRESS)
+    for _ in range(10):
+        assert client.run(tcp, pod.ipv4, 7022) == "ok"
+    after = audits(rig, slot, Direction.INGRESS)
+    assert [now - was for was, now in zip(before, after, strict=True)] == [10, 10, 10]
+
+
 def test_loopback_is_never_judged(rig: Rig) -> None:
     pod = rig.node.add_pod()
     slot, _ = rig.manage(pod)

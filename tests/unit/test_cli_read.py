@@ -17,10 +17,11 @@ from agent.cli import main
 from agent.cli.show import amount, clean
 from agent.model.cluster import Cluster
 from agent.model.report import View
-from agent.model.verdict import DropReason, Hook
+from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.api import ApiServer
 from agent.outputs.questions import Questions
 from agent.outputs.recent import Recent
+from agent.outputs.records import Filter
 from tests.unit.seen import VIEW, denial, flow, unready
 
 
@@ -94,6 +95,52 @@ def test_flows_and_their_filters(agent: Agent) -> None:
     assert json.loads(agent.ask("flows", "--dag", "a", "--last", "1", "-o", "json").output)[0]["verdict"] == "deny"
     assert agent.ask("flows", "--pod", "nobody").output == "no flows\n"
     assert "must be a number and s, m, h or d" in agent.ask("flows", "--since", "soon", code=2).output
+
+
+def test_incoming_flows_have_our_port_at_our_end(agent: Agent) -> None:
+    agent.recent.flows(
+        [flow(direction=Direction.INGRESS, port=8793), flow(direction=Direction.INGRESS, protocol=1, port=0)]
+    )
+    shown = agent.ask("flows").output
+    assert "192.0.2.9 to :8793/TCP  allow" in shown
+    assert "192.0.2.9 to ICMP " in shown
+    agent.recent.denials([denial(direction=Direction.INGRESS)])
+    assert "192.0.2.9:40000 to :5432/TCP  deny" in agent.ask("flows").output
+
+
+def test_what_passes_in_audit_is_listed_once(agent: Agent) -> None:
+    audit = denial(verdict=Verdict.AUDIT, time=1.0)
+    agent.recent.denials([audit])
+    assert agent.ask("flows").output.count("audit") == 1, "no flow of it was reported yet"
+    agent.recent.flows([replace(flow(port=5432, verdict=Verdict.AUDIT), rule="", reason=DropReason.NO_RULE)])
+    shown = agent.ask("flows").output
+    assert (shown.count(" audit "), shown.count("no rule")) == (1, 1)
+    socket = replace(audit, hook=Hook.SOCK_CREATE, reason=DropReason.RAW_SOCKET)
+    agent.recent.denials([socket])
+    assert agent.ask("flows").output.count(" audit ") == 2
+    assert len(json.loads(agent.ask("why", "-o", "json").output)["denials"]) == 2
+
+
+def test_followers_get_what_passes_in_audit_once() -> None:
+    recent, audit = Recent(), denial(verdict=Verdict.AUDIT)
+    passed = flow(port=5432, verdict=Verdict.AUDIT)
+    with recent.follow(Filter()) as follower:
+        recent.denials([audit])
+        recent.flows([passed])
+        assert follower.take(0) == ([passed], 0)
+        recent.denials([audit])  # after the flow that tells of it
+        recent.flows([])
+        assert follower.take(0) == ([], 0)
+        recent.denials([audit])
+        recent.flows([])
+        assert follower.take(0) == ([audit], 0), "there was no room for its flow"
+
+
+def test_flows_are_listed_by_the_time_of_their_packets(agent: Agent) -> None:
+    agent.recent.flows([flow("late", time=3), flow("early", time=1)])
+    agent.recent.denials([denial("between", time=2)])
+    rows = json.loads(agent.ask("flows", "-o", "json").output)
+    assert [row["dag_id"] for row in rows] == ["early", "between", "late"]
 
 
 def test_following(agent: Agent) -> None:

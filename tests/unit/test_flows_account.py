@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.abi.structs import FLOW, FLOW_KEY, pack_address
+from agent.app.drain import age_seconds
 from agent.flows.account import Accountant
 from agent.model.flow import FlowCounts
 
@@ -93,6 +94,12 @@ def test_the_last_word_of_an_evicted_entry() -> None:
     assert books.evicted(key(7), value(0)) is not None  # never seen: its connection counts
     books.read([(key(), value(3))], 100)
     assert books.evicted(key(), value(3)) is None
+
+
+def test_the_age_of_a_flow_s_last_packet() -> None:
+    assert age_seconds(100, 350, 250) == 1.0
+    assert age_seconds(MASK, 249, 250) == 1.0, "jiffies wrap"
+    assert age_seconds(351, 350, 250) == 0.0, "a packet after the clock was read"
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=20))
