@@ -62,6 +62,10 @@ class Facts:
         """Of a deny rule, or an ipBlock of a NetworkPolicy: every address of it."""
         return inside(self.address, peer.network) and not any(inside(self.address, hole) for hole in peer.excluded)
 
+    def left_out_of(self, peer: object) -> bool:
+        """In a CIDR whose `except` leaves it out."""
+        return isinstance(peer, CidrPeer) and inside(self.address, peer.network) and not self.in_block(peer)
+
     def in_pods(self, peer: PodPeer | LivePodPeer) -> bool:
         pod = self.pod
         known = self.cluster.namespaces.get(pod.namespace) if pod is not None else None

@@ -293,33 +293,35 @@ class Case:
         if decision.layer == NATIVE_LAYER:
             found = self.native.nearest()
             nearest = found and Nearest(*found)
-        elif decision.layer:
+        elif decision.layer and decision.reason is not DropReason.DENY_RULE:  # no rule helps against a deny rule
             nearest = self._nearest(selected)
         note = decision.note or self.worth.contradiction
         return replace(decision, denying=tuple(denying), allowing=allowing, nearest=nearest, note=note)
 
     def _nearest(self, selected: list[Policy]) -> Nearest | None:
-        """By what they lack: the attestation only, the port, the peer, both."""
+        """By what they lack: the attestation only, the port, the peer. Rules on other peers only are not near."""
         found: list[tuple[int, RuleRef, str]] = []
         for policy in selected:
             for rule in policy.speaks_about(self.direction) or ():
-                rank, lacks = self._lacks(policy, rule)
-                found.append((rank, RuleRef(policy.ref, rule.name), lacks))
+                lacking = self._lacks(policy, rule)
+                if lacking is not None:
+                    found.append((lacking[0], RuleRef(policy.ref, rule.name), lacking[1]))
         if not found:
             return None
         _, ref, lacks = min(found, key=lambda each: each[0])
         return Nearest(ref, lacks)
 
-    def _lacks(self, policy: Policy, rule: Rule) -> tuple[int, str]:
+    def _lacks(self, policy: Policy, rule: Rule) -> tuple[int, str] | None:
         port = f"{self.protocol}/{self.port}" if self.port else f"protocol {self.protocol}"
         if self.allows(rule):
             if policy.attestation > self.attestation:
                 return 0, f"attestation {policy.attestation.name.lower()}"
             if not self._surely(policy):
                 return 0, "an exact id: the pod's is known as a hash only"
-            return (1, "posture enforce") if not self._enforced(policy) else (0, "nothing; a deny rule wins")
+            return (1, "posture enforce") if not self._enforced(policy) else None
         if rule.peers is None or any(self.has(peer) for peer in rule.peers):
             return 2, f"port {port}" if not (rule.peers is None and self.peer.is_metadata) else "entity metadata"
-        if self._at(rule.ports):
-            return 3, f"peer {self.peer.address}"
-        return 4, f"peer {self.peer.address} and port {port}"
+        if not any(self.peer.left_out_of(peer) for peer in rule.peers):
+            return None
+        left_out = f"peer {self.peer.address}, which its `except` leaves out"
+        return (3, left_out) if self._at(rule.ports) else (4, f"port {port} and {left_out}")

@@ -61,16 +61,16 @@ class NativeCase:
         return [each.rule for each in sorted(found, key=lambda each: each.place)]
 
     def nearest(self) -> tuple[RuleRef, str] | None:
-        """The rule that comes closest, and what it lacks: the port, the peer, both."""
+        """The rule that comes closest, and what it lacks: the port, or what its `except` leaves out."""
         found: list[tuple[int, RuleRef, str]] = []
         port = f"{self.protocol}/{self.port}" if self.port else f"protocol {self.protocol}"
         for each, rule in self.rules():
+            left_out = f"peer {self.peer.address}, which its `except` leaves out"
             if self._has(rule, self.peer):
                 found.append((0, each.rule, f"port {port}"))
-            elif self._at(rule.ports, self.peer, self.port):
-                found.append((1, each.rule, f"peer {self.peer.address}"))
-            else:
-                found.append((2, each.rule, f"peer {self.peer.address} and port {port}"))
+            elif any(self.peer.left_out_of(peer) for peer in rule.peers or ()):
+                at = self._at(rule.ports, self.peer, self.port)
+                found.append((1, each.rule, left_out) if at else (2, each.rule, f"port {port} and {left_out}"))
         best = min(found, key=lambda each: each[0], default=None)
         return None if best is None else best[1:]
 
