@@ -184,7 +184,8 @@ def _fields(question: Question) -> dict[str, Any]:
 
 def _print(answer: dict[str, Any]) -> None:
     who = answer["identity"] + (f" (pod {answer['pod']})" if answer["pod"] else " (no pod of it is known)")
-    print_line(answer["verdict"], who)
+    other = ("at the other end,",) if answer.get("end") == "other" else ()
+    print_line(answer["verdict"], *other, who)
     print_line(f"  {answer['text']}")
     for title, rules in (("deny rules that match", "denying"), ("allow rules that match", "allowing")):
         if answer[rules]:

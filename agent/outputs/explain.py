@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from agent.compiler.judge import Decision, judge
@@ -11,6 +11,7 @@ from agent.errors import DagwallError
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.verdict import Direction, Verdict
+from agent.outputs.other_end import other_ends
 from agent.outputs.words import WHY, protocol_name, readable, reason_name, short_rule, socket_text
 from agent.parse.peers import PROTOCOLS, WITH_PORTS
 
@@ -51,10 +52,14 @@ class Explanation:
     layer: str  # the kind of policies that denies; "" where none does
     note: str
     text: str
+    end: str = "asked"  # or "other": the pod is the peer of the one that was asked about, and managed too (P14)
 
 
 def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
-    """One answer for each identity that is meant and each address of the host. Raises DagwallError."""
+    """For each identity that is meant and each address of the host one answer, and one for each managed pod there.
+
+    Raises DagwallError.
+    """
     number = _protocol(question.protocol)
     if number in WITH_PORTS and not 1 <= question.port <= 65535:
         raise DagwallError(f"--to: {question.protocol} needs a port from 1 to 65535, as in 192.0.2.9:5432")
@@ -64,6 +69,10 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
         for address in addresses:
             decision = judge(cluster, pod, question.direction, address, number, question.port)
             out.append(_explanation(cluster, question, pod, address, decision))
+            for end in other_ends(cluster, pod, question.direction, address, number, question.port):
+                turned = replace(question, direction=end.direction, port=end.port)
+                told = _explanation(cluster, turned, end.pod, end.address, end.decision)
+                out.append(replace(told, end="other"))
     return tuple(out)
 
 
@@ -107,6 +116,9 @@ def _subjects(cluster: Cluster, question: Question) -> list[Pod]:
         return list(chosen.values())
     if question.pod:
         raise DagwallError(f"--pod: no pod {question.pod!r} is known" + _in(question.namespace))
+    if question.namespace and question.namespace not in cluster.namespaces:
+        known = ", ".join(sorted(cluster.namespaces)) or "none"
+        raise DagwallError(f"--namespace: no namespace {question.namespace!r} is known here (known: {known})")
     if not question.namespace:
         managed = ", ".join(sorted(n.name for n in cluster.namespaces.values() if n.managed)) or "none"
         raise DagwallError(f"no pod of this DAG is known; name its --namespace (managed ones: {managed})")

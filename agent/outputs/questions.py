@@ -11,10 +11,11 @@ from agent.model.cluster import Cluster
 from agent.model.report import View
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.explain import Question, deny_reasons, explain
+from agent.outputs.known import unknown_names
 from agent.outputs.plain import plain
 from agent.outputs.recent import Recent, Seen
 from agent.outputs.records import Filter, record_of
-from agent.outputs.why import grouped
+from agent.outputs.why import grouped_for
 
 VERSION = 1
 """Of the protocol of requests and answers; grows when an old client would misread a new answer."""
@@ -71,7 +72,10 @@ class Questions:
     def _flows(self, request: Request) -> Iterator[dict[str, Any]]:
         wanted, count = filter_of(request), _count(request)
         if not request.get("follow"):
-            yield {"result": [_row(seen) for seen in self.recent.last(wanted, count)]}
+            rows = [_row(seen) for seen in self.recent.last(wanted, count)]
+            if not rows:
+                self._check_names(wanted)
+            yield {"result": rows}
             return
         with self.recent.follow(wanted) as subscription:
             for seen in self.recent.last(wanted, count):
@@ -85,6 +89,13 @@ class Questions:
                 if not taken:
                     yield {}
 
+    def _check_names(self, wanted: Filter) -> None:
+        """Nothing was found: perhaps nobody has such a name. Raises BadRequest that lists who is known."""
+        names = Filter(namespace=wanted.namespace, dag=wanted.dag, task=wanted.task, pod=wanted.pod)
+        unknown = unknown_names(wanted, self._view(), self.cluster())
+        if unknown and not self.recent.last(names, 1):
+            raise BadRequest(unknown)
+
     def _explain(self, request: Request) -> Any:
         self._view()  # while the agent is starting, no pod is known
         return explain(self.cluster(), question_of(request))
@@ -92,8 +103,11 @@ class Questions:
     def _why(self, request: Request) -> dict[str, Any]:
         """Events explained, newest first, and beside them the kernel's exact numbers."""
         wanted = filter_of(request)
-        found = grouped(self.recent.last_denials(wanted), deny_reasons(self.cluster()))[: _count(request)]
         view = self._view()
+        denials = self.recent.last_denials(wanted)
+        found = grouped_for(denials, wanted, deny_reasons(self.cluster()))[: _count(request)]
+        if not found:
+            self._check_names(wanted)
         names = {
             row.number: f"{row.namespace}/{row.service_account}/{row.dag_id}/{row.task_id}"
             for row in view.identities

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agent.model.flow import Denial, Flow, Tuple
-from agent.model.verdict import Verdict
+from agent.model.verdict import Direction, Verdict
 from agent.outputs.records import Filter
 
 Seen = Flow | Denial
@@ -68,6 +68,10 @@ def _has_a_flow(denial: Denial) -> bool:
     return denial.verdict is Verdict.AUDIT and denial.hook.has_peer
 
 
+def _turned(wanted: Filter, denial: Denial) -> bool:
+    return denial.tuple.direction is Direction.INGRESS and wanted.means_peer(denial)
+
+
 class Recent:
     """Written by the draining thread, read by any. `lost` counts what slow followers did not get.
 
@@ -78,7 +82,9 @@ class Recent:
         self._flows: deque[Flow] = deque(maxlen=flows)
         self._denials: deque[Denial] = deque(maxlen=denials)
         self._followers: list[Subscription] = []
-        self._audits: list[Denial] = []  # since the last flows: followers get them unless a flow speaks of them
+        self._audits: deque[Denial] = deque(
+            maxlen=queue
+        )  # since the last flows: followers get them unless a flow speaks of them
         self._audited: frozenset[Key] = frozenset()  # of the last flows
         self._queue, self._lock = queue, threading.Lock()
         self.lost = 0
@@ -89,13 +95,14 @@ class Recent:
         with self._lock:
             self._flows.extend(flows)
             told, self._audited = audited | self._audited, audited
-            audits, self._audits = self._audits, []
+            audits = list(self._audits)
+            self._audits.clear()
         self._tell([*(each for each in audits if _key(each) not in told), *flows])
 
     def denials(self, denials: list[Denial]) -> None:
         with self._lock:
             self._denials.extend(denials)
-            self._audits += [each for each in denials if _has_a_flow(each)]
+            self._audits.extend(each for each in denials if _has_a_flow(each))
         self._tell([each for each in denials if not _has_a_flow(each)])
 
     def last(self, wanted: Filter, count: int) -> list[Seen]:
@@ -109,11 +116,16 @@ class Recent:
         return list(itertools.islice(matching, count))[::-1]
 
     def last_denials(self, wanted: Filter) -> list[Denial]:
-        """All that are remembered and match, newest first; allowed connections over foreign sockets are none."""
+        """All that are remembered and match, newest first, also those of a peer by its other end's ingress.
+
+        Allowed connections over foreign sockets are none.
+        """
         with self._lock:
             denials = list(self._denials)
         return [
-            denial for denial in reversed(denials) if denial.verdict is not Verdict.ALLOW and wanted.matches(denial)
+            denial
+            for denial in reversed(denials)
+            if denial.verdict is not Verdict.ALLOW and (wanted.matches(denial) or _turned(wanted, denial))
         ]
 
     @contextmanager

@@ -105,6 +105,11 @@ def _who(facts: EndpointFacts) -> dict[str, Any]:
     }
 
 
+def pod_text(wanted: str, namespace: str, pod: str) -> str:
+    """What a pattern of pods is held against: NAME, or NAMESPACE/NAME where it has a slash."""
+    return f"{namespace}/{pod}" if "/" in wanted else pod
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Empty fields let everything through; ids, pods and peers are patterns with `*` (P16)."""
@@ -126,13 +131,24 @@ class Filter:
             and (not self.task or id_matches(self.task, task))
         )
 
+    def means_peer(self, seen: Flow | Denial) -> bool:
+        """Whether the peer is one of the tasks that are asked for: another's ingress may have denied it (P14)."""
+        identity = seen.peer.identity
+        return (
+            identity is not None
+            and bool(self.namespace or self.dag or self.task or self.pod)
+            and (not self.pod or id_matches(self.pod, pod_text(self.pod, identity.namespace, seen.peer.pod)))
+            and self.means(identity.namespace, identity.dag_id, identity.task_id)
+            and seen.time >= self.since
+        )
+
     def matches(self, seen: Flow | Denial) -> bool:
         identity = seen.endpoint.identity
         return (
             seen.time >= self.since
             and (not self.verdict or seen.verdict.name.lower() == self.verdict)
             and (not self.direction or seen.tuple.direction.name.lower() == self.direction)
-            and (not self.pod or id_matches(self.pod, seen.endpoint.pod))
+            and (not self.pod or id_matches(self.pod, pod_text(self.pod, seen.endpoint.namespace, seen.endpoint.pod)))
             and self.means(seen.endpoint.namespace, identity.dag_id, identity.task_id)
             and (
                 not self.peer or id_matches(self.peer, seen.peer.name) or id_matches(self.peer, str(seen.tuple.peer))

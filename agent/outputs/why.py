@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.model.flow import Denial
-from agent.outputs.records import record_of
+from agent.outputs.records import Filter, record_of
 from agent.outputs.words import sentence
 
 
@@ -34,9 +34,10 @@ class Why:
     first: float
     last: float
     text: str
+    end: str = "own"  # or "other": the pod's call was denied by the ingress of its peer
 
 
-def grouped(denials: Iterable[Denial], reasons: Mapping[str, str]) -> tuple[Why, ...]:
+def grouped(denials: Iterable[Denial], reasons: Mapping[str, str], *, by_peer: bool = False) -> tuple[Why, ...]:
     """`denials` newest first, as is the answer. `reasons`: what authors of deny rules want read, by rule."""
     groups: dict[tuple[object, ...], Why] = {}
     for denial in denials:
@@ -47,10 +48,31 @@ def grouped(denials: Iterable[Denial], reasons: Mapping[str, str]) -> tuple[Why,
         )  # fmt: skip
         known = groups.get(key)
         if known is None:
-            groups[key] = _first(denial, reasons)
+            first = _first(denial, reasons)
+            groups[key] = _of_caller(denial, first) if by_peer else first
         else:
             groups[key] = replace(known, events=known.events + 1, first=min(known.first, denial.time))
     return tuple(groups.values())
+
+
+def grouped_for(denials: Iterable[Denial], wanted: Filter, reasons: Mapping[str, str]) -> tuple[Why, ...]:
+    """As `grouped`; a denial that is here because its peer is asked for is told as the peer's (P14)."""
+    found = list(denials)
+    own = grouped((each for each in found if wanted.matches(each)), reasons)
+    turned = grouped((each for each in found if not wanted.matches(each)), reasons, by_peer=True)
+    return tuple(sorted((*own, *turned), key=lambda why: why.last, reverse=True))
+
+
+def _of_caller(denial: Denial, why: Why) -> Why:
+    """By whom it was denied stands in the text, whose call it was in the names."""
+    caller = denial.peer.identity
+    if caller is None:
+        return why
+    other = f"{why.namespace}/{why.pod}" + (f" ({why.dag_id}/{why.task_id})" if why.dag_id else "")
+    return replace(
+        why, namespace=caller.namespace, dag_id=caller.dag_id, task_id=caller.task_id, pod=denial.peer.pod,
+        run_id="", try_number="", end="other", text=f"at the other end, pod {other}: {why.text}",
+    )  # fmt: skip
 
 
 def _first(denial: Denial, reasons: Mapping[str, str]) -> Why:

@@ -234,6 +234,64 @@ def test_explain_of_a_pod_of_the_files(tmp_path: Path) -> None:
     assert "what stays in the pod is never judged" in itself
 
 
+SERVER = POD.replace("name: p1", "name: server").replace("000001", "000002").replace("10.0.0.9", "10.0.0.10")
+SERVER = SERVER.replace("finance_daily", "api").replace("load", "serve")
+CLOSED = """\
+apiVersion: dagwall.io/v1alpha1
+kind: TaskNetworkPolicy
+metadata: {name: closed, namespace: airflow}
+spec:
+  subject: {dagIds: [api]}
+  ingress:
+  - name: web
+    from: [{tasks: {dagIds: [sales]}}]
+    ports: [{port: 8080}]
+"""
+SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: airflow}
+spec: {clusterIP: 10.96.0.10, ports: [{name: web, port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: api-x, namespace: airflow, labels: {kubernetes.io/service-name: api}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.10], conditions: {ready: true}}]
+ports: [{name: web, port: 8080, protocol: TCP}]
+"""
+
+
+def test_explain_judges_both_ends(tmp_path: Path) -> None:
+    """P14"""
+    write(tmp_path, NAMESPACE, POD, SERVER, CLOSED, SERVICE)
+    for target in ("10.0.0.10:8080", "pod:airflow/server:8080", "airflow/api:80"):
+        answers = json.loads(explain(tmp_path, "--pod", "airflow/p1", "--to", target, "-o", "json", code=3))
+        assert [(a["end"], a["pod"], a["direction"], a["verdict"], a["port"]) for a in answers] == [
+            ("asked", "airflow/p1", "egress", "allow", 80 if "api" in target else 8080),
+            ("other", "airflow/server", "ingress", "deny", 8080),
+        ]
+    said = explain(tmp_path, "--pod", "airflow/p1", "--to", "10.0.0.10:8080", code=3)
+    assert "deny at the other end, airflow/etl/api/serve (pod airflow/server)\n  deny: TCP from 10.0.0.9; " in said
+    incoming = json.loads(
+        explain(tmp_path, "--pod", "airflow/server", "--from", "10.0.0.9", "--to", ":8080", "-o", "json", code=3)
+    )
+    assert [(a["end"], a["verdict"]) for a in incoming] == [("asked", "deny"), ("other", "allow")]
+
+
+def test_explain_judges_the_other_end_of_a_task_that_has_no_pod_yet(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE, SERVER, CLOSED)
+    words = ("-n", "airflow", "--to", "10.0.0.10:8080", "--pod-cidr", "10.0.0.0/16")
+    assert "at the other end" in explain(tmp_path, "--dag", "finance", *words, code=3)
+    assert "at the other end" in explain(tmp_path, "--dag", "sales", *words)
+
+
+def test_explain_knows_its_namespaces(tmp_path: Path) -> None:
+    write(tmp_path, NAMESPACE)
+    said = explain(tmp_path, "--dag", "a", "-n", "airflwo", "--to", "192.0.2.9:443", code=1)
+    assert "--namespace: no namespace 'airflwo' is known here (known: airflow)" in said
+
+
 def test_explain_follows_the_flags(tmp_path: Path) -> None:
     write(tmp_path, NAMESPACE, POLICY)
     who = ("--dag", "finance_daily", "-n", "airflow", "--to", "192.0.2.9:5432")

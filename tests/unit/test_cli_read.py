@@ -93,7 +93,8 @@ def test_flows_and_their_filters(agent: Agent) -> None:
     rows = json.loads(agent.ask("flows", "--since", "1m", "-o", "json").output)
     assert [row["dag_id"] for row in rows] == ["b", "a"]
     assert json.loads(agent.ask("flows", "--dag", "a", "--last", "1", "-o", "json").output)[0]["verdict"] == "deny"
-    assert agent.ask("flows", "--pod", "nobody").output == "no flows\n"
+    assert agent.ask("flows", "--pod", "airflow/fin*", "--direction", "ingress").output == "no flows\n"
+    assert "no such pod is known here: 'nobody'" in agent.ask("flows", "--pod", "nobody", code=1).output
     assert "must be a number and s, m, h or d" in agent.ask("flows", "--since", "soon", code=2).output
 
 
@@ -174,7 +175,7 @@ def test_why(agent: Agent) -> None:
     assert "no rule allows it; nearest: finance-egress/warehouse lacks port 5432/TCP" in text
     assert "2 times" in text
     assert "Exact totals" in text
-    assert agent.ask("why", "--dag", "other").output == "no denials are remembered\n"
+    assert "no such DAG is known here: 'other' (known: finance)" in agent.ask("why", "--dag", "other", code=1).output
     assert json.loads(agent.ask("why", "-o", "json").output)["denials"][0]["events"] == 2
 
 

@@ -17,7 +17,7 @@ from immutables import Map
 
 from agent.errors import DagwallError
 from agent.model.cluster import Cluster, Namespace, Pod, Service
-from agent.model.flow import Flow
+from agent.model.flow import Flow, PeerKind, PeerName
 from agent.model.identity import Claim, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.report import View
@@ -100,7 +100,9 @@ def test_flows_and_denials_by_filters_in_order(api: Api) -> None:
     assert [row["time"] for row in api.client.ask("flows", since=2.5, dag="a*")] == [4]
     assert [row["time"] for row in api.client.ask("flows", peer="192.0.2.7")] == [3]
     assert len(api.client.ask("flows", peer="world", namespace="air*", task="load", direction="egress")) == 4
-    assert api.client.ask("flows", pod="other") == []
+    assert api.client.ask("flows", pod="airflow/finance-*", direction="ingress") == []
+    with pytest.raises(DagwallError, match="no such pod is known here: 'other'"):
+        api.client.ask("flows", pod="other")
 
 
 def test_following_begins_with_the_last_and_goes_on(api: Api) -> None:
@@ -177,7 +179,49 @@ def test_why_groups_and_explains(api: Api) -> None:
         "nearest: finance-egress/warehouse lacks port 5432/TCP"
     )
     assert [(row["reason"], row["packets"]) for row in got["totals"]] == [("no_rule", 9)]
-    assert api.client.ask("why", dag="nobody") == {"denials": [], "totals": []}
+    assert api.client.ask("why", dag="finance", since=5)["denials"] == []
+    with pytest.raises(DagwallError, match=r"no such DAG is known here: 'nobody' \(known: finance\)"):
+        api.client.ask("why", dag="nobody")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"namespace": "airflwo"}, "no such namespace is known here: 'airflwo' (known: airflow, db)"),
+        ({"dag": "finence"}, "no such DAG is known here: 'finence' (known: finance)"),
+        ({"dag": "finance", "task": "laod"}, "no such task is known here: 'laod' (known: load)"),
+        ({"pod": "airflow/typo"}, "no such pod is known here: 'airflow/typo' (known: airflow/finance-load-x1)"),
+    ],
+)
+def test_a_name_that_nobody_has_is_told(api: Api, wanted: dict[str, str], said: str) -> None:
+    for request in ("flows", "why"):
+        with pytest.raises(DagwallError) as caught:
+            api.client.ask(request, **wanted)
+        assert str(caught.value) == said
+    assert api.client.ask("flows", namespace="airflow", dag="fin*") == []
+
+
+def test_a_pod_that_has_gone_is_known_as_long_as_its_flows(api: Api) -> None:
+    gone = flow("gone")
+    api.recent.flows([replace(gone, endpoint=replace(gone.endpoint, pod="gone"))])
+    assert api.client.ask("flows", pod="gone", verdict="deny") == []
+    assert api.client.ask("why", dag="gone")["denials"] == []
+
+
+def test_why_of_the_caller_tells_what_its_peer_denied(api: Api) -> None:
+    """P14: the ingress of another task has denied the call."""
+    caller = PeerName(PeerKind.POD, "airflow/sales/extract", endpoint("sales", "extract").identity, "sales-x1")
+    refused = denial(direction=Direction.INGRESS)
+    api.recent.denials([replace(refused, peer=caller, nearest=""), denial(time=1)])
+    for wanted in ({"dag": "sales"}, {"pod": "sales-x1"}, {"pod": "airflow/sales-x1"}):
+        (why,) = api.client.ask("why", **wanted)["denials"]
+        assert (why["dag_id"], why["task_id"], why["pod"], why["end"]) == ("sales", "extract", "sales-x1", "other")
+        assert why["text"] == (
+            "at the other end, pod airflow/finance-load-x1 (finance/load): denied: TCP from 192.0.2.9 "
+            "(airflow/sales/extract) to port 5432, no rule allows it"
+        )
+    assert [why["end"] for why in api.client.ask("why", dag="finance")["denials"]] == ["own", "own"]
+    assert len(api.client.ask("why")["denials"]) == 2, "each denial once"
 
 
 def test_a_foreign_socket_is_noted_and_no_denial(api: Api) -> None:
