@@ -146,6 +146,9 @@ def notices(node: Node) -> list[str]:
         out.append(f"at this agent's start: {LINKS_WERE_LOST}: {', '.join(node.datapath.lost)}")
     if cluster.settings.audit_everything:
         out.append("--posture audit: every policy only reports what it would deny")
+    natives = len(cluster.network_policies)
+    if natives and not cluster.settings.network_policy:
+        out.append(f"{natives} NetworkPolicies are not enforced by this agent: --network-policy is off")
     if not any(namespace.managed for namespace in cluster.namespaces.values()):
         out.append("no namespace is managed: label one dagwall.io/managed=true, or use --managed-namespace")
     return out

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from agent.cli.lookups import missing
+from agent.cli.pitfalls import is_bound, pitfalls
 from agent.compiler.unmatched import unmatched_services
 from agent.model.cluster import Cluster, Namespace
 from agent.model.identity import Kind
 from agent.model.policy import DefaultPosture, Policy, PolicyRef, Posture, TaskPeer
 from agent.model.verdict import Direction
+from agent.parse.objects import ObjectName
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +24,19 @@ class Warning_:
     text: str
 
 
-def advise(cluster: Cluster) -> Iterator[Warning_]:
+def advise(cluster: Cluster, written: Collection[ObjectName]) -> Iterator[Warning_]:
+    """`written`: the objects of the files, without what only follows from them."""
+    namespaces = {name.name for name in written if name.kind == "Namespace"}
     for ref, policy in sorted(cluster.policies.items()):
         yield from _no_floor(cluster, policy)
-        yield from _claimed_peers(policy)
+        yield from _claimed_peers(cluster, policy)
         yield from _hashed_ids(policy)
-        if not any(namespace.managed for namespace in _namespaces(cluster, policy)):
+        told = ref.namespace in namespaces if ref.namespace else bool(namespaces)
+        if told and not any(namespace.managed for namespace in _namespaces(cluster, policy)):
             where = f"namespace {ref.namespace}" if ref.namespace else "no namespace that it selects"
             state = "is not managed" if ref.namespace else "is managed"
             yield Warning_(ref, "metadata.namespace", f"selects nothing: {where} {state}")
+    yield from (Warning_(*each) for each in (*pitfalls(cluster), *missing(cluster, written)))
     if cluster.services:  # files without any service say nothing about those of the cluster
         yield from (Warning_(each.policy, each.field, each.text) for each in unmatched_services(cluster))
 
@@ -109,13 +116,14 @@ def _hashed_ids(policy: Policy) -> Iterator[Warning_]:
             )
 
 
-def _claimed_peers(policy: Policy) -> Iterator[Warning_]:
+def _claimed_peers(cluster: Cluster, policy: Policy) -> Iterator[Warning_]:
     for key, rules in (("egress", policy.egress), ("ingress", policy.ingress)):
         for number, rule in enumerate(rules or ()):
-            if any(isinstance(peer, TaskPeer) for peer in rule.peers or ()):
+            tasks = (peer for peer in rule.peers or () if isinstance(peer, TaskPeer))
+            if any(not is_bound(cluster, policy, peer) for peer in tasks):
                 yield Warning_(
                     policy.ref,
                     f"spec.{key}[{number}]",
-                    "`tasks` believes what pods claim, and no claim is bound: any pod of the namespace can claim "
-                    "these ids; name `pods` or a `service` where it matters",
+                    "`tasks` believes what pods claim, and no enforced exclusive binding keeps these ids: any pod of "
+                    "the namespace can claim them; name `pods` or a `service` where it matters",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as sockets
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -43,25 +44,27 @@ def _settings(given: dict[str, Any]) -> PolicySettings:
 
 
 @policy.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, allow_dash=True))
 @policy_options
 @OUTPUT
 @click.pass_context
 @speaks
 def check(context: click.Context, /, files: tuple[Path, ...], output: str, **given: Any) -> None:
-    """Are these manifests valid? Exit code 1 on errors; warnings are about what is valid and may surprise."""
+    """Are these manifests valid? Exit code 1 on errors; warnings are about what is valid and may surprise.
+
+    FILES are files, folders with everything below them, or - for standard input.
+    """
     found = load(files, _settings(given))
+    if not found.files and not found.problems:
+        asked = ", ".join(str(file) for file in files)
+        raise DagwallError(f"{asked}: holds no object: looked for *.yaml, *.yml and *.json")
     cluster = found.cluster
     counts = {
         "policies": len(cluster.policies), "network_policies": len(cluster.network_policies),
         "bindings": len(cluster.bindings),
     }  # fmt: skip
-    errors = [_error(problem) for problem in found.problems]
-    warnings = [
-        {"place": _place(found, w.policy.kind, w.policy.namespace, w.policy.name), "object": str(w.policy),
-         "field": w.field, "problem": w.text}
-        for w in advise(found.cluster)
-    ]  # fmt: skip
+    errors = [_error(found, problem) for problem in found.problems]
+    warnings = list(_warnings(found))
     if output == "json":
         print_json({**counts, "errors": errors, "warnings": warnings, "notes": list(found.skipped)})
     else:
@@ -77,22 +80,32 @@ def check(context: click.Context, /, files: tuple[Path, ...], output: str, **giv
     context.exit(1 if errors else 0)
 
 
-def _error(problem: Problem) -> dict[str, str]:
-    """`place` is file:line, as far as the line is known."""
+def _error(found: Offline, problem: Problem) -> dict[str, str]:
     error = problem.error
-    place = error.obj if error.obj.startswith(f"{problem.file}:") else problem.file
-    place = f"{problem.file}:{problem.line}" if problem.line else place
-    return {"place": place, "object": error.obj, "field": error.field, "problem": error.problem}
+    return {"place": found.place_of(problem), "object": error.obj, "field": error.field, "problem": error.problem}
+
+
+def _warnings(found: Offline) -> Iterator[dict[str, str]]:
+    for warning in advise(found.cluster, found.files.keys()):
+        name = ObjectName(warning.policy.kind, warning.policy.namespace, warning.policy.name)
+        yield _warning(found, name, warning.field, warning.text)
+    for suspect in found.suspects:
+        yield _warning(found, suspect.name, suspect.field, suspect.text)
+    counted = (found.cluster.policies, found.cluster.network_policies, found.cluster.bindings)
+    if not any(counted) and not found.problems:
+        place = next(iter(found.contents), "?")
+        yield {"place": place, "object": "", "field": "", "problem": "no policy and no binding is among these files"}
+
+
+def _warning(found: Offline, name: ObjectName, field: str, text: str) -> dict[str, str]:
+    return {"place": found.place(name, field), "object": str(name), "field": field, "problem": text}
 
 
 def _sentence(row: dict[str, str]) -> str:
     """An error about a file as a whole has named it already."""
-    named = [] if row["place"].startswith(row["object"].partition(":")[0]) else [row["object"]]
+    named = [] if row["place"].startswith(row["object"].partition(":")[0] or "?") else [row["object"]]
+    named = [name for name in named if name]
     return ": ".join([*named, *([row["field"]] if row["field"] else []), row["problem"]])
-
-
-def _place(found: Offline, kind: str, namespace: str, name: str) -> str:
-    return found.places.get(ObjectName(kind, namespace, name), "?")
 
 
 @policy.command("explain")

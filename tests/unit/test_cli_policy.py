@@ -76,7 +76,7 @@ spec: {podSelector: {}, policyTypes: [Egress]}
 
 def test_what_was_checked_is_counted(tmp_path: Path) -> None:
     write(tmp_path, NAMESPACE, FLOOR, BINDING, NATIVE)
-    output = dagwall("policy", "check", tmp_path).output
+    output = dagwall("policy", "check", tmp_path, "--network-policy").output
     assert output == "1 policies, 1 network policies, 1 bindings, 0 errors, 0 warnings\n"
     got = json.loads(dagwall("policy", "check", tmp_path, "-o", "json").output)
     assert (got["policies"], got["network_policies"], got["bindings"]) == (1, 1, 1)
@@ -97,7 +97,7 @@ def test_explain_tells_of_bindings_and_layers(tmp_path: Path) -> None:
 def test_errors_name_file_line_field_and_what_is_allowed(tmp_path: Path) -> None:
     file = write(tmp_path, NAMESPACE, FLOOR.replace("egress", "egres"))
     output = dagwall("policy", "check", file, code=1).output
-    assert f"{file}:5: error TaskNetworkPolicy/airflow/floor: spec: unknown field 'egres'; allowed: " in output
+    assert f"{file}:8: error TaskNetworkPolicy/airflow/floor: spec: unknown field 'egres'; allowed: " in output
     assert "1 errors" in output
 
 
@@ -112,7 +112,7 @@ def test_errors_as_json(tmp_path: Path) -> None:
     assert found["policies"] == 1
     (error,), (warning,) = found["errors"], found["warnings"]
     assert (error["object"], error["field"]) == ("TaskNetworkPolicy/airflow/floor", "spec")
-    assert warning["place"] == f"{file}:5"
+    assert (error["place"], warning["place"]) == (f"{file}:18", f"{file}:9")
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,94 @@ def test_patterns_that_hashed_ids_cannot_show(tmp_path: Path, subject: str, warn
 
 
 def test_a_policy_of_an_unmanaged_namespace_selects_nothing(tmp_path: Path) -> None:
-    write(tmp_path, FLOOR)
+    write(tmp_path, NAMESPACE.replace('"true"', '"false"'), FLOOR)
     assert "selects nothing: namespace airflow is not managed" in dagwall("policy", "check", tmp_path).output
     managed = dagwall("policy", "check", tmp_path, "--managed-namespace", "airflow")
     assert "0 warnings" in managed.output
+
+
+def test_a_namespace_that_is_not_among_the_files_may_well_be_managed(tmp_path: Path) -> None:
+    write(tmp_path, FLOOR)
+    assert "0 warnings" in dagwall("policy", "check", tmp_path).output
+
+
+ACCOUNT = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: etl, namespace: airflow}\n"
+
+
+@pytest.mark.parametrize(
+    ("documents", "line", "said"),
+    [
+        ((NAMESPACE, FLOOR.replace("subject:", "attestation: signed, subject:")), 8, "no pod earns 'signed'"),
+        ((NAMESPACE, FLOOR.replace("subject:", "attestation: bound, subject:")), 8, "no pod earns 'bound'"),
+        ((NAMESPACE, FLOOR.replace("namespace: airflow", "namespace: airflwo")), 7,
+         "metadata.namespace: namespace airflwo is not among these files (there are: airflow)"),
+        ((NAMESPACE, POLICY.replace("cidr: 192.0.2.0/24", "tasks: {namespace: dbb, dagIds: [x]}")), 12,
+         "spec.egress[0].to[0]: namespace dbb is not among these files"),
+        ((NAMESPACE, ACCOUNT, FLOOR.replace("[etl]", "[elt]")), 12,
+         "spec.subject.serviceAccounts: account elt is not among these files (there are: airflow/etl)"),
+        ((NAMESPACE, ACCOUNT, BINDING.replace("[etl]", "[elt]")), 12, "spec.serviceAccounts: account elt is not"),
+        ((NAMESPACE, BINDING.replace("airflow", "airflwo")), 8, "spec.namespace: namespace airflwo is not"),
+        ((NAMESPACE.replace("/managed", "/manged"), FLOOR), 3, "did you mean 'dagwall.io/managed'?"),
+        ((NAMESPACE.replace("dagwall.io/", "dagwal.io/"), FLOOR), 3, "did you mean 'dagwall.io/managed'?"),
+        ((NAMESPACE.replace("labels: {", "annotations: {dagwall.io/default_posture: deny}, labels: {"), FLOOR), 3,
+         "means nothing to dagwall; its annotations here: dagwall.io/default-posture or dagwall.io/baseline"),
+        ((NAMESPACE.replace("labels", "annotations"), FLOOR), 3, "belongs among the others"),
+        ((NAMESPACE, FLOOR, NATIVE), 10, "is not enforced: --network-policy"),
+        ((NAMESPACE, FLOOR, NATIVE.replace("podSelector: {}", "podSelector: {}, egres: []")), 13,
+         "did you mean 'egress'?"),
+        ((NAMESPACE, POLICY.replace("port: 443", "port: 0x1bb")), 13, "write 443 for the number"),
+        ((NAMESPACE,), 0, "no policy and no binding is among these files"),
+    ],
+)  # fmt: skip
+def test_the_worst_mistakes_are_warnings(tmp_path: Path, documents: tuple[str, ...], line: int, said: str) -> None:
+    file = write(tmp_path, *documents)
+    warnings = [each for each in dagwall("policy", "check", file).output.splitlines() if "warning" in each]
+    place = f"{file}:{line}: " if line else f"{file}: "
+    assert any(said in each and each.startswith(place) for each in warnings), warnings
+
+
+def test_an_enforced_exclusive_binding_keeps_the_ids_of_a_tasks_peer(tmp_path: Path) -> None:
+    """I5"""
+    peer = FLOOR.replace("egress: []", "egress: [{to: [{tasks: {dagIds: [reports]}}]}]")
+    keeps = BINDING.replace("posture: enforce", "posture: enforce, exclusive: true")
+    for binding, warned in ((BINDING, True), (keeps, False), (keeps.replace("enforce,", "audit,"), True)):
+        write(tmp_path, NAMESPACE, peer, binding)
+        assert ("`tasks` believes" in dagwall("policy", "check", tmp_path).output) == warned
+    write(tmp_path, NAMESPACE, peer.replace("[reports]", "[reports, other]"), keeps)
+    assert "`tasks` believes" in dagwall("policy", "check", tmp_path).output
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_nothing_to_check_is_no_good_news(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "empty.yaml").write_text(content)
+    assert (
+        "holds no object: looked for *.yaml, *.yml and *.json" in dagwall("policy", "check", tmp_path, code=1).output
+    )
+
+
+def test_faults_in_lists_and_json_have_their_own_line(tmp_path: Path) -> None:
+    listed = "apiVersion: v1\nkind: List\nitems:\n" + "".join(
+        "- " + document.replace("\n", "\n  ").rstrip() + "\n" for document in (FLOOR, POLICY.replace("443", "99999"))
+    )
+    file = write(tmp_path, listed, name="list.YAML")
+    assert f"{file}:16: error TaskNetworkPolicy/airflow/finance-egress: spec.egress[0].ports[0].port" in (
+        dagwall("policy", "check", tmp_path, code=1).output
+    )
+    file.unlink()
+    broken = {
+        "apiVersion": "dagwall.io/v1alpha1", "kind": "TaskNetworkPolicy", "metadata": {"name": "p", "namespace": "a"},
+        "spec": {"subject": {}, "egres": []},
+    }  # fmt: skip
+    file = write(tmp_path, json.dumps(broken, indent=1), name="p.json")
+    assert f"{file}:10: error TaskNetworkPolicy/a/p: spec: unknown field 'egres'" in (
+        dagwall("policy", "check", file, code=1).output
+    )
+
+
+def test_standard_input_is_checked() -> None:
+    result = CliRunner().invoke(main, ["policy", "check", "-"], input=f"{NAMESPACE}---\n{FLOOR}")
+    assert (result.exit_code, result.output) == (0, "1 policies, 0 errors, 0 warnings\n")
 
 
 def explain(folder: Path, *words: str, code: int = 0) -> str:
