@@ -19,6 +19,7 @@ from immutables import Map
 from agent import __version__
 from agent.app.agent import Agent, resident_bytes
 from agent.app.drain import Drain
+from agent.app.news import News
 from agent.app.rows import (
     denial_rows,
     hook_states,
@@ -64,6 +65,7 @@ class Reporter:
     def __init__(self, config: Config, lost: Lost) -> None:
         self._config, self._lost = config, lost
         self._published: _Published | None = None
+        self._news = News()
         self._first: float | None = None
         self._cached: tuple[float, View] | None = None
         self._lock = threading.Lock()
@@ -73,8 +75,11 @@ class Reporter:
         if self._first is None:
             self._first = process_age_seconds()
         told, numbers = agent.node.told, agent.node.writer.endpoints.numbers.snapshot()
+        status = self._status(agent, len(numbers))
+        self._news.snapshot(agent.node.writer.cluster)
+        self._news.readiness(status.problems)
         self._published = _Published(
-            self._status(agent, len(numbers)), told.rows, agent.node.context, numbers, agent.drain,
+            status, told.rows, agent.node.context, numbers, agent.drain,
             dict(agent.datapath.maps), time.monotonic(),
         )  # fmt: skip
 

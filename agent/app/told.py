@@ -9,6 +9,7 @@ from typing import Protocol
 
 from immutables import Map
 
+from agent.app.news import tell_state
 from agent.flows.join import Context
 from agent.log import event
 from agent.model.flow import EndpointFacts
@@ -71,6 +72,8 @@ class Told:
             before = rows.pop(uid, None)
             if endpoint is not None and endpoint.folders:
                 rows[uid] = row = endpoint_row(endpoint, writer, settled.get(uid), self.held)
+                if before is not None:
+                    tell_state(before, row)
                 said = before and (before.contradictions, before.state)
                 if row.contradictions and said != (row.contradictions, row.state):
                     self.contradicting.append(row)
@@ -84,7 +87,8 @@ class Told:
         self.by_slot, self.by_cgroup, self.rows = slots.finish(), cgroups.finish(), rows.finish()
 
     def context(self, writer: Writer) -> Context:
-        return Context(writer.cluster, self.by_slot, self.by_cgroup, writer.compiler.rule_refs, self.node)
+        numbers = writer.endpoints.numbers.snapshot()
+        return Context(writer.cluster, self.by_slot, self.by_cgroup, writer.compiler.rule_refs, self.node, numbers)
 
 
 def endpoint_row(endpoint: Endpoint, writer: Writer, settled: Settled | None, held: frozenset[str]) -> EndpointRow:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
+from typing import Any, NoReturn
 
 import click
 
@@ -19,12 +22,46 @@ Exit codes: 0 done (status: ready; policy explain: allow), 1 failed (status: not
 """
 
 
+class Group(click.Group):
+    """A boundary for all commands: what cannot be written to standard output is one line, not a trace."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        words = args[0] if args else extra.get("args")
+        running = list(sys.argv[1:] if words is None else words)[:1] == ["run"]  # it writes nothing there
+        if sys.stdout is None and not running:  # `>&-`
+            _end("standard output is closed")
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except OSError as exc:
+            if exc.filename is not None or running:
+                raise
+            _forget_output()
+            _end(f"standard output: {exc.strerror or exc}")
+
+
+def _forget_output() -> None:
+    """What is in its buffer would fail again at the end of the process."""
+    if sys.stdout is sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _end(problem: str) -> NoReturn:
+    click.echo(f"Error: {problem}", err=True)
+    sys.exit(1)
+
+
 @click.group(
+    cls=Group,
     epilog=EPILOG,
     context_settings={
         "auto_envvar_prefix": "DAGWALL", "help_option_names": ["-h", "--help"], "max_content_width": 100
     },
 )  # fmt: skip
+@click.version_option(__version__, "--version", message="dagwall %(version)s")
 def main() -> None:
     """A network firewall and flight recorder for Apache Airflow tasks, in the Linux kernel."""
 

@@ -23,13 +23,17 @@ from agent.cli.show import (
 )
 from agent.cli.status import print_status
 from agent.config import Config
+from agent.errors import DagwallError
+from agent.model.selector import id_matches
 from agent.outputs.client import Client
+from agent.outputs.records import pod_text
 from agent.outputs.words import socket_text
 
 SOCKET = click.option(
     "--socket", type=click.Path(path_type=Path), default=Config.__dataclass_fields__["socket"].default,
     show_default=True, help="Of the agent.",
 )  # fmt: skip
+FLOW_COLUMNS = ("TIME", "TASK", "", "PEER", "ADDRESS", "VERDICT", "SENT", "RECEIVED", "RULE OR REASON")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -69,13 +73,32 @@ def status(context: click.Context, socket: Path, output: str) -> None:
     context.exit(0 if found["ready"] else 1)
 
 
+POD = click.option("--pod", default="", help="Pod, NAME or NAMESPACE/NAME; the same.")
+
+
+def chosen(rows: list[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
+    """Rows whose fields match patterns. Raises DagwallError where a name leaves none: it may be a typo."""
+    for name, pattern in wanted.items():
+        field = {"dag": "dag_id", "task": "task_id"}.get(name, name)
+        texts = [pod_text(pattern, row["namespace"], row["pod"]) if name == "pod" else row[field] for row in rows]
+        left = [row for row, text in zip(rows, texts, strict=True) if not pattern or id_matches(pattern, text)]
+        if rows and not left:
+            known = ", ".join(sorted({text for text in texts if text})[:10]) or "none"
+            raise DagwallError(f"--{name}: {pattern!r} matches nothing here (known: {known})")
+        rows = left
+    return rows
+
+
 @click.command()
+@who
+@POD
+@click.option("--state", type=click.Choice(["pending", "managed", "unmanaged", "quarantined"]), help="Only these.")
 @SOCKET
 @OUTPUT
 @speaks
-def endpoints(socket: Path, output: str) -> None:
+def endpoints(socket: Path, output: str, *, state: str | None, **wanted: str) -> None:
     """Pods of this node as the kernel sees them."""
-    rows = Client(socket).ask("endpoints")
+    rows = [row for row in chosen(Client(socket).ask("endpoints"), **wanted) if state in (None, row["state"])]
     if output == "json":
         print_json(rows)
         return
@@ -99,12 +122,13 @@ def _endpoint_notes(row: dict[str, Any]) -> Iterator[str]:
 
 
 @click.command()
+@who
 @SOCKET
 @OUTPUT
 @speaks
-def identities(socket: Path, output: str) -> None:
+def identities(socket: Path, output: str, **wanted: str) -> None:
     """Who tasks are, with exact totals since the programs were first loaded."""
-    rows = Client(socket).ask("identities")
+    rows = chosen(Client(socket).ask("identities"), **wanted)
     if output == "json":
         print_json(rows)
         return
@@ -122,11 +146,15 @@ def identities(socket: Path, output: str) -> None:
 
 @click.command()
 @who
-@click.option("--pod", default="", help="Pod's name; the same.")
+@POD
 @click.option("--peer", default="", help="Peer's name or address; the same.")
 @click.option("--verdict", type=click.Choice(["allow", "deny", "audit"]), help="Only these.")
 @click.option("--direction", type=click.Choice(["egress", "ingress"]), help="Who opened: the task, or its peer.")
+@click.option("--protocol", default="", help="Such as TCP, UDP, ICMP; the name that is shown.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The peer's for what a pod opened, else the pod's.")
+@click.option("--reason", default="", help="Such as no_rule, deny_rule; * for any run of characters.")
 @click.option("--since", callback=_since, metavar="TIME", help="Not older than 30s, 10m, 2h, 1d.")
+@click.option("--until", callback=_since, metavar="TIME", help="Not newer than that.")
 @click.option("--last", type=click.IntRange(0, 10_000), default=20, show_default=True, help="At most so many.")
 @click.option("-f", "--follow", is_flag=True, help="And what comes from now on.")
 @SOCKET
@@ -143,7 +171,7 @@ def flows(socket: Path, output: str, *, follow: bool, **wanted: Any) -> None:
         print_json(rows)
         return
     print_table(
-        ("TIME", "TASK", "", "PEER", "ADDRESS", "VERDICT", "SENT", "RECEIVED", "RULE OR REASON"),
+        FLOW_COLUMNS,
         (_flow_cells(row) for row in rows),
         empty="no flows",
     )
@@ -151,6 +179,8 @@ def flows(socket: Path, output: str, *, follow: bool, **wanted: Any) -> None:
 
 def _follow(client: Client, output: str, wanted: dict[str, Any]) -> None:
     """Until the agent ends, or Ctrl-C."""
+    if output != "json":
+        print_line(_columns(FLOW_COLUMNS))
     try:
         for answer in client.follow(**wanted):
             if output == "json":
@@ -158,13 +188,14 @@ def _follow(client: Client, output: str, wanted: dict[str, Any]) -> None:
             elif "lost" in answer:
                 print_line(f"... {answer['lost']} lost: this terminal is too slow")
             else:
-                print_line(*(str(cell).ljust(width) for cell, width in _padded(_flow_cells(answer["item"]))))
+                print_line(_columns(_flow_cells(answer["item"])))
     except KeyboardInterrupt:
         return
 
 
-def _padded(cells: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    return zip(cells, (12, 24, 2, 16, 25, 5, 9, 9, 0), strict=True)
+def _columns(cells: tuple[str, ...]) -> str:
+    widths = (12, 24, 2, 16, 25, 7, 9, 9, 0)
+    return " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _flow_cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -200,6 +231,7 @@ def _task(row: dict[str, Any]) -> str:
 
 @click.command()
 @who
+@POD
 @click.option("--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many kinds.")
 @SOCKET
 @OUTPUT

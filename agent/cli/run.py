@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import fields
@@ -16,7 +17,7 @@ from agent.app.serve import Serving
 from agent.cli.settings import read_map_entries, read_settings
 from agent.cli.show import speaks
 from agent.config import Config, OnAgentLoss
-from agent.errors import InvalidObject
+from agent.errors import DagwallError, InvalidObject, StateError
 from agent.model.policy import DefaultPosture, Posture
 from agent.outputs.http import split_address
 from agent.sources.cgroup_names import parse_roots
@@ -92,6 +93,9 @@ def _number(name: str, flag: str, low: int, high: int, text: str) -> Callable[[C
 
 def _path(name: str, flag: str, text: str) -> Callable[[Command], Command]:
     return click.option(flag, name, type=_PATH, default=DEFAULTS[name], show_default=True, help=text)
+
+
+STAYS = "what is enforced stays enforced and counted without an agent; `dagwall detach` ends that"
 
 
 @click.command()
@@ -173,6 +177,10 @@ def run(log_level: str, **given: Any) -> None:
             "managed_namespaces": read.managed_namespaces,
         }
     )
+    if os.geteuid() != 0:
+        raise DagwallError(
+            "dagwall run: must be run as root: it loads programs into the kernel and attaches them to cgroups of pods"
+        )
     log.configure(level=log_level)
     raise_file_limit()
     serving = Serving(config)
@@ -181,6 +189,9 @@ def run(log_level: str, **given: Any) -> None:
         agent = build(config, read.settings, serving, serving.publish)
         stop_on_signals(agent)
         agent.run()
+        log.event("agent.stopped", pins=str(config.pins), still=STAYS)
+    except StateError as exc:
+        raise DagwallError(f"--state: {exc}") from exc
     finally:
         serving.stop()
 

@@ -29,6 +29,9 @@ OUTPUT = click.option(
 _WIDE = 1000
 """Columns where the output is no terminal: what reads it should get whole lines."""
 
+_GAP = 2
+"""Blanks between columns."""
+
 STYLES = {
     "allow": "green", "deny": "bold red", "audit": "yellow", "managed": "green", "pending": "yellow",
     "quarantined": "bold red", "unmanaged": "dim", "ready": "bold green", "not ready": "bold red",
@@ -53,31 +56,54 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def console() -> Console:
+def console(width: int = 0) -> Console:
+    """0: as wide as the terminal; elsewhere wide enough for whole lines."""
     from rich.console import Console  # noqa: PLC0415
 
     terminal = sys.stdout.isatty()
     return Console(
         file=sys.stdout, highlight=False, markup=False, emoji=False, force_terminal=terminal,
-        width=None if terminal else _WIDE,
+        width=width or (None if terminal else _WIDE),
     )  # fmt: skip
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing") -> None:
-    """Numbers stand right. Words that STYLES knows have its colour."""
+    """Numbers stand right. Words that STYLES knows have its colour. Cells break between words, never inside of one:
+    a terminal that is too narrow for the longest words gets longer lines.
+    """
     from rich.table import Table  # noqa: PLC0415
 
     listed = [list(row) for row in rows]
     if not listed:
         click.echo(empty)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, name in enumerate(columns):
+    widths = _widths([[clean(str(value)) for value in row] for row in (columns, *listed)])
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for number, (name, width) in enumerate(zip(columns, widths, strict=True)):
         numeric = all(isinstance(row[number], int | float) for row in listed)
-        table.add_column(_cell(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(_cell(name), justify="right" if numeric else "left", width=width, overflow="fold")
     for row in listed:
         table.add_row(*(_cell(value) for value in row))
-    console().print(table)
+    printed = console(sum(widths) + _GAP * len(widths))
+    with printed.capture() as captured:
+        printed.print(table)
+    lines = captured.get().splitlines()
+    click.echo("\n".join(lines if sys.stdout.isatty() else map(str.rstrip, lines)))
+
+
+def _widths(cells: list[list[str]]) -> list[int]:
+    """Of columns: as wide as their cells, and on a terminal no wider than that leaves room, as far as words allow."""
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
+    excess = sum(widths) + _GAP * len(widths) - console().width if sys.stdout.isatty() else 0
+    for number in sorted(range(len(widths)), key=lambda number: least[number] - widths[number]):
+        cut = max(0, min(excess, widths[number] - least[number]))
+        widths[number] -= cut
+        excess -= cut
+    return widths
 
 
 def print_line(*parts: object) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from immutables import Map
+
 from agent.compiler.judge import judge
+from agent.compiler.judge_claims import worth_of
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent
 from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, RuleMatch, Tuple
-from agent.model.identity import Identity, Kind, PodUid
+from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
 from agent.model.policy import Rule, RuleRef
 from agent.model.verdict import Direction, DropReason
 from agent.model.want import RuleId
@@ -30,6 +33,7 @@ class Context:
     by_cgroup: Mapping[int, EndpointFacts]
     rules: Mapping[RuleId, RuleRef]
     node: str = ""
+    numbers: Mapping[Identity, IdentityNumber] = field(default_factory=Map)
 
 
 Asked = tuple[int, int, Direction, Address, int, int]
@@ -104,18 +108,21 @@ class Joiner:
         while len(self._past) > 20_000:
             del self._past[next(iter(self._past))]
 
-    def facts(self, slot: int, number: int, context: Context) -> EndpointFacts:
-        """The endpoint that has, or had, this slot with this identity; a nameless one where nobody knows."""
-        known = context.by_slot.get(slot)
-        if known is None or known.number != number:
-            known = self._past.get((slot, number))
-        return known or EndpointFacts(STRANGER, number, "", "", "")
+    def facts(self, slot: int, number: int, context: Context, cgroup: int = 0) -> EndpointFacts:
+        """The endpoint that has, or had, this slot with this identity; else the folder's, as slots are given anew by
+        the next agent; else one without a pod, as far as the number has a name still.
+        """
+        for known in (context.by_slot.get(slot), self._past.get((slot, number)), context.by_cgroup.get(cgroup)):
+            if known is not None and known.number == number:
+                return known
+        identity = next((each for each, its in context.numbers.items() if its == number), STRANGER)
+        return EndpointFacts(identity, number, identity.namespace, "", "")
 
     def flow(self, growth: Growth, context: Context, time: float) -> Flow:
         raw = growth.flow
         return Flow(
             time=time,
-            endpoint=self.facts(raw.slot, raw.identity, context),
+            endpoint=self.facts(raw.slot, raw.identity, context, raw.cgroup_id),
             tuple=raw.tuple,
             peer=self._name_of(raw.tuple.peer),
             verdict=raw.verdict,
@@ -129,7 +136,7 @@ class Joiner:
 
     def denial(self, event: RawEvent, context: Context, time: float) -> Denial:
         """A denial, an audit or a foreign socket, with the nearest rule that would have allowed it (R1)."""
-        endpoint = self.facts(event.slot, event.identity, context)
+        endpoint = self.facts(event.slot, event.identity, context, event.cgroup_id)
         opener = context.by_cgroup.get(event.task_cgroup_id) if event.task_cgroup_id else None
         return Denial(
             time=time,
@@ -147,7 +154,16 @@ class Joiner:
             nearest=self.nearest.of(event, endpoint, context.cluster),
             family=event.family,
             match=_match_of(event.rule, context),
+            extra=_contradiction(event, endpoint, context.cluster),
         )
+
+
+def _contradiction(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> dict[str, str]:
+    """Of a pod in quarantine: which binding its claim contradicts (I5)."""
+    if event.reason is not DropReason.QUARANTINED:
+        return {}
+    said = worth_of(cluster, endpoint.identity).contradiction
+    return {"contradiction": said} if said else {}
 
 
 def _match_of(number: int, context: Context) -> RuleMatch:

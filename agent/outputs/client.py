@@ -46,6 +46,8 @@ class Client:
                         yield _checked(json.loads(answer))
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise DagwallError(f"no agent answers on {self._path}: is `dagwall run` running here?") from exc
+        except PermissionError as exc:
+            raise DagwallError(f"ask the agent on {self._path}: permission denied: only root may ask") from exc
         except (OSError, ValueError) as exc:
             raise DagwallError(f"ask the agent on {self._path}: {exc}") from exc
 

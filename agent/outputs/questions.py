@@ -23,6 +23,7 @@ MAX_COUNT = 10_000
 DEFAULT_COUNT = 100
 _WAIT_SECONDS = 1.0
 _VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
+_NUMBERS = ("port", "since", "until")
 _DIRECTIONS = {direction.name.lower(): direction for direction in Direction}
 
 Request = Mapping[str, Any]
@@ -136,17 +137,25 @@ def _texts(request: Request, names: list[str]) -> dict[str, str]:
     return found
 
 
+def _port(request: Request) -> int:
+    port = request.get("port", 0)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise BadRequest(f"port: must be a whole number from 0 to 65535, not {port!r}")
+    return port
+
+
 def filter_of(request: Request) -> Filter:
     """The fields of Filter that a request has."""
-    texts = _texts(request, [field.name for field in fields(Filter) if field.name != "since"])
+    texts = _texts(request, [field.name for field in fields(Filter) if field.name not in _NUMBERS])
     if texts.get("verdict", "allow") not in _VERDICTS:
         raise BadRequest(f"verdict: must be one of {', '.join(_VERDICTS)}, not {texts['verdict']!r}")
     if texts.get("direction", "egress") not in _DIRECTIONS:
         raise BadRequest(f"direction: must be egress or ingress, not {texts['direction']!r}")
-    since = request.get("since", 0)
-    if not isinstance(since, int | float):
-        raise BadRequest(f"since: must be seconds since the epoch, not {since!r}")
-    return Filter(**texts, since=float(since))
+    port, times = _port(request), {name: request.get(name, 0) for name in ("since", "until")}
+    for name, value in times.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadRequest(f"{name}: must be seconds since the epoch, not {value!r}")
+    return Filter(**texts, port=port, since=float(times["since"]), until=float(times["until"]))
 
 
 def question_of(request: Request) -> Question:
@@ -155,9 +164,7 @@ def question_of(request: Request) -> Question:
     texts = _texts(request, names)
     if "host" not in texts:
         raise BadRequest("host: must be given")
-    port, direction = request.get("port", 0), request.get("direction", "egress")
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise BadRequest(f"port: must be a whole number from 0 to 65535, not {port!r}")
+    port, direction = _port(request), request.get("direction", "egress")
     if not isinstance(direction, str) or direction not in _DIRECTIONS:
         raise BadRequest(f"direction: must be egress or ingress, not {direction!r}")
     return Question(**texts, port=port, direction=_DIRECTIONS[direction])

@@ -110,8 +110,9 @@ class Recent:
         with self._lock:
             flows, denials = list(self._flows), list(self._denials)
         audited = {_key(flow) for flow in flows if flow.verdict is Verdict.AUDIT}
-        alone = (each for each in denials if not (_has_a_flow(each) and _key(each) in audited))
-        newest: list[Seen] = sorted([*flows, *alone], key=lambda seen: seen.time, reverse=True)
+        alone = [each for each in denials if not (_has_a_flow(each) and _key(each) in audited)]
+        both: list[Seen] = [*flows, *alone]
+        newest = sorted(both, key=lambda seen: seen.time)[::-1]
         matching = (seen for seen in newest if wanted.matches(seen))
         return list(itertools.islice(matching, count))[::-1]
 

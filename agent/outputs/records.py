@@ -9,6 +9,7 @@ from agent.model.flow import Denial, EndpointFacts, Flow
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.selector import id_matches
 from agent.outputs.words import protocol_of, reason_name, sentence
+from agent.parse.peers import WITH_PORTS
 
 _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
@@ -121,7 +122,11 @@ class Filter:
     peer: str = ""  # its name or its address
     verdict: str = ""
     direction: str = ""
+    protocol: str = ""  # its name as it is shown, in any case
+    port: int = 0  # the peer's for egress, ours for ingress; 0: any
+    reason: str = ""  # `no_rule` or `no rule`; a pattern
     since: float = 0.0  # seconds since the epoch
+    until: float = 0.0  # the same; 0: no end
 
     def means(self, namespace: str, dag: str, task: str) -> bool:
         """Whether a task is one of those that are asked for."""
@@ -140,12 +145,17 @@ class Filter:
             and (not self.pod or id_matches(self.pod, pod_text(self.pod, identity.namespace, seen.peer.pod)))
             and self.means(identity.namespace, identity.dag_id, identity.task_id)
             and seen.time >= self.since
+            and (not self.until or seen.time <= self.until)
         )
 
     def matches(self, seen: Flow | Denial) -> bool:
         identity = seen.endpoint.identity
         return (
             seen.time >= self.since
+            and (not self.until or seen.time <= self.until)
+            and (not self.protocol or protocol_of(seen).lower() == self.protocol.lower())
+            and (not self.port or (seen.tuple.service_port == self.port and seen.tuple.protocol in WITH_PORTS))
+            and (not self.reason or id_matches(self.reason.replace(" ", "_"), reason_name(seen.reason)))
             and (not self.verdict or seen.verdict.name.lower() == self.verdict)
             and (not self.direction or seen.tuple.direction.name.lower() == self.direction)
             and (not self.pod or id_matches(self.pod, pod_text(self.pod, seen.endpoint.namespace, seen.endpoint.pod)))

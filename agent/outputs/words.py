@@ -100,6 +100,8 @@ def sentence(denial: Denial, said: str = "") -> str:
     why = WHY[denial.reason]
     if denial.reason is DropReason.DENY_RULE and denial.rule:
         why = f"{short_rule(denial.rule)} forbids it"
+    if "contradiction" in denial.extra:
+        why = f"{denial.extra['contradiction']}: it is quarantined"
     if said:
         why += f": {said}"
     why += f"; {used}" if used else ""

@@ -148,7 +148,7 @@ class FilesSource:
                 for path, status in self._entries(folder):
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(f"{path}/")
-                    elif stat.S_ISREG(status.st_mode) and path.endswith(_SUFFIXES):
+                    elif stat.S_ISREG(status.st_mode) and path.lower().endswith(_SUFFIXES):
                         files[path] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             except OSError as exc:
                 if folder == "" or not isinstance(exc, FileNotFoundError):

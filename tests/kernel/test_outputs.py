@@ -240,10 +240,13 @@ def test_a_claim_that_a_binding_forbids_is_quarantined_and_told(running: Running
         assert "TaskIdentityBinding" in running.command("endpoints")
         assert running.value("dagwall_contradicting_pods") >= 1
         assert "endpoint.contradicts" in running.said()
+        assert '"policy": "TaskIdentityBinding/etl", "change": "came"' in running.said()
+        assert '"state": "quarantined"' in running.said()
         assert eventually(lambda: running.value("dagwall_task_denied_total", reason="quarantined") > 0)
     finally:
         binding.unlink()
     assert eventually(lambda: running.pod.run(tcp, V4, 8001) == "ok", 10)
+    assert eventually(lambda: '"change": "went"' in running.said() and '"before": "quarantined"' in running.said())
 
 
 def test_following_shows_what_happens_now(running: Running) -> None:
@@ -266,6 +269,8 @@ def test_denials_go_on_counting_when_the_agent_is_started_again(running: Running
     before = running.settled("dagwall_task_denied_total", reason="no_rule")
     assert running.stop() == 0
     assert not running.socket.exists()
+    assert "agent.stopped" in running.said()
+    assert "what is enforced stays enforced" in running.said()
     running.pod.run(tcp, V4, 8002)
     running.start()
     assert eventually(lambda: running.value("dagwall_task_denied_total", reason="no_rule") == before + 1)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +147,54 @@ def test_flows_are_listed_by_the_time_of_their_packets(agent: Agent) -> None:
     agent.recent.denials([denial("between", time=2)])
     rows = json.loads(agent.ask("flows", "-o", "json").output)
     assert [row["dag_id"] for row in rows] == ["early", "between", "late"]
+
+
+def test_flows_by_port_protocol_reason_and_time(agent: Agent) -> None:
+    now = time.time()
+    agent.recent.flows([flow("a", time=now - 600), flow("b", time=now - 60, protocol=17, port=53)])
+    agent.recent.denials([denial("c", time=now - 1), denial("d", time=now - 1, reason=DropReason.DENY_RULE)])
+    for words, found in (
+        (("--port", "443"), ["a"]), (("--port", "53"), ["b"]), (("--protocol", "udp"), ["b"]),
+        (("--reason", "no_rule"), ["c"]), (("--reason", "no rule"), ["c"]), (("--reason", "*_rule"), ["c", "d"]),
+        (("--until", "5m"), ["a"]), (("--since", "5m", "--until", "30s"), ["b"]),
+    ):  # fmt: skip
+        rows = json.loads(agent.ask("flows", *words, "-o", "json").output)
+        assert [row["dag_id"] for row in rows] == found, words
+    assert agent.ask("flows", "--port", "70000", code=2)
+
+
+def test_endpoints_and_identities_have_filters(agent: Agent) -> None:
+    for words in (["--dag", "fin*"], ["-n", "airflow"], ["--task", "load"]):
+        for command in ("endpoints", "identities"):
+            assert len(json.loads(agent.ask(command, *words, "-o", "json").output)) == 1
+    assert len(json.loads(agent.ask("endpoints", "--pod", "airflow/fin*", "-o", "json").output)) == 1
+    assert agent.ask("endpoints", "--state", "pending").output == "no endpoints\n"
+    said = agent.ask("identities", "--dag", "typo", code=1).output
+    assert "--dag: 'typo' matches nothing here (known: finance)" in said
+
+
+def test_followed_flows_have_a_header_and_no_blanks_at_the_end(agent: Agent) -> None:
+    agent.recent.flows([flow(time=1)])
+    agent.recent.denials([denial(time=2)])
+    threading.Timer(0.3, agent.recent.close).start()
+    header, *rows = agent.ask("flows", "-f").output.splitlines()
+    assert header.split()[:3] == ["TIME", "TASK", "PEER"]
+    assert [row.index("finance/load") for row in rows] == [header.index("TASK")] * 2
+    assert all(line == line.rstrip() for line in (header, *rows))
+    assert all(line == line.rstrip() for line in agent.ask("flows").output.splitlines())
+
+
+def test_narrow_terminals_fold_between_words_only() -> None:
+    rows = [("2001:db8:aaaa:bbbb:cccc::1234", "a-very-long-name-of-a-task", "several words that may be folded")]
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 40))
+    shown = f"from agent.cli.show import print_table\nprint_table(('ADDRESS', 'TASK', 'WHY'), {rows!r})"
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    subprocess.run([sys.executable, "-c", shown], stdout=follower, check=True, env={**environment, "TERM": "xterm"})
+    os.close(follower)
+    text = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert all(word in text for cell in rows[0] for word in cell.split()), text
 
 
 def test_following(agent: Agent) -> None:

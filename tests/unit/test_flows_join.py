@@ -11,12 +11,14 @@ from immutables import Map
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent, RawFlow
 from agent.flows.join import STRANGER, Context, Joiner, Nearest
+from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.flow import EndpointFacts, FlowCounts, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Claim, PodUid
-from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, RuleRef, Subject
+from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Posture, Rule, RuleRef, Subject
 from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
 from agent.model.want import RuleId
+from agent.outputs.words import sentence
 from tests.unit.seen import NUMBER, endpoint
 
 RULE = Rule("warehouse", Direction.EGRESS, (CidrPeer(ip_network("192.0.2.0/24")),), (PortMatch(6, 443),))
@@ -96,6 +98,24 @@ def test_nobody_knows_them() -> None:
     got = joiner().flow(growth(slot=9, identity=99, rule=1234), CONTEXT, 1)
     assert got.endpoint == EndpointFacts(STRANGER, 99, "", "", "")
     assert got.rule == ""
+
+
+def test_slots_of_an_earlier_agent_are_found_by_their_folder_or_number() -> None:
+    """A denial waits in the ring buffer while the next agent gives other slots."""
+    other_slot = replace(CONTEXT, by_slot={5: FACTS})
+    assert joiner(other_slot).denial(replace(EVENT, slot=77), other_slot, 1).endpoint == FACTS
+    gone = replace(CONTEXT, by_slot={}, by_cgroup={}, numbers=Map({FACTS.identity: NUMBER}))
+    got = joiner(gone).denial(replace(EVENT, slot=77), gone, 1).endpoint
+    assert (got.identity, got.namespace, got.pod) == (FACTS.identity, "airflow", "")
+    wrong = replace(CONTEXT, by_slot={})
+    assert joiner(wrong).denial(replace(EVENT, slot=77, identity=99), wrong, 1).endpoint.identity == STRANGER
+
+
+def test_a_quarantined_pod_s_denial_names_the_binding() -> None:
+    binding = TaskIdentityBinding("finance", "airflow", ("etl",), ("other",), posture=Posture.ENFORCE)
+    context = replace(CONTEXT, cluster=replace(CLUSTER, bindings=Map({"finance": binding})))
+    got = joiner().denial(replace(EVENT, reason=DropReason.QUARANTINED), context, 1)
+    assert "TaskIdentityBinding/finance does not allow it: it is quarantined" in sentence(got)
 
 
 def test_memory_of_gone_endpoints_is_bounded() -> None:
