@@ -176,7 +176,7 @@ def with_rows(status: Status, rows: tuple[EndpointRow, ...]) -> Status:
 def _row_notices(rows: tuple[EndpointRow, ...]) -> Iterator[str]:
     unclassified = sum(row.settled_by == SettledBy.FIRST_BOOT.value for row in rows)
     if unclassified:
-        yield f"{unclassified} pods pass unclassified, because no managed namespace is known here yet (L3)"
+        yield f"{unclassified} pods pass unclassified, because no managed namespace is known here yet"
     pending = [f"{row.namespace}/{row.pod or row.uid}" for row in rows if row.state == "pending"]
     if pending:
         yield f"pending, so that nothing leaves: {', '.join(pending[:10])}"

@@ -47,9 +47,12 @@ def detach(pins: Path, socket: Path, output: str, *, yes: bool) -> None:
     except OSError as exc:
         raise KernelError(f"detach {pins}: {exc.strerror or exc}") from exc
     log.configure()
-    log.event("programs.detached", level=logging.CRITICAL, pins=str(pins), links=links)
+    if links:
+        log.event("programs.detached", level=logging.CRITICAL, pins=str(pins), links=links)
     if output == "json":
         print_json({"pins": str(pins), "links": links})
+    elif not links:
+        click.echo(f"nothing of dagwall was attached by {pins}")
     else:
         click.echo(f"DETACHED: {links} links removed. Tasks on this node are not enforced until `dagwall run`.")
 

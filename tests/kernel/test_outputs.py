@@ -255,6 +255,7 @@ def test_following_shows_what_happens_now(running: Running) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         try:
             assert follower.stdout is not None
+            assert follower.stdout.readline().split()[:3] == ["TIME", "TASK", "PEER"]
             with selectors.DefaultSelector() as selector:
                 selector.register(follower.stdout, selectors.EVENT_READ)
                 assert eventually(lambda: running.pod.run(tcp, V4, 8002) != "ok" and bool(selector.select(0.2)), 10)
@@ -263,6 +264,19 @@ def test_following_shows_what_happens_now(running: Running) -> None:
             assert follower.wait(10) == 0
         finally:
             follower.kill()
+
+
+def test_a_denial_that_waited_for_the_next_agent_keeps_its_names(running: Running) -> None:
+    """It stays in the ring buffer of an agent that was stopped, then killed; the next one gives other slots."""
+    running.process.send_signal(signal.SIGSTOP)
+    assert running.pod.run(tcp, V4, 8002) != "ok"
+    running.process.kill()
+    running.process.wait(30)
+    running.start()
+    assert eventually(lambda: "denied: TCP to" in running.command("why", "--dag", "finance", "--task", "load"), 10)
+    flows = running.json("flows", "--verdict", "deny")
+    assert isinstance(flows, list)
+    assert {(row["pod"], row["dag_id"]) for row in flows} == {("finance-load-x1", "finance")}
 
 
 def test_denials_go_on_counting_when_the_agent_is_started_again(running: Running) -> None:
