@@ -68,11 +68,18 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
     for pod in _subjects(cluster, question):
         for address in addresses:
             decision = judge(cluster, pod, question.direction, address, number, question.port)
+            ends = list(other_ends(cluster, pod, question.direction, address, number, question.port))
+            unjudged = [f"{end.pod.namespace}/{end.pod.name}" for end in ends if end.decision is None]
+            if unjudged:
+                note = f"not judged: the other end, pod {', '.join(unjudged)}, as no address of this task is known"
+                note = f"{note}; name the pods' range (--pod-cidr)"
+                decision = replace(decision, note=f"{decision.note}; {note}" if decision.note else note)
             out.append(_explanation(cluster, question, pod, address, decision))
-            for end in other_ends(cluster, pod, question.direction, address, number, question.port):
-                turned = replace(question, direction=end.direction, port=end.port)
-                told = _explanation(cluster, turned, end.pod, end.address, end.decision)
-                out.append(replace(told, end="other"))
+            for end in ends:
+                if end.address is not None and end.decision is not None:
+                    turned = replace(question, direction=end.direction, port=end.port)
+                    told = _explanation(cluster, turned, end.pod, end.address, end.decision)
+                    out.append(replace(told, end="other"))
     return tuple(out)
 
 

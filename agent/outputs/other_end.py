@@ -13,13 +13,15 @@ from agent.model.verdict import Direction
 
 @dataclass(frozen=True, slots=True)
 class OtherEnd:
-    """A managed pod at the other end, and what it decides. `address`: how it sees the pod that is asked about."""
+    """A managed pod at the other end, and what it decides. `address`: how it sees the pod that is asked about; None:
+    no address of that is known, nor a range of pods, so that nothing can be decided.
+    """
 
     pod: Pod
     direction: Direction
-    address: Address
     port: int
-    decision: Decision
+    address: Address | None = None
+    decision: Decision | None = None
 
 
 def other_ends(  # noqa: PLR0917  the order of judge()
@@ -33,10 +35,13 @@ def other_ends(  # noqa: PLR0917  the order of judge()
     for where, number in dict.fromkeys(behind):
         peer, own = Facts(cluster, where).pod, _own(cluster, pod, where.version)
         namespace = cluster.namespaces.get(peer.namespace) if peer is not None else None
-        if peer is None or own is None or peer.uid == pod.uid or namespace is None or not namespace.managed:
+        if peer is None or peer.uid == pod.uid or namespace is None or not namespace.managed:
+            continue
+        if own is None:
+            yield OtherEnd(peer, opposite, number)
             continue
         known = replace(cluster, pods=cluster.pods.set(pod.uid, replace(pod, addresses=(*pod.addresses, own))))
-        yield OtherEnd(peer, opposite, own, number, judge(known, peer, opposite, own, protocol, number))
+        yield OtherEnd(peer, opposite, number, own, judge(known, peer, opposite, own, protocol, number))
 
 
 def _own(cluster: Cluster, pod: Pod, version: int) -> Address | None:

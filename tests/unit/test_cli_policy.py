@@ -368,6 +368,10 @@ def test_explain_judges_the_other_end_of_a_task_that_has_no_pod_yet(tmp_path: Pa
     words = ("-n", "airflow", "--to", "10.0.0.10:8080", "--pod-cidr", "10.0.0.0/16")
     assert "at the other end" in explain(tmp_path, "--dag", "finance", *words, code=3)
     assert "at the other end" in explain(tmp_path, "--dag", "sales", *words)
+    said = explain(tmp_path, "--dag", "finance", *words[:4])
+    assert (
+        "not judged: the other end, pod airflow/server, as no address of this task is known; name the pods' " in said
+    )
 
 
 def test_explain_knows_its_namespaces(tmp_path: Path) -> None:
