@@ -11,8 +11,9 @@ import click
 
 from agent import __version__
 from agent.cli.detach import detach
+from agent.cli.flows import flows
 from agent.cli.policy import policy
-from agent.cli.read import endpoints, flows, identities, status, why
+from agent.cli.read import endpoints, identities, status, why
 from agent.cli.run import run
 from agent.cli.show import OUTPUT, print_json
 
