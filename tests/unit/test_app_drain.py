@@ -16,7 +16,7 @@ def test_a_flood_of_events_is_bounded_and_the_loss_counted() -> None:
         {}, jiffies=Jiffies.__new__(Jiffies), outputs=Nowhere(),
         accountant=Accountant(datagram_idle_ticks=1, tcp_idle_ticks=1),
         evicted=lambda _: None, still_open=lambda _: set(), folding=Folding(Kernel()), taken=set[int],
-        interval_seconds=1.0,
+        interval_seconds=1.0, hz=250,
     )  # fmt: skip
     for _ in range(WAITING + 7):
         drain.offer(EVENT)
