@@ -3,7 +3,8 @@ epochs and `nearby`.
 
 A rule is there before anything refers to it, and goes after everything that did. An epoch is written after everything
 that a revocation changes or deletes: a packet on the way may be judged by what was before, but its verdict is stored
-under an epoch that is over (P10).
+under an epoch that is over (P10). Where there are deletes, one more is written before them, so that what is revoked
+does not wait for them.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ class Map(Protocol):
 
 @dataclass(slots=True)
 class Plan:
-    """In this order: (map, upserts), (map, keys to delete), (map, upserts that call verdicts into question)."""
+    """In this order: (map, upserts), (map, upserts that call verdicts into question), (map, keys to delete), and the
+    second again.
+    """
 
     upserts: list[tuple[str, list[Item]]] = field(default_factory=list)
     deletes: list[tuple[str, list[bytes]]] = field(default_factory=list)
+    questions: list[tuple[str, list[Item]]] = field(default_factory=list)
     closing: list[tuple[str, list[Item]]] = field(default_factory=list)
     holds: bool = False  # only holds endpoints back until the next plan moves them
 
@@ -45,7 +49,7 @@ class Plan:
 
     @property
     def writes(self) -> int:
-        upserts = sum(len(items) for _, items in (*self.upserts, *self.closing))
+        upserts = sum(len(items) for _, items in (*self.upserts, *self.questions, *self.closing))
         return upserts + sum(len(keys) for _, keys in self.deletes)
 
 
@@ -88,8 +92,18 @@ def add_endpoints(plan: Plan, ops: EndpointOps) -> None:
 
 
 def add_closing(plan: Plan, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
-    """What the last step of a revision ends with."""
+    """What calls into question the verdicts of before the deletes."""
     plan.closing += [("epochs", list(epochs)), ("nearby", list(nearby))]
+
+
+def add_questions(plan: Plan, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
+    """What calls verdicts into question as soon as endpoints have moved: revocations come with additions."""
+    plan.questions += [("epochs", list(epochs)), ("nearby", list(nearby))]
+
+
+def deletes_what_leads_to_rules(plan: Plan) -> bool:
+    """May a program that has read the new epoch still be led to an old verdict?"""
+    return any(keys for name, keys in plan.deletes if name in _MOVES)
 
 
 def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
@@ -127,6 +141,9 @@ class Carrier:
                 self._wait_for_readers_of(_BEFORE_UPSERTS.get(name, _NOTHING))
                 self._maps[name].put_all(items)
                 self._written.add(name)
+        for name, items in plan.questions:
+            if items:
+                self._maps[name].put_all(items)
         for name, keys in plan.deletes:
             if keys:
                 self._wait_for_readers_of(_BEFORE_DELETES.get(name, _NOTHING))

@@ -18,7 +18,18 @@ from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointTable
 from agent.sync.entries import pack_epoch, pack_index, pack_nearby, pack_pending
 from agent.sync.intake import CapacityCheck, Intake
-from agent.sync.plan import Carrier, Map, Plan, add_closing, add_endpoints, plan_delta, plan_whole
+from agent.sync.plan import (
+    Carrier,
+    Item,
+    Map,
+    Plan,
+    add_closing,
+    add_endpoints,
+    add_questions,
+    deletes_what_leads_to_rules,
+    plan_delta,
+    plan_whole,
+)
 
 Share = tuple[int, Direction]
 """(endpoint slot, who opened): what a pod opened, and what others opened to it, fill `flows` each for itself (S1)."""
@@ -260,14 +271,16 @@ class Writer:
         return Plan(upserts=[("endpoints", held)], holds=True)
 
     def _carry_out(self, *plans: Plan) -> Outcome:
-        """The steps of one revision: endpoints move in one of them, verdicts are called into question by the last."""
+        """The steps of one revision: in one of them endpoints move, and what is revoked is revoked. Later ones take
+        away what nothing leads to any more, and change no verdict.
+        """
         ops = self.endpoints.take_ops()
-        for slot in ops.bumped:
-            _, evicted = self._epochs.get(slot, _NO_EPOCH)
-            self._epochs[slot] = (self._next_epoch(), evicted)
         nearby = ops.nearby.union(*(self.endpoints.nearby_of(slot) for slot in ops.bumped))
-        add_endpoints(next(plan for plan in plans if not plan.holds), ops)
-        add_closing(plans[-1], self._packed_epochs(ops.bumped), self._packed_nearby(nearby))
+        moves = next(plan for plan in plans if not plan.holds)
+        add_endpoints(moves, ops)
+        add_questions(moves, *self._new_epochs(ops.bumped, nearby))
+        if deletes_what_leads_to_rules(moves):
+            add_closing(moves, *self._new_epochs(ops.bumped, nearby))
         carrier = Carrier(self._maps)
         for plan in plans:
             carrier.apply(plan)
@@ -276,6 +289,13 @@ class Writer:
             bumped=len(ops.bumped),
             questioned=self.endpoints.a_folder_of_each(ops.bumped),
         )
+
+    def _new_epochs(self, slots: Iterable[int], nearby: Iterable[int]) -> tuple[list[Item], list[Item]]:
+        """For these slots, and the entries of `nearby` that tell of them."""
+        for slot in slots:
+            _, evicted = self._epochs.get(slot, _NO_EPOCH)
+            self._epochs[slot] = (self._next_epoch(), evicted)
+        return self._packed_epochs(slots), self._packed_nearby(nearby)
 
     def _next_epoch(self) -> int:
         """No two slots have the same, so that a flow is never current under another endpoint's."""
