@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from agent.app.connections import Connections
 from agent.flows.decode import RawEvent
-from agent.kernel import sock_diag
 from agent.log import event
 from agent.model.verdict import DropReason, EventKind, Hook, Verdict
 
@@ -69,15 +68,10 @@ class Closer:
             self._tell_failure(cgroup_id, exc)
 
     def _close(self, record: RawEvent) -> None:
-        for pid in self._connections.processes(record.cgroup_id):
-            try:
-                with sock_diag.network_of(pid):
-                    self.ended += sock_diag.destroy(record.socket_cookie)
-            except FileNotFoundError:
-                continue  # the process has gone; another one may share its namespace
-            except OSError as exc:
-                self._tell_failure(record.cgroup_id, exc)
-            return
+        try:
+            self.ended += self._connections.end(record.cgroup_id, record.socket_cookie)
+        except OSError as exc:
+            self._tell_failure(record.cgroup_id, exc)
 
     def _tell_failure(self, cgroup_id: int, exc: OSError) -> None:
         self.failed += 1

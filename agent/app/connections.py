@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, FLOW_KEY, pack_folder
+from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, FLOW_KEY, pack_folder, unpack_address
 from agent.kernel import sock_diag
 from agent.kernel.maps import KernelMap
 from agent.kernel.sock_diag import TcpSocket
@@ -44,10 +44,14 @@ class Connections:
             if not there:
                 return 0
             listed = self._own(cgroup_id, sock_diag.connections(), on_host=_on_host(endpoint))
-            denied = [
-                each for each in listed if not each.listens and self._is_denied(endpoint, cgroup_id, each, listed)
-            ]
-            return sock_diag.destroy_all(denied)
+            ports = frozenset(each.local_port for each in listed if each.listens)
+            found = (each for each in listed if not each.listens)
+            return sock_diag.destroy_all([e for e in found if self._is_denied(endpoint, cgroup_id, e, ports)])
+
+    def end(self, cgroup_id: int, cookie: int) -> bool:
+        """End one connection of an endpoint; False where it is over. Raises OSError, as above."""
+        with self._namespace(cgroup_id) as there:
+            return there and sock_diag.destroy(cookie)
 
     def still_open(self, keys: Iterable[bytes]) -> set[bytes]:
         """Of these keys of `flows`, all of TCP: those that an open connection belongs to. In doubt it does."""
@@ -74,18 +78,20 @@ class Connections:
                 yield key
 
     def _is_denied(
-        self, endpoint: Mapping[str, Any], cgroup_id: int, connection: TcpSocket, listed: list[TcpSocket]
+        self, endpoint: Mapping[str, Any], cgroup_id: int, connection: TcpSocket, listening: frozenset[int]
     ) -> bool:
         peer, port = connection.remote
-        if not _on_host(endpoint) and (_is_loopback(peer) or peer in (endpoint["own"][:16], endpoint["own"][16:])):
+        if not _on_host(endpoint) and (
+            unpack_address(peer).is_loopback or peer in (endpoint["own"][:16], endpoint["own"][16:])
+        ):
             return False  # it stays in the pod (P7)
         if endpoint["state"] == EndpointState.QUARANTINED:
             return True
-        direction = self._opened(cgroup_id, connection, listed)
+        direction = self._opened(cgroup_id, connection, listening)
         service = port if direction is Direction.EGRESS else connection.local_port
         return tcp_verdict(self.maps, endpoint, direction, peer, service) is Verdict.DENY
 
-    def _opened(self, cgroup_id: int, connection: TcpSocket, listed: list[TcpSocket]) -> Direction:
+    def _opened(self, cgroup_id: int, connection: TcpSocket, listening: frozenset[int]) -> Direction:
         """Who opened it: as `flows` has it; where that has neither or both, as the pod listens on the port or not."""
         peer, port = connection.remote
         folder = connection.cgroup_id or cgroup_id
@@ -96,29 +102,33 @@ class Connections:
         ]
         if len(known) == 1:
             return known[0]
-        listens = any(each.listens and each.local_port == connection.local_port for each in listed)
-        return Direction.INGRESS if listens else Direction.EGRESS
+        return Direction.INGRESS if connection.local_port in listening else Direction.EGRESS
 
     def _own(self, cgroup_id: int, found: list[TcpSocket], *, on_host: bool) -> list[TcpSocket]:
         """A pod's namespace is its own; in the host's only sockets that its folders made are."""
         if not on_host:
             return found
-        own = {cgroup_id, *(folder.stat().st_ino for folder in self._folders(cgroup_id))}
+        own = {cgroup_id}
+        for folder in self._folders(cgroup_id):
+            with suppress(OSError):  # it has gone
+                own.add(folder.stat().st_ino)
         return [each for each in found if each.cgroup_id in own or each.listens]
 
     @contextmanager
     def _namespace(self, cgroup_id: int) -> Iterator[bool]:
         """The calling thread is in the pod's network namespace; False where it has no process any more."""
-        for pid in self.processes(cgroup_id):
-            try:
-                with sock_diag.network_of(pid):
-                    yield True
-                    return
-            except FileNotFoundError:
-                continue  # the process has gone; another one may share its namespace
-        yield False
+        with ExitStack() as stack:
+            yield any(self._enters(stack, pid) for pid in self._processes(cgroup_id))
 
-    def processes(self, cgroup_id: int) -> Iterator[int]:
+    @staticmethod
+    def _enters(stack: ExitStack, pid: int) -> bool:
+        try:
+            stack.enter_context(sock_diag.network_of(pid))
+        except FileNotFoundError:
+            return False  # the process has gone; another one may share its namespace
+        return True
+
+    def _processes(self, cgroup_id: int) -> Iterator[int]:
         """Of an endpoint, the nearest to a folder first; those in folders below containers' too."""
         for folder in self._folders(cgroup_id):
             try:
@@ -142,8 +152,3 @@ def _on_host(endpoint: Mapping[str, Any]) -> bool:
 
 def _flow_key(cgroup_id: int, peer: bytes, port: int, direction: Direction) -> bytes:
     return FLOW_KEY.pack(cgroup_id=cgroup_id, peer=peer, service_port=port, protocol=_TCP, direction=int(direction))
-
-
-def _is_loopback(address: bytes) -> bool:
-    mapped = address[:12] == b"\0" * 10 + b"\xff\xff"
-    return address[12] == 127 if mapped else address == b"\0" * 15 + b"\1"
