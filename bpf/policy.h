@@ -26,14 +26,6 @@ static __always_inline __u32 unmentioned_port_class(__u8 protocol)
 		       : PORT_OTHER;
 }
 
-/* Is a flow's entry good for a packet that travels `inbound`? Answers to datagrams only while it is live (P9). */
-static __always_inline int flow_serves(__u8 protocol, int direction, int inbound, __u32 idle_ticks, __u32 reply_ticks)
-{
-	if (protocol == PROTOCOL_TCP || direction == inbound)
-		return 1;
-	return idle_ticks <= reply_ticks;
-}
-
 /* Takes one token; refills by `rate` a second up to `burst`. Races between CPUs cost a token, never a verdict. */
 static __always_inline int take_token(struct slot *slot, const struct config *config, __u32 now)
 {

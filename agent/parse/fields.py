@@ -93,10 +93,6 @@ class Field:
                 return member
         raise self.error(f"must be one of {', '.join(str(m.value) for m in of)}, not {_shown(self.value)}")
 
-    def strings(self) -> tuple[str, ...]:
-        """A list of non-empty strings."""
-        return tuple(item.nonempty() for item in self.items())
-
     def string_map(self) -> tuple[tuple[str, str], ...]:
         """A mapping of strings to strings, sorted by key."""
         return tuple(sorted((str(k), self.child(str(k)).string("")) for k in self.mapping()))

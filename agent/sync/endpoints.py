@@ -41,10 +41,6 @@ class EndpointOps:
     bumped: set[int] = field(default_factory=set)
     left: set[int] = field(default_factory=set)
 
-    @property
-    def changes_anything(self) -> bool:
-        return bool(self.entries or self.nearby or self.bumped)
-
 
 class EndpointTable:
     """State of all endpoints of the node; every change collects its writes in `ops` until they are taken."""
