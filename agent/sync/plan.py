@@ -91,14 +91,9 @@ def add_endpoints(plan: Plan, ops: EndpointOps) -> None:
     plan.deletes.insert(0, ("endpoints", [pack_folder(c) for c, value in ops.entries.items() if value is None]))
 
 
-def add_closing(plan: Plan, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
-    """What calls into question the verdicts of before the deletes."""
-    plan.closing += [("epochs", list(epochs)), ("nearby", list(nearby))]
-
-
-def add_questions(plan: Plan, epochs: Iterable[Item], nearby: Iterable[Item]) -> None:
-    """What calls verdicts into question as soon as endpoints have moved: revocations come with additions."""
-    plan.questions += [("epochs", list(epochs)), ("nearby", list(nearby))]
+def questioning(epochs: Iterable[Item], nearby: Iterable[Item]) -> list[tuple[str, list[Item]]]:
+    """The writes that call verdicts into question."""
+    return [("epochs", list(epochs)), ("nearby", list(nearby))]
 
 
 def deletes_what_leads_to_rules(plan: Plan) -> bool:
@@ -136,22 +131,21 @@ class Carrier:
         """Stops at the first map that refuses; what was enforced before still is."""
         if any(items for _, items in plan.upserts) or any(keys for _, keys in plan.deletes):
             self._wait_for_readers_of(_MOVES)  # of the plan before
-        for name, items in plan.upserts:
-            if items:
-                self._wait_for_readers_of(_BEFORE_UPSERTS.get(name, _NOTHING))
-                self._maps[name].put_all(items)
-                self._written.add(name)
-        for name, items in plan.questions:
-            if items:
-                self._maps[name].put_all(items)
+        self._put(plan.upserts)
+        self._put(plan.questions)
         for name, keys in plan.deletes:
             if keys:
                 self._wait_for_readers_of(_BEFORE_DELETES.get(name, _NOTHING))
                 self._maps[name].delete_all(keys)
                 self._written.add(name)
-        for name, items in plan.closing:
+        self._put(plan.closing)
+
+    def _put(self, upserts: Iterable[tuple[str, list[Item]]]) -> None:
+        for name, items in upserts:
             if items:
+                self._wait_for_readers_of(_BEFORE_UPSERTS.get(name, _NOTHING))
                 self._maps[name].put_all(items)
+                self._written.add(name)
 
     def _wait_for_readers_of(self, names: frozenset[str]) -> None:
         if names & self._written:

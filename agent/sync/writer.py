@@ -23,12 +23,11 @@ from agent.sync.plan import (
     Item,
     Map,
     Plan,
-    add_closing,
     add_endpoints,
-    add_questions,
     deletes_what_leads_to_rules,
     plan_delta,
     plan_whole,
+    questioning,
 )
 
 Share = tuple[int, Direction]
@@ -278,9 +277,9 @@ class Writer:
         nearby = ops.nearby.union(*(self.endpoints.nearby_of(slot) for slot in ops.bumped))
         moves = next(plan for plan in plans if not plan.holds)
         add_endpoints(moves, ops)
-        add_questions(moves, *self._new_epochs(ops.bumped, nearby))
+        moves.questions = questioning(*self._new_epochs(ops.bumped, nearby))
         if deletes_what_leads_to_rules(moves):
-            add_closing(moves, *self._new_epochs(ops.bumped, nearby))
+            moves.closing = questioning(*self._new_epochs(ops.bumped, nearby))
         carrier = Carrier(self._maps)
         for plan in plans:
             carrier.apply(plan)

@@ -13,7 +13,7 @@ from agent.model.cluster import Cluster
 from agent.model.verdict import Direction
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointOps
-from agent.sync.plan import Carrier, Plan, add_closing, add_endpoints
+from agent.sync.plan import Carrier, Plan, add_endpoints, questioning
 from agent.sync.writer import Writer
 from tests.unit import clusters
 from tests.unit.dictmaps import GRACE, DictMaps, Lookup, Replay, Write
@@ -76,7 +76,7 @@ def test_endpoints_come_after_what_they_refer_to_and_go_before_it() -> None:
     plan = Plan(upserts=[("rules", [(b"new", b"1")])], deletes=[("rules", [b"old"])])
     ops = EndpointOps(entries={10: b"endpoint", 11: None})
     add_endpoints(plan, ops)
-    add_closing(plan, [(b"slot", b"epoch")], [(b"index", b"nearby")])
+    plan.closing = questioning([(b"slot", b"epoch")], [(b"index", b"nearby")])
     assert plan
     assert plan.writes == 6
     Carrier(maps).apply(plan)
