@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 from agent.model.cluster import Cluster
 from agent.model.policy import PodPeer, Policy, PolicyRef, ServicePeer, TaskPeer
-from agent.model.verdict import Direction
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.objects import ObjectName
 
@@ -33,12 +32,9 @@ def missing(cluster: Cluster, written: Iterable[ObjectName]) -> Iterator[Missing
 def _namespaces_of(policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.ref.namespace:
         yield "metadata.namespace", policy.ref.namespace
-    for key, rules in (("egress", policy.egress), ("ingress", policy.ingress), ("deny", policy.deny)):
-        for i, rule in enumerate(rules or ()):
-            side = "to" if rule.direction is Direction.EGRESS else "from"
-            for j, peer in enumerate(rule.peers or ()):
-                if isinstance(peer, PodPeer | TaskPeer | ServicePeer) and peer.namespace:
-                    yield f"spec.{key}[{i}].{side}[{j}]", peer.namespace
+    for place, _, peer in policy.peers():
+        if isinstance(peer, PodPeer | TaskPeer | ServicePeer) and peer.namespace:
+            yield f"spec.{place}", peer.namespace
 
 
 def _in_namespaces(ref: PolicyRef, field: str, namespace: str, known: frozenset[str]) -> Iterator[Missing]:

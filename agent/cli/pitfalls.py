@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from agent.model.binding import ExclusiveScope
 from agent.model.cluster import Cluster
@@ -20,11 +20,11 @@ Pitfall = tuple[PolicyRef, str, str]
 def pitfalls(cluster: Cluster) -> Iterator[Pitfall]:
     for ref, policy in sorted(cluster.policies.items()):
         yield from _attestation(cluster, policy)
-        for key, rules in (("egress", policy.egress), ("ingress", policy.ingress), ("deny", policy.deny)):
-            yield from _port_names(ref, key, rules or ())
+        for place, rule in policy.rules():
+            yield from _port_names(ref, place, rule)
     for ref, native in sorted(cluster.network_policies.items()):
-        for key, found in (("egress", native.egress), ("ingress", native.ingress)):
-            yield from _port_names(ref, key, found or ())
+        for found in (*(native.egress or ()), *(native.ingress or ())):
+            yield from _port_names(ref, found.name, found)
     if cluster.network_policies and not cluster.settings.network_policy:
         first, count = min(cluster.network_policies), len(cluster.network_policies)
         more = f", nor are {count - 1} others" if count > 1 else ""
@@ -43,13 +43,12 @@ def _attestation(cluster: Cluster, policy: Policy) -> Iterator[Pitfall]:
         yield policy.ref, "spec.attestation", text
 
 
-def _port_names(ref: PolicyRef, key: str, rules: Sequence[Rule | NetworkPolicyRule]) -> Iterator[Pitfall]:
-    for i, rule in enumerate(rules):
-        for j, port in enumerate(rule.ports or ()):
-            if port.name is not None and _LIKE_A_NUMBER.fullmatch(port.name):
-                number = int(port.name, 0)
-                text = f"is the name of a port, {port.name!r}, and no number; write {number} for the number"
-                yield ref, f"spec.{key}[{i}].ports[{j}].port", text
+def _port_names(ref: PolicyRef, place: str, rule: Rule | NetworkPolicyRule) -> Iterator[Pitfall]:
+    for j, port in enumerate(rule.ports or ()):
+        if port.name is not None and _LIKE_A_NUMBER.fullmatch(port.name):
+            number = int(port.name, 0)
+            text = f"is the name of a port, {port.name!r}, and no number; write {number} for the number"
+            yield ref, f"spec.{place}.ports[{j}].port", text
 
 
 def is_bound(cluster: Cluster, policy: Policy, peer: TaskPeer) -> bool:

@@ -43,10 +43,9 @@ def _most_cidrs(cluster: Cluster) -> str:
 
 
 def _networks(policy: Policy) -> Iterator[object]:
-    for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny):
-        for peer in rule.peers or ():
-            if isinstance(peer, CidrPeer):
-                yield from (peer.network, *peer.excluded)
+    for _, _, peer in policy.peers():
+        if isinstance(peer, CidrPeer):
+            yield from (peer.network, *peer.excluded)
 
 
 def _most_addresses(cluster: Cluster) -> str:

@@ -43,9 +43,10 @@ def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs
 
 
 def peers_of(policy: AnyPolicy) -> Iterator[AnyPeer]:
+    if isinstance(policy, Policy):
+        yield from (peer for _, _, peer in policy.peers())
+        return
     for rule in (*(policy.egress or ()), *(policy.ingress or ())):
-        yield from rule.peers or ()
-    for rule in policy.deny if isinstance(policy, Policy) else ():
         yield from rule.peers or ()
 
 

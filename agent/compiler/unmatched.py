@@ -36,12 +36,9 @@ def unmatched_services(cluster: Cluster) -> Iterator[Unmatched]:
 
 
 def _service_peers(policy: Policy) -> Iterator[tuple[PolicyRef, str, Rule, ServicePeer]]:
-    for key, rules in (("egress", policy.egress), ("ingress", policy.ingress), ("deny", policy.deny)):
-        for i, rule in enumerate(rules or ()):
-            side = "to" if rule.direction is Direction.EGRESS else "from"
-            for j, peer in enumerate(rule.peers or ()):
-                if isinstance(peer, ServicePeer):
-                    yield policy.ref, f"spec.{key}[{i}].{side}[{j}].service", rule, peer
+    for place, rule, peer in policy.peers():
+        if isinstance(peer, ServicePeer):
+            yield policy.ref, f"spec.{place}.service", rule, peer
 
 
 def _problem(cluster: Cluster, pieces: list[EndpointSlice], rule: Rule, peer: ServicePeer) -> str:

@@ -172,8 +172,7 @@ def _match_of(number: int, context: Context) -> RuleMatch:
     policy = context.cluster.policies.get(ref.policy) if ref is not None else None
     if ref is None or policy is None:
         return RuleMatch.NONE
-    rules = (*policy.deny, *(policy.egress or ()), *(policy.ingress or ()))
-    found = next((rule for rule in rules if rule.name == ref.rule), None)
+    found = next((rule for _, rule in policy.rules() if rule.name == ref.rule), None)
     return _match(found) if found is not None else RuleMatch.NONE
 
 

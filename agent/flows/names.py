@@ -129,8 +129,7 @@ def _ends(cluster: Cluster) -> dict[Address, tuple[Name, ...]]:
     named = {
         (peer.namespace, peer.name)
         for policy in cluster.policies.values()
-        for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
-        for peer in rule.peers or ()
+        for _, _, peer in policy.peers()
         if isinstance(peer, ServicePeer)
     }
     found: dict[Address, set[Name]] = {}
@@ -156,8 +155,7 @@ def _special(address: Address) -> str:
 
 def _written_cidrs(cluster: Cluster) -> Iterable[Network]:
     for policy in cluster.policies.values():
-        for rule in (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny):
-            yield from (peer.network for peer in rule.peers or () if isinstance(peer, CidrPeer))
+        yield from (peer.network for _, _, peer in policy.peers() if isinstance(peer, CidrPeer))
 
 
 def _by_length(networks: Iterable[Network]) -> dict[tuple[int, int], dict[int, Network]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
@@ -154,3 +155,16 @@ class Policy:
 
     def speaks_about(self, direction: Direction) -> tuple[Rule, ...] | None:
         return self.egress if direction is Direction.EGRESS else self.ingress
+
+    def rules(self) -> Iterator[tuple[str, Rule]]:
+        """Every rule, and its place in the spec: `egress[0]`, `deny[1]`."""
+        for key, rules in (("egress", self.egress), ("ingress", self.ingress), ("deny", self.deny)):
+            for number, rule in enumerate(rules or ()):
+                yield f"{key}[{number}]", rule
+
+    def peers(self) -> Iterator[tuple[str, Rule, Peer]]:
+        """Every peer that is written, with its place in the spec, `egress[0].to[2]`, and its rule."""
+        for place, rule in self.rules():
+            side = "to" if rule.direction is Direction.EGRESS else "from"
+            for number, peer in enumerate(rule.peers or ()):
+                yield f"{place}.{side}[{number}]", rule, peer

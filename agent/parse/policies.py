@@ -204,18 +204,16 @@ def _http(entry: Field) -> Field:
 
 def _refuse_duplicates(spec: Field, policy: Policy) -> None:
     seen: dict[str, str] = {}
-    for key, rules in (("egress", policy.egress), ("ingress", policy.ingress), ("deny", policy.deny)):
-        for i, rule in enumerate(rules or ()):
-            where = f"{key}[{i}]"
-            if rule.name in seen:
-                raise Field(spec.obj, f"spec.{where}.name", None).error(
-                    f"{rule.name!r} is the name of spec.{seen[rule.name]} already"
-                )
-            seen[rule.name] = where
+    for where, rule in policy.rules():
+        if rule.name in seen:
+            raise Field(spec.obj, f"spec.{where}.name", None).error(
+                f"{rule.name!r} is the name of spec.{seen[rule.name]} already"
+            )
+        seen[rule.name] = where
 
 
 def _refuse_excess(spec: Field, policy: Policy) -> None:
-    rules = (*(policy.egress or ()), *(policy.ingress or ()), *policy.deny)
+    rules = [rule for _, rule in policy.rules()]
     for what, count, most in (
         ("rules", len(rules), MAX_RULES),
         ("peers", sum(len(rule.peers or ()) for rule in rules), MAX_PEERS),
