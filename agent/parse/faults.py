@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agent.errors import InvalidObject
+from agent.parse.fields import Field
 
 MOST = 10
 """Faults that are named; of the others their number."""
@@ -26,6 +27,16 @@ class Faults:
         except InvalidObject as exc:
             self.found.append(exc)
             return otherwise
+
+    def read_each(self, items: Iterable[Field], part: Callable[[Field, int], T]) -> tuple[T, ...]:
+        """`part` of each item and its index, without those where it raises InvalidObject, which is kept."""
+        out = []
+        for index, item in enumerate(items):
+            try:
+                out.append(part(item, index))
+            except InvalidObject as exc:
+                self.found.append(exc)
+        return tuple(out)
 
     def report(self) -> None:
         """Raises one InvalidObject for all, at the first one's field; returns where nothing is wrong."""

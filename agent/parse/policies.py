@@ -106,11 +106,8 @@ def _rules(spec: Field, key: str, scope: Scope, faults: Faults) -> tuple[Rule, .
     """The allow rules of one direction; None where the policy does not speak about it."""
     if not spec.has(key):
         return None
-    read = [
-        faults.read(lambda item=item, i=i: _rule(item, f"{key}[{i}]", _DIRECTIONS[key], scope), None)  # type: ignore[misc]
-        for i, item in enumerate(spec.child(key).items())
-    ]
-    return tuple(rule for rule in read if rule is not None)
+    direction = _DIRECTIONS[key]
+    return faults.read_each(spec.child(key).items(), lambda item, i: _rule(item, f"{key}[{i}]", direction, scope))
 
 
 def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) -> Rule:
@@ -122,11 +119,7 @@ def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) ->
 
 
 def _denials(field: Field, scope: Scope, faults: Faults) -> tuple[Rule, ...]:
-    read = [
-        faults.read(lambda item=item, i=i: _deny(item, i, scope), None)  # type: ignore[misc]
-        for i, item in enumerate(field.optional_items())
-    ]
-    return tuple(rule for rule in read if rule is not None)
+    return faults.read_each(field.optional_items(), lambda item, i: _deny(item, i, scope))
 
 
 def _deny(item: Field, i: int, scope: Scope) -> Rule:
