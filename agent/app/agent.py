@@ -154,8 +154,9 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(datapath.maps, folding, found))
     clear_identities(datapath.maps, folding, unknown_numbers(datapath.maps, folding, state.numbers.values()))
     writer = Writer(
-        datapath.maps, numbers, check, dict(state.claims),
+        datapath.maps, numbers,
         Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted))),
+        dict(state.claims),
     )  # fmt: skip
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)

@@ -16,10 +16,8 @@ from typing import Protocol
 from agent.abi.structs import DENIAL_KEY
 from agent.errors import MapError
 from agent.flows.decode import RawDenials, decode_denials
-from agent.model.identity import FIRST_IDENTITY
+from agent.sync.allocate import OVERFLOW_IDENTITY
 
-OVERFLOW = FIRST_IDENTITY
-"""Whose sums those of identities are that nobody has any more (agent.sync.allocate.OVERFLOW_IDENTITY)."""
 BATCH = 1000
 """Moves at a time: each costs some microseconds, and whoever reads the totals waits."""
 SUMS_SHARE = 4
@@ -117,12 +115,12 @@ class Folding:
 
 def _target(key: bytes, kind: int) -> bytes:
     own = _with(key, _SLOT, 0)
-    return own if kind == _TO_IDENTITY else _with(_with(own, _RULE, 0), _IDENTITY, OVERFLOW)
+    return own if kind == _TO_IDENTITY else _with(_with(own, _RULE, 0), _IDENTITY, OVERFLOW_IDENTITY)
 
 
 def _is_sum(key: bytes) -> bool:
     """Of an identity, not of the overflow."""
-    return not _word(key, _SLOT) and _word(key, _IDENTITY) > OVERFLOW
+    return not _word(key, _SLOT) and _word(key, _IDENTITY) > OVERFLOW_IDENTITY
 
 
 def _word(key: bytes, offset: int) -> int:

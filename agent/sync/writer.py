@@ -17,7 +17,7 @@ from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointTable
 from agent.sync.entries import pack_epoch, pack_index, pack_nearby, pack_pending
-from agent.sync.intake import CapacityCheck, Intake
+from agent.sync.intake import Intake
 from agent.sync.plan import (
     Carrier,
     Item,
@@ -54,13 +54,12 @@ class Writer:
         self,
         maps: Mapping[str, Map],
         numbers: IdentityNumbers,
-        fits: CapacityCheck,
+        intake: Intake,
         claims: Mapping[PodUid, Claim] | None = None,
-        intake: Intake | None = None,
     ) -> None:
-        """`claims`: of this node's pods, as an agent before has kept them. `intake`: without it everything fits."""
+        """`claims`: of this node's pods, as an agent before has kept them."""
         self._maps, self._claims = maps, claims or {}
-        self.intake = intake or Intake(fits)
+        self.intake = intake
         self._epochs = _read_epochs(maps["epochs"].items())
         self._last_epoch = max((epoch for epoch, _ in self._epochs.values()), default=0)
         self.compiler = Compiler()

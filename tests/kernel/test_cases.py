@@ -34,6 +34,7 @@ from agent.model.cluster import Address
 from agent.model.identity import PodUid
 from agent.model.verdict import Direction, EndpointState, EventKind, Verdict
 from agent.sync.allocate import IdentityNumbers
+from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 from lab.node import Pod, ScratchNode, cgroup_mount, in_netns
 from tests import caselib
@@ -184,7 +185,7 @@ def _tuple(fields: Any) -> Tuple:
 def staged(theatre: Theatre, case: caselib.Case) -> Iterator[Stage]:
     """The case compiled and written by the agent's own writer; nothing of the last case is left."""
     rig, cluster = theatre.rig, caselib.cluster(case)
-    writer = Writer(rig.maps, IdentityNumbers(), lambda *_: None)
+    writer = Writer(rig.maps, IdentityNumbers(), Intake(lambda *_: None))
     pods = [pod for pod in theatre.pods.values() if pod.uid in cluster.pods]
     folders = [(PodUid(p.uid), f.stat().st_ino) for p in pods for f in (p.folder, p.container)]
     writer.start(cluster, folders)

@@ -24,6 +24,7 @@ from agent.kernel.datapath import Datapath, detach
 from agent.kernel.pins import Pins
 from agent.kernel.probe import features
 from agent.sync.allocate import IdentityNumbers
+from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 from lab.node import Pod, ScratchNode, cgroup_mount
 from tests.conformance import CASES, snapshot, uid_of
@@ -78,7 +79,7 @@ def stage() -> Iterator[Stage]:
             folders = [(uid_of(name), f.stat().st_ino) for name, p in pods.items() for f in (p.folder, p.container)]
             datapath.attach([node.kubepods])
             probers = {name: _staff(pod) for name, pod in pods.items()}
-            yield Stage(Writer(rig.maps, IdentityNumbers(), lambda *_: None), folders, probers)
+            yield Stage(Writer(rig.maps, IdentityNumbers(), Intake(lambda *_: None)), folders, probers)
         finally:
             detach(node.bpffs / "dagwall")
             datapath.close()

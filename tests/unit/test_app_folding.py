@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.abi.structs import DENIAL, DENIAL_KEY
-from agent.app.folding import OVERFLOW, Folding
+from agent.app.folding import Folding
 from agent.errors import MapError
+from agent.sync.allocate import OVERFLOW_IDENTITY as OVERFLOW
 
 ONE, TWO = OVERFLOW + 1, OVERFLOW + 2
 

@@ -18,6 +18,7 @@ from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import Posture
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import LINGER_SECONDS
+from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 from tests.unit.dictmaps import DictMaps
 
@@ -42,7 +43,7 @@ def settled_down(writer: Writer) -> Told:
 @pytest.mark.parametrize("seed", range(5))
 def test_step_by_step_is_the_same_as_at_once(seed: int) -> None:
     r, now = Random(seed), 0.0
-    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
     known = {pod(i).uid: pod(i) for i in range(5)}
     writer.start(cluster(*known.values()), [])
     folders: dict[int, PodUid] = {}
@@ -78,7 +79,7 @@ def test_step_by_step_is_the_same_as_at_once(seed: int) -> None:
 
 
 def test_what_is_fresh_is_what_changed() -> None:
-    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
     writer.start(cluster(pod(1), pod(2)), [(pod(1).uid, 10), (pod(2).uid, 20)])
     told.update(writer.endpoints.take_touched(), writer, {})
     assert {facts.pod for facts in told.fresh.values()} == {"pod-1", "pod-2"}
@@ -89,7 +90,7 @@ def test_what_is_fresh_is_what_changed() -> None:
 
 
 def test_a_contradiction_is_told_once() -> None:
-    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
     writer.start(cluster(pod(1), pod(2, contradicts=True)), [(pod(1).uid, 10), (pod(2).uid, 20)])
     seen = []
     for _ in range(2):
@@ -102,7 +103,7 @@ def test_a_contradiction_that_begins_to_quarantine_is_told_again() -> None:
     """I5: a binding that goes from audit to enforce says the same sentence."""
     claimed = pod(2)
     audit = TaskIdentityBinding("b", "etl", ("sa",), ("other",))
-    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
     writer.start(replace(cluster(claimed), bindings=Map({"b": audit})), [(claimed.uid, 20)])
     told.update(writer.endpoints.take_touched(), writer, {})
     assert [row.state for row in told.contradicting] == ["managed"]
@@ -116,7 +117,7 @@ def test_a_contradiction_that_begins_to_quarantine_is_told_again() -> None:
     ("held", "escapes"), [(frozenset(), ("privileged", "NET_RAW")), (HELD_BY_LSM, ("privileged",))]
 )
 def test_what_the_kernel_holds_is_no_way_out(held: frozenset[str], escapes: tuple[str, ...]) -> None:
-    writer, told = Writer(DictMaps(), IdentityNumbers(), lambda *_: None), Told("n1", held)
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1", held)
     writer.start(cluster(replace(pod(1), escapes=("privileged", "NET_RAW"))), [(pod(1).uid, 10)])
     told.update({pod(1).uid}, writer, {})
     (row,) = told.rows.values()

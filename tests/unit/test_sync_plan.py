@@ -13,6 +13,7 @@ from agent.model.cluster import Cluster
 from agent.model.verdict import Direction
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointOps
+from agent.sync.intake import Intake
 from agent.sync.plan import Carrier, Plan, add_endpoints, questioning
 from agent.sync.writer import Writer
 from tests.unit import clusters
@@ -43,7 +44,7 @@ def edited(seed: int, counts: Callable[[Changes], bool]) -> list[str] | None:
     if not counts(between(was, now)):
         return None
     maps = DictMaps()
-    writer = Writer(maps, IdentityNumbers(), lambda *_: None)
+    writer = Writer(maps, IdentityNumbers(), Intake(lambda *_: None))
     places = folders(was, now)
     writer.start(was, list(places.items()))
     maps.take_journal()
@@ -89,7 +90,7 @@ def test_endpoints_come_after_what_they_refer_to_and_go_before_it() -> None:
 
 def test_a_rule_goes_after_the_addresses_that_lead_to_it() -> None:
     maps = DictMaps()
-    writer = Writer(maps, IdentityNumbers(), lambda *_: None)
+    writer = Writer(maps, IdentityNumbers(), Intake(lambda *_: None))
     r = Random(23)
     was = replace(clusters.cluster(r), complete=True)
     writer.start(was, list(folders(was).items()))

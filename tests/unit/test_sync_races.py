@@ -24,6 +24,7 @@ from agent.model.policy import DefaultPosture, PodPeer, Policy, PolicyRef, Rule,
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction
 from agent.sync.allocate import IdentityNumbers
+from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 from tests.unit import clusters
 from tests.unit.dictmaps import DictMaps, History, Lookup, Program, current_epoch, passes
@@ -39,7 +40,7 @@ class Node:
     def __init__(self, r: Random, was: Cluster, places: dict[str, int]) -> None:
         self.r, self.places, self.cluster = r, places, was
         self.maps = DictMaps()
-        self.writer = Writer(self.maps, IdentityNumbers(), lambda *_: None)
+        self.writer = Writer(self.maps, IdentityNumbers(), Intake(lambda *_: None))
         self.writer.start(was, list(places.items()))  # type: ignore[arg-type]
 
     def revision(self, now: Cluster, step: Callable[[], object], lookups: list[Lookup] | None = None) -> list[str]:
@@ -128,7 +129,7 @@ def test_a_first_list_after_a_restart_and_a_resync() -> None:
         now = on_one_node(clusters.changed(r, clusters.changed(r, was)))
         node = Node(r, was, folders(was, now))
         claims = {uid: pod.claim for uid, pod in was.pods.items() if pod.node == "here"}
-        writer = Writer(node.maps, IdentityNumbers(), lambda *_: None, claims)
+        writer = Writer(node.maps, IdentityNumbers(), Intake(lambda *_: None), claims)
         found += node.revision(now, lambda w=writer, n=now, p=node.places: w.start(n, list(p.items())))  # type: ignore[misc]
         found += node.revision(now, writer.resync)
     assert not found[:5]

@@ -19,6 +19,7 @@ from agent.model.verdict import Direction, EndpointState
 from agent.model.want import Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import LINGER_SECONDS
+from agent.sync.intake import Intake
 from agent.sync.plan import plan_whole
 from agent.sync.writer import Writer
 from tests.unit.dictmaps import DictMaps, Probe, Replay
@@ -62,7 +63,7 @@ class Limit:
 
 
 def started(maps: DictMaps, snapshot: Cluster, limit: Limit | None = None) -> Writer:
-    writer = Writer(maps, IdentityNumbers(), limit or Limit())
+    writer = Writer(maps, IdentityNumbers(), Intake(limit or Limit()))
     writer.start(snapshot, [(A, 10), (A, 11)])
     return writer
 
@@ -178,7 +179,7 @@ def test_the_next_agent_adopts_and_writes_nothing_but_new_epochs() -> None:
     maps = DictMaps()
     before = started(maps, cluster(pod(A)))
     contents, epoch = maps.contents(), maps.epoch(slot(maps, 10))
-    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Intake(Limit()))
     after.start(cluster(pod(A)), [(A, 10), (A, 11)])
     changed = {name for name, entries in maps.contents().items() if entries != contents[name]}
     assert changed == {"epochs", "nearby"}
@@ -189,7 +190,7 @@ def test_what_was_revoked_while_no_agent_looked_is_judged_again() -> None:
     maps = DictMaps()
     before = started(maps, cluster(pod(A)))
     epoch = maps.epoch(slot(maps, 10))
-    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Intake(Limit()))
     after.start(cluster(pod(A), port=80), [(A, 10), (A, 11)])
     assert passes(maps, 10, TO_443) is False
     assert maps.epoch(slot(maps, 10)) > epoch
@@ -204,7 +205,7 @@ def test_a_peer_that_changed_while_no_agent_looked_is_judged_again() -> None:
     before = started(maps, replace(cluster(pod(A), pod(B, "friend")), policies=Map(tasks)))
     assert passes(maps, 10, to_b) is True
     epoch = maps.epoch(slot(maps, 10))
-    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Intake(Limit()))
     after.start(replace(cluster(pod(A), pod(B, "stranger")), policies=Map(tasks)), [(A, 10), (A, 11)])
     assert passes(maps, 10, to_b) is False
     assert maps.epoch(slot(maps, 10)) > epoch
@@ -213,7 +214,7 @@ def test_a_peer_that_changed_while_no_agent_looked_is_judged_again() -> None:
 def test_an_incomplete_first_list_prunes_nothing() -> None:
     maps = DictMaps()
     before = started(maps, cluster(pod(A)))
-    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Intake(Limit()))
     after.start(replace(cluster(), complete=False, pods=Map()), [])
     assert maps.endpoint(10) is not None
 
@@ -260,7 +261,7 @@ def test_resync_before_the_first_complete_list_deletes_nothing() -> None:
     maps = DictMaps()
     before = started(maps, cluster(pod(A)))
     contents = maps.contents()
-    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Limit())
+    after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Intake(Limit()))
     after.start(replace(cluster(), complete=False, pods=Map()), [(A, 10)])
     after.resync()
     for name in ("rules", "peers", "hosts", "ports", "endpoints"):
@@ -276,7 +277,7 @@ def test_evictions_are_told_without_touching_the_epoch() -> None:
     writer.evicted(Counter({(at, Direction.EGRESS): 3, (at, Direction.INGRESS): 1}))
     writer.evicted(Counter({(at, Direction.EGRESS): 2}))
     assert (maps.epoch(at), maps.evicted(at)) == (epoch, (5, 1))
-    again = Writer(maps, IdentityNumbers(), Limit())
+    again = Writer(maps, IdentityNumbers(), Intake(Limit()))
     again.evicted(Counter({(at, Direction.EGRESS): 1}))
     assert maps.evicted(at) == (6, 1)
 
@@ -309,7 +310,7 @@ def test_a_pod_that_the_api_forgot_while_no_agent_ran_keeps_its_rules_with_its_f
     """L4, across a restart."""
     maps = DictMaps()
     started(maps, cluster(pod(A)))
-    after = Writer(maps, IdentityNumbers(), lambda *_: None, {A: pod(A).claim})
+    after = Writer(maps, IdentityNumbers(), Intake(lambda *_: None), {A: pod(A).claim})
     after.start(cluster(), [(A, 10), (A, 11)])
     assert passes(maps, 10, TO_443)
     assert not passes(maps, 10, TO_80)
@@ -325,7 +326,7 @@ def test_a_first_list_that_does_not_fit_is_refused_and_the_maps_stay() -> None:
     maps, limit = DictMaps(), Limit()
     started(maps, cluster(pod(A)))
     before = maps.contents()
-    after = Writer(maps, IdentityNumbers(), limit)
+    after = Writer(maps, IdentityNumbers(), Intake(limit))
     after.start(replace(cluster(), complete=False), [(A, 10), (A, 11)])
     limit.closed = True
     assert "full" in after.update(cluster(pod(A), port=80), Changes(everything_else=True)).refused
