@@ -27,13 +27,14 @@ static __always_inline int refuse(void)
 /* May this task's pod send to a group? Only pods on the host's network are asked: see sendmsg.c. */
 static __always_inline int may_reach_group(__u64 task, const struct address *peer, __u8 protocol, __be16 port, __u8 hook)
 {
-	struct config *config = configuration();
 	struct rule rule = {};
 	struct place place;
 
 	place_of(task, &place);
 	if (place.known && !(place.flags & ENDPOINT_HOST_NETWORK))
 		return 1;
+	struct config *config = configuration();
+
 	if (!address_is_group(peer) || !config)
 		return 1;
 	struct endpoint *endpoint = endpoint_of_task(config, task);
@@ -226,11 +227,19 @@ int connect4(struct bpf_sock_addr *ctx)
 	return connect(ctx, &peer);
 }
 
+/* The address that a call names, of a hook of IPv6. */
+static __always_inline void address_of_call(struct bpf_sock_addr *ctx, struct address *out)
+{
+	out->word[0] = ctx->user_ip6[0];
+	out->word[1] = ctx->user_ip6[1];
+	out->word[2] = ctx->user_ip6[2];
+	out->word[3] = ctx->user_ip6[3];
+}
+
 int connect6(struct bpf_sock_addr *ctx)
 {
-	struct address peer = {
-		.word = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] },
-	};
+	struct address peer;
 
+	address_of_call(ctx, &peer);
 	return connect(ctx, &peer);
 }

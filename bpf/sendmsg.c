@@ -6,9 +6,7 @@
  */
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, const struct address *peer)
 {
-	__u64 task = bpf_get_current_cgroup_id();
-
-	return may_reach_group(task, peer, ctx->protocol, ctx->user_port, HOOK_SENDMSG);
+	return may_reach_group(bpf_get_current_cgroup_id(), peer, ctx->protocol, ctx->user_port, HOOK_SENDMSG);
 }
 
 int sendmsg4(struct bpf_sock_addr *ctx)
@@ -21,9 +19,8 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct address peer = {
-		.word = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] },
-	};
+	struct address peer;
 
+	address_of_call(ctx, &peer);
 	return sendmsg(ctx, &peer);
 }
