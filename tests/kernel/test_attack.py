@@ -5,6 +5,7 @@ ATTACK_SECONDS, ATTACK_ROUNDS: how long the races run; `make attack` runs them f
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -352,8 +353,6 @@ def _stall_for_ever() -> None:
 
 
 def _storm(cpu: int) -> None:
-    import ctypes  # noqa: PLC0415
-
     libc = ctypes.CDLL(None, use_errno=True)
     os.sched_setaffinity(0, {cpu})
     fds = [libc.timerfd_create(1, 0o4000) for _ in range(400)]

@@ -180,7 +180,7 @@ def test_a_socket_that_was_passed_to_another_pod(machine: Machine, family: int) 
     with machine.agent():
         scene.open()
         receiver("receive", path)
-        scene.held("pass", path)
+        scene.held("hand_over", path)
         assert receiver("take") == [OPEN]
         began = time.monotonic()
         scene.allow(ELSEWHERE[family])
@@ -192,7 +192,6 @@ def test_two_thousand_at_once(machine: Machine, family: int) -> None:  # noqa: F
     scene = Scene(machine, family)
     with machine.agent():
         scene.open(2000)
-        scene.held("ended_at")
         began = time.monotonic()
         scene.allow(ELSEWHERE[family])
         assert scene.held("wait_for_the_end", 10.0) - began < SECONDS
@@ -280,9 +279,6 @@ class _Sockets:
     def states(self) -> list[str]:
         return [_state(sock) for sock in self.sockets]
 
-    def ended_at(self) -> None:
-        """Makes ready for wait_for_the_end."""
-
     def wait_for_the_end(self, seconds: float) -> float:
         """When the last one was over, on the monotonic clock."""
         with selectors.DefaultSelector() as selector:
@@ -307,12 +303,7 @@ class _Sockets:
         self.sockets.append(socket.socket(fileno=fds[0]))
         return self.states()
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "pass":
-            return self._hand_over
-        raise AttributeError(name)
-
-    def _hand_over(self, path: str) -> None:
+    def hand_over(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as way:
             way.connect(path)
             socket.send_fds(way, [b"x"], [self.sockets[0].fileno()])
