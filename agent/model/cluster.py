@@ -61,6 +61,7 @@ class Namespace:
     managed: bool = False
     default_posture: DefaultPosture | None = None  # None: the agent's
     baseline: tuple[Entity, ...] | None = None  # None: the agent's
+    terminating: bool = False  # it is being deleted, and what is in it goes before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def parse_namespace(root: Field, managed_namespaces: frozenset[str]) -> Namespac
         managed=label == "true" or name in managed_namespaces,
         default_posture=None if posture.absent else posture.choice(DefaultPosture),
         baseline=_baseline(annotations.child(BASELINE_ANNOTATION)),
+        terminating=not metadata.child("deletionTimestamp").absent,
     )
 
 

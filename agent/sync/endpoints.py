@@ -73,8 +73,9 @@ class EndpointTable:
         return touched
 
     def pending(self) -> list[PodUid]:
-        """Pods with a folder that nobody has explained yet; those found in the maps stay as they are (L5)."""
-        return [uid for uid in self._unexplained if not self.is_kept(self.by_uid[uid])]
+        """Pods with a folder that nobody has explained yet; those found settled in the maps stay as they are (L5)."""
+        held = EndpointState.PENDING
+        return [uid for uid in self._unexplained if self.state_of(self.by_uid[uid]) is held]
 
     def add_folder(self, uid: PodUid, cgroup_id: int, rulesets: Mapping[RulesetId, Ruleset]) -> None:
         """A folder of the pod, or of one of its containers, is there."""
@@ -120,13 +121,16 @@ class EndpointTable:
             return
         self.refresh(uid, rulesets)
 
+    def hold_unexplained(self, rulesets: Mapping[RulesetId, Ruleset]) -> None:
+        """After the first complete list: those found in the maps that it does not explain."""
+        for uid in self._unexplained:
+            self._hold_without_rules(self.by_uid[uid], rulesets)
+
     def _hold_without_rules(self, endpoint: Endpoint, rulesets: Mapping[RulesetId, Ruleset]) -> None:
         """Rows of a ruleset that nobody has any more go: the pod must not fall to the defaults that stay."""
-        was = endpoint.assignment
-        if was is None or was.state is not EndpointState.MANAGED or was.ruleset in rulesets:
-            return
-        for cgroup in endpoint.folders:
-            if cgroup in self._rendered:
+        for cgroup in endpoint.folders & self._rendered.keys():
+            entry = ENDPOINT.unpack(self._rendered[cgroup])
+            if entry["state"] == EndpointState.MANAGED and entry["ruleset"] not in rulesets:
                 self._render(cgroup, pack_pending(self._rendered[cgroup]), endpoint.slot)
 
     def refresh(self, uid: PodUid, rulesets: Mapping[RulesetId, Ruleset]) -> None:
@@ -168,10 +172,6 @@ class EndpointTable:
         """(cgroup id, value) of the entries of these."""
         folders = (self.by_uid[uid].folders for uid in uids if uid in self.by_uid)
         return [(cgroup, self._rendered[cgroup]) for each in folders for cgroup in each if cgroup in self._rendered]
-
-    def is_kept(self, endpoint: Endpoint) -> bool:
-        """Does it have entries of an agent before, which nobody has confirmed or replaced?"""
-        return endpoint.assignment is None and any(folder in self._rendered for folder in endpoint.folders)
 
     def state_of(self, endpoint: Endpoint) -> EndpointState:
         """As the kernel has it: of kept ones, what the agent before said."""

@@ -15,6 +15,7 @@ from agent.model.identity import Claim, PodUid
 from agent.model.verdict import Direction, EndpointState
 from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
+from agent.sync.deserted import Deserted
 from agent.sync.endpoints import EndpointTable
 from agent.sync.entries import pack_epoch, pack_index, pack_nearby, pack_pending
 from agent.sync.intake import Intake
@@ -68,8 +69,7 @@ class Writer:
         self.cluster = Cluster()
         self._settled: dict[PodUid, Assignment] = {}
         self._leaving: set[PodUid] = set()
-        self._listed = self.cluster.namespaces  # as the source said last
-        self._deserted: set[str] = set()  # namespaces that are gone while pods of them are here
+        self._deserted = Deserted()
         self._orphans: frozenset[PodUid] = frozenset()  # folders without a pod, whose claim was kept
         self._missed = Changes()
 
@@ -86,6 +86,7 @@ class Writer:
         for uid, cgroup_id in folders:
             self.endpoints.add_folder(uid, cgroup_id, self.want.rulesets)
         if not cluster.complete:
+            self._deserted.remember(cluster)
             self.cluster = cluster
             return self._carry_out(Plan())
         cluster = self._with_leaving(cluster, self._differing(cluster, EVERYTHING))
@@ -93,6 +94,7 @@ class Writer:
         for uid, assignment in self.want.assignments.items():
             self.endpoints.assign(uid, assignment, self.want.rulesets)
         self.endpoints.prune_adopted()
+        self.endpoints.hold_unexplained(self.want.rulesets)
         self.endpoints.bump_all()  # what was revoked while no agent looked, or as the last one died (P10)
         return self._carry_out(self._hold_back(self.endpoints.replaced()), plan_whole(self.want, self._maps))
 
@@ -216,17 +218,7 @@ class Writer:
                 pods[uid] = pod
             else:
                 pods.pop(uid, None)
-        return self._with_namespaces(replace(cluster, pods=pods.finish()))
-
-    def _with_namespaces(self, cluster: Cluster) -> Cluster:
-        """A namespace that is gone while pods of it are here stays what it was last known to be (L2)."""
-        if cluster.namespaces is self._listed and not self._deserted:
-            return cluster
-        self._listed = cluster.namespaces
-        gone = set(self.cluster.namespaces) - set(cluster.namespaces)
-        self._deserted = gone & {pod.namespace for pod in cluster.pods.values()} if gone else set()
-        kept = {name: self.cluster.namespaces[name] for name in self._deserted}
-        return replace(cluster, namespaces=cluster.namespaces.update(kept)) if kept else cluster
+        return self._deserted.held(self.cluster, replace(cluster, pods=pods.finish()))
 
     def _left(self, uid: PodUid, cluster: Cluster) -> Pod | None:
         """What stands for a pod that the API does not know (any more), while it has a folder here."""

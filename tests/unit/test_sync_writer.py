@@ -375,6 +375,55 @@ def test_a_namespace_that_goes_while_its_pods_live_stays_what_it_was() -> None:
     assert in_step(writer, maps)
 
 
+def test_policies_that_go_with_their_namespace_hold_while_its_pods_live() -> None:
+    """Kubernetes deletes what is in a namespace before the namespace; a process may outlive all of it (L4)."""
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    going = replace(cluster(pod(A)), namespaces=Map({"etl": Namespace("etl", managed=True, terminating=True)}))
+    emptied = replace(going, policies=Map(), revision=2)
+    gone = replace(without_namespace(), policies=Map(), revision=3)
+    for snapshot in (going, emptied, replace(emptied, pods=Map()), gone):
+        writer.update(snapshot, EVERYTHING | Changes(pods=frozenset({A})))
+        assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
+    for cgroup in (10, 11):
+        writer.remove_folder(cgroup, 0.0)
+    writer.expire(LINGER_SECONDS + 1)
+    writer.update(replace(gone, revision=9), EVERYTHING)
+    assert not writer.cluster.policies
+    assert in_step(writer, maps)
+
+
+def test_a_policy_of_a_namespace_that_stays_goes_at_once() -> None:
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    writer.update(replace(cluster(pod(A)), policies=Map()), EVERYTHING)
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, True], "an observing namespace"
+
+
+def test_an_agent_that_starts_after_the_namespace_went_denies_what_nobody_allows() -> None:
+    """Which policies the pod had is in no list any more: doubt never opens."""
+    maps = DictMaps()
+    started(maps, cluster(pod(A)))
+    gone = replace(without_namespace(), policies=Map())
+    remembered = Cluster(namespaces=Map({"etl": Namespace("etl", managed=True)}))
+    writer = Writer(maps, IdentityNumbers(), Intake(Limit()), {A: pod(A).claim})
+    writer.start(remembered, [(A, 10), (A, 11)])
+    writer.update(replace(Cluster(), revision=2), EVERYTHING)  # the list of namespaces came first
+    writer.update(gone, EVERYTHING)
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [False, False]
+
+
+def test_a_pod_that_nobody_knows_after_a_start_does_not_fall_to_its_defaults() -> None:
+    """The rows that denied went with the ruleset that nobody has any more; its entry would allow the rest (L2)."""
+    maps = DictMaps()
+    denies = replace(policy(80), egress=None, deny=policy(80).egress or ())
+    started(maps, replace(cluster(pod(A)), policies=Map({POLICY: denies})))
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
+    writer = Writer(maps, IdentityNumbers(), Intake(Limit()))  # which has forgotten the claim, too
+    writer.start(replace(cluster(), policies=Map()), [(A, 10), (A, 11)])
+    assert [passes(maps, cgroup, TO_80) for cgroup in (10, 11)] == [False, False]
+
+
 def test_a_pod_of_a_namespace_that_was_never_known_is_pending() -> None:
     maps = DictMaps()
     writer = started(maps, without_namespace(pod(A)))
