@@ -58,6 +58,7 @@ class Said:
     cluster: Cluster
     rows: Mapping[PodUid, EndpointRow]
     problems: tuple[str, ...]  # that concern every policy
+    refused: Mapping[PolicyRef, str]  # that are too big here
     ready: bool
     judgements: Callable[[], list[Judged]]
 
@@ -97,7 +98,8 @@ class KubeReports:
             return
         every = agent.node.health.problems
         problems = tuple(text for topic, text in every.items() if topic in _ENFORCING)
-        self._said = Said(agent.node.writer.cluster, agent.node.told.rows, problems, not every, judgements)
+        refused = agent.node.writer.intake.admission.sentences()
+        self._said = Said(agent.node.writer.cluster, agent.node.told.rows, problems, refused, not every, judgements)
 
     def losses(self) -> dict[str, int]:
         """Denials that no Event counts, and requests that failed, by what they were for."""
@@ -129,7 +131,7 @@ class KubeReports:
         if said is None or not said.cluster.complete:
             return
         judged, nodes = said.judgements(), len(said.cluster.nodes)
-        report = node_report(judged, said.cluster, self._selected.counts(said), said.problems)
+        report = node_report(judged, said.cluster, self._selected.counts(said), said.problems, said.refused)
         self._try("node", now, lambda: self._leases.report(report, now, wall, nodes))
         node = said.cluster.nodes.get(self._node.name)
         if said.ready and node is not None and node.tainted:

@@ -93,6 +93,10 @@ class Admission:
     def errors(self) -> tuple[InvalidObject, ...]:
         return tuple(refusal.error for _, refusal in sorted(self.refused.items()))
 
+    def sentences(self) -> dict[PolicyRef, str]:
+        """Why a policy's newest version is not taken."""
+        return {ref: refusal.error.problem for ref, refusal in self.refused.items()}
+
     def _has_in_force(self, ref: PolicyRef, policy: AnyPolicy) -> bool:
         before = self._in_force.get(ref)
         if before is None and not self._in_force:  # nothing was taken yet: an agent before may have had it

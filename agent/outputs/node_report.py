@@ -16,10 +16,13 @@ from agent.model.policy import PolicyRef
 
 MAX_REPORT = 64_000
 """Bytes: 2,500 policies. All annotations of an object have 256 KiB, and each node writes its own."""
+REFUSAL = 200
+"""Characters of the sentence about one refused policy."""
 _LEFT_OUT = 100
 """Names of namespaces that are left out; of more there is no word."""
 
-Tenants = dict[str, dict[str, list[int]]]
+Tenants = dict[str, dict[str, list[int | str]]]
+"""Per namespace and policy: generation in force, pods, and the refusal where there is one."""
 
 
 def digest(ref: PolicyRef) -> str:
@@ -29,18 +32,21 @@ def digest(ref: PolicyRef) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """Per policy (by digest) the generation in force and the pods it selects; `problem`: why not ready."""
+    """Per policy (by digest) the generation in force and the pods it selects; `problem`: why not ready; `refused`:
+    per policy (by digest) why this node does not take its newest version (P17)."""
 
     policies: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     problem: str = ""
     left_out: frozenset[str] = frozenset()  # namespaces
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> str:
         """JSON for the annotation."""
         tenants: Tenants = {}
         for name, pair in sorted(self.policies.items()):
             namespace, _, short = name.rpartition("/")
-            tenants.setdefault(namespace, {})[short] = list(pair)
+            why = self.refused.get(name, "")[:REFUSAL]
+            tenants.setdefault(namespace, {})[short] = [*pair, why] if why else [*pair]
         kept, left_out = _fitting(tenants)
         said = {"tenants": kept, "problem": self.problem, "leftOut": sorted(self.left_out | left_out)[:_LEFT_OUT]}
         return _text(said)
@@ -50,19 +56,21 @@ class NodeReport:
         """None where it is not one; other versions of the agent may say more."""
         try:
             said = json.loads(text)
-            pairs = {
-                f"{namespace}/{short}": (int(pair[0]), int(pair[1]))
+            entries = {
+                f"{namespace}/{short}": entry
                 for namespace, policies in said["tenants"].items()
-                for short, pair in policies.items()
+                for short, entry in policies.items()
             }
+            pairs = {name: (int(entry[0]), int(entry[1])) for name, entry in entries.items()}
+            refused = {name: str(entry[2])[:REFUSAL] for name, entry in entries.items() if len(entry) > 2}
             left_out = frozenset(str(name) for name in said.get("leftOut") or ())
-            return cls(pairs, str(said.get("problem") or ""), left_out)
+            return cls(pairs, str(said.get("problem") or ""), left_out, refused)
         except (ValueError, LookupError, TypeError, AttributeError):
             return None
 
     def differs_in_conditions(self, other: NodeReport | None) -> bool:
         """More than numbers of pods."""
-        if other is None or self.problem != other.problem:
+        if other is None or (self.problem, self.refused) != (other.problem, other.refused):
             return True
         return {n: p[0] for n, p in self.policies.items()} != {n: p[0] for n, p in other.policies.items()}
 

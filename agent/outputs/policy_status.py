@@ -34,9 +34,11 @@ Counted = Mapping[PolicyRef, int]
 
 
 def node_report(
-    judged: Iterable[Judged], cluster: Cluster, endpoints: Counted, problems: Iterable[str]
-) -> NodeReport:
-    """`cluster`: what the kernel's maps say. A generation is in force where they say the same as it does."""
+    judged: Iterable[Judged], cluster: Cluster, endpoints: Counted, problems: Iterable[str],
+    refused: Mapping[PolicyRef, str] | None = None,
+) -> NodeReport:  # fmt: skip
+    """`cluster`: what the kernel's maps say. A generation is in force where they say the same as it does. `refused`:
+    why this node does not take a policy's newest version (P17)."""
     policies = {
         digest(each.ref): (
             each.valid if each.item is not None and _programmed_as(each.ref, cluster) == each.item else 0,
@@ -44,7 +46,8 @@ def node_report(
         )
         for each in judged
     }
-    return NodeReport(policies, "; ".join(problems)[:500])
+    sentences = {digest(ref): why for ref, why in (refused or {}).items()}
+    return NodeReport(policies, "; ".join(problems)[:500], refused=sentences)
 
 
 def _programmed_as(ref: PolicyRef, cluster: Cluster) -> Policy | TaskIdentityBinding | None:
@@ -108,19 +111,22 @@ def _programmed(judged: Judged, reports: Mapping[str, NodeReport], have: list[st
         return False, "NeverValid", "no valid generation is known"
     if not reports:
         return False, "NoNodes", "no node has reported"
-    lacking = sorted(reports.keys() - set(have))
+    lacking = sorted(
+        reports.keys() - set(have), key=lambda node: (digest(judged.ref) not in reports[node].refused, node)
+    )
     if not lacking:
         return True, "Programmed", f"generation {judged.valid} is in force on every node with an agent"
-    named = "; ".join(_lack(node, reports[node], judged.ref.namespace) for node in lacking[:3])
+    named = "; ".join(_lack(node, reports[node], judged.ref) for node in lacking[:3])
     more = f"; and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-    return False, "Pending", f"generation {judged.valid} is not in force on {named}{more}"
+    refused = any(digest(judged.ref) in reports[node].refused for node in lacking)
+    return False, "Refused" if refused else "Pending", f"generation {judged.valid} is not in force on {named}{more}"
 
 
-def _lack(node: str, said: NodeReport, namespace: str) -> str:
-    if said.problem:
-        return f"{node}: {said.problem}"
-    too_many = "namespace has more policies than a node's report can hold"
-    return f"{node}: {too_many}" if namespace in said.left_out else node
+def _lack(node: str, said: NodeReport, ref: PolicyRef) -> str:
+    if ref.namespace in said.left_out:
+        return f"{node}: namespace has more policies than a node's report can hold"
+    why = said.refused.get(digest(ref)) or said.problem
+    return f"{node}: {why}" if why else node
 
 
 def _condition(name: str, holds: bool, reason: str, message: str, generation: int) -> Status:  # noqa: FBT001

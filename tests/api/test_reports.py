@@ -157,6 +157,34 @@ def test_a_status_says_what_is_in_force_and_what_is_wrong(cluster: Reporting) ->
     assert cluster.lease("dagwall-status")["spec"].get("holderIdentity", "") == "", "another node need not wait"
 
 
+def too_big(namespace: str) -> dict[str, Any]:
+    """251,001 rows: 499 rules of one address at every port, and one of 501 ports (P17)."""
+    addresses = [
+        {"to": [{"cidr": f"10.9.{i // 250}.{i % 250}/32"}], "ports": [{"port": 1, "endPort": 65535}]}
+        for i in range(499)
+    ]
+    many = {"to": [{"cidr": "10.10.0.1/32"}], "ports": [{"port": 2 * i + 1} for i in range(501)]}
+    return policy(namespace, 8305) | {"spec": {"subject": {}, "egress": [*addresses, many]}}
+
+
+def test_a_policy_that_is_too_big_says_so_in_its_status(cluster: Reporting) -> None:
+    """By name, and its generation in force stays (P17)."""
+    cluster.node.serve(V4, 8305)
+    cluster.plane.apply(policy(cluster.name, 8305))
+    with cluster.agent():
+        pod = cluster.admit("3.3.2-ke-normal", "etl-1")
+        assert cluster.follows(lambda: pod.run(tcp, V4, 8305) == "ok")
+        cluster.plane.apply(too_big(cluster.name))
+        assert eventually(lambda: cluster.condition("Programmed").get("reason") == "Refused", 30), cluster.status()
+        said = cluster.condition("Programmed")["message"]
+        assert "n1: is too big: it needs" in said
+        assert "the version before stays in force" in said
+        assert cluster.condition("Accepted")["status"] == "True"
+        assert pod.run(tcp, V4, 8305) == "ok"
+        cluster.plane.apply(policy(cluster.name, 8305))
+        assert eventually(lambda: cluster.condition("Programmed").get("status") == "True", 30), cluster.status()
+
+
 def test_an_agent_that_starts_again_keeps_what_was_valid(cluster: Reporting) -> None:
     """P17: a mistyped policy and a restart must not open what was closed."""
     cluster.node.serve(V4, 8310)

@@ -54,6 +54,19 @@ def test_a_node_that_lags_or_is_not_ready_is_named() -> None:
     assert found["message"] == "generation 3 is not in force on b; c: no pods' root"
 
 
+def test_a_policy_that_is_too_big_for_a_node_says_so_in_its_status() -> None:
+    """P17: by name, with what it needs and what there is."""
+    why = "is too big: it needs 251,001 rows of map rules, namespace airflow may have 45,000"
+    report = node_report([good(3)], Cluster(), {}, (), {REF: why})
+    read = NodeReport.decode(report.encode())
+    assert read == report
+    found = conditions(status_of(good(3), {"a": in_force(2), "b": read}, T0))
+    assert (found["Programmed"]["status"], found["Programmed"]["reason"]) == ("False", "Refused")
+    assert found["Programmed"]["message"] == f"generation 3 is not in force on b: {why}; a"
+    assert found["Accepted"]["status"] == "True"
+    assert report.differs_in_conditions(replace(report, refused={}))
+
+
 def test_an_invalid_generation_does_not_hide_the_valid_one() -> None:
     found = conditions(status_of(broken(), {"a": in_force(1)}, T0))
     assert (found["Accepted"]["status"], found["Accepted"]["observedGeneration"]) == ("False", 2)
