@@ -90,6 +90,7 @@ def settings(written: dict[str, Any]) -> Settings:
         "default_posture": DefaultPosture,
         "audit_everything": bool,
         "network_policy": bool,
+        "metrics_port": int,
         "node": str,
         "baseline": lambda v: tuple(Entity(word) for word in v),
         "pod_ranges": lambda v: tuple(map(ip_network, v)),

@@ -32,6 +32,7 @@ from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
 from agent.model.want import Want
+from agent.outputs.http import split_address
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sources.files import FilesSource
@@ -130,7 +131,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     found, jiffies = features(mount), Jiffies()
     hz = ticks_a_second()
     addresses = AddressWatch()  # before the first look, so that nothing falls between
-    settings = with_host(replace(settings, node=config.node), host_addresses())
+    settings = with_host(replace(settings, node=config.node, metrics_port=_metrics_port(config)), host_addresses())
     store = Store(
         Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims),
         clock=time.time if config.files is None else None,
@@ -179,6 +180,10 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     agent.append(Agent(node, following, drain, datapath, loaded, state_folder, failures))
     node.start(first)
     return agent[0]
+
+
+def _metrics_port(config: Config) -> int:
+    return split_address(config.metrics)[1] if config.metrics else 0
 
 
 def _remembered(state: State) -> Map[str, Namespace]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from agent.compiler.facts import Facts, matches_number, plain
 from agent.compiler.judge_claims import Worth, worth_of
 from agent.compiler.judge_native import NativeCase
-from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, baseline_ref
+from agent.compiler.layers import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
 from agent.compiler.selecting import selects
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.identity import Attestation
@@ -163,7 +163,15 @@ class Case:
             return Decision(Verdict.ALLOW, rule=allowing)
         if self._isolated(policies, audited=audited):
             return Decision(Verdict.DENY, self._unheard(), layer=OWN_LAYER)
+        if self._shows_who_talks_to_whom() and (audited or not self.cluster.settings.audit_everything):
+            note = "metrics of dagwall's agents need a rule that allows them"
+            return Decision(Verdict.DENY, DropReason.DENY_RULE, AGENT_METRICS, layer=OWN_LAYER, note=note)
         return Decision(Verdict.ALLOW, rule=OBSERVED)
+
+    def _shows_who_talks_to_whom(self) -> bool:
+        """S3"""
+        at, port = (self.direction, self.protocol, self.port), self.cluster.settings.metrics_port
+        return bool(port) and at == (Direction.EGRESS, 6, port) and self.has(EntityPeer(Entity.NODE))
 
     def _unheard(self) -> DropReason:
         """P15"""

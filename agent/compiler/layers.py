@@ -11,6 +11,8 @@ from agent.model.verdict import Direction, DropReason, Verdict
 
 NODE_TO_OWN_PODS = RuleRef(PolicyRef("", "builtin", ""), "node-to-own-pods")
 OBSERVED = RuleRef(PolicyRef("", "default-posture", ""), "observe")
+AGENT_METRICS = RuleRef(PolicyRef("", "builtin", ""), "agent-metrics")
+"""Denies what would show a task who talks to whom (S3), where nothing speaks about it."""
 
 
 def baseline_ref(entity: str) -> RuleRef:
@@ -28,12 +30,16 @@ class LoweredRule:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One direction of a layer: rules in the order of P2, and isolation by the enforced policies, and by all."""
+    """One direction of a layer: rules in the order of P2, and isolation by the enforced policies, and by all.
+
+    `guard`: denies what no rule allows where the direction is not isolated either.
+    """
 
     deny: tuple[LoweredRule, ...] = ()
     allow: tuple[LoweredRule, ...] = ()
     isolated: bool = False
     isolated_with_audit: bool = False
+    guard: tuple[LoweredRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Hits:
     side: Side
     deny: tuple[Hit, ...]
     allow: tuple[Hit, ...]
+    guard: tuple[Hit, ...]
     unknown: bool  # nobody known has the address (P15)
     from_host: bool  # it is this host's (P8)
     unspoken: RuleRef | None  # names what lets pass what no policy speaks about
@@ -89,6 +96,9 @@ class Hits:
                 return Outcome(Verdict.ALLOW, DropReason.NONE, hit.rule.ref)
         if self.side.isolated_with_audit if audited else self.side.isolated:
             return Outcome(Verdict.DENY, DropReason.UNKNOWN_PEER if self.unknown else DropReason.NO_RULE)
+        for hit in self.guard:
+            if (audited or hit.rule.enforced) and covers(hit.ports, port):
+                return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
         return Outcome(Verdict.ALLOW, DropReason.NONE, self.unspoken)
 
 
@@ -122,5 +132,5 @@ class View:
 
     def intervals(self) -> set[Interval]:
         """The only ports at which the verdict may differ from that at ANY_PORT or OTHER_PORT."""
-        hits = (hit for layer in self.layers for group in (layer.deny, layer.allow) for hit in group)
+        hits = (hit for layer in self.layers for group in (layer.deny, layer.allow, layer.guard) for hit in group)
         return {each for hit in hits for each in mentioned(hit.ports)}

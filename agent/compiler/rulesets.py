@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from agent.compiler.atoms import (
     ANY_ADDRESS,
@@ -23,15 +24,24 @@ from agent.compiler.atoms import (
     PortAtom,
     ServicePortAtom,
 )
-from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, Hit, Hits, Layer, LoweredRule, View
+from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, Hit, Hits, Layer, LoweredRule, Side, View
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 
-Place = tuple[int, Direction, bool]
-"""Layer, direction, whether it denies."""
+
+class Part(IntEnum):
+    """Of one direction of a layer (layers.Side)."""
+
+    DENY = 0
+    ALLOW = 1
+    GUARD = 2
+
+
+Place = tuple[int, Direction, Part]
+"""Layer, direction, and in which part of it a rule stands."""
 
 NOTHING_SEEN: Members = frozenset()
 ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN})
@@ -58,18 +68,18 @@ class Content:
         self._hash = hash((layers, sockets))
         sides = [layer.side(direction) for layer in layers for direction in Direction]
         self._audits = any(
-            side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in (*side.deny, *side.allow))
+            side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in _rules(side))
             for side in sides
         )
         self._asked: dict[Hashable, list[Asked]] = {}
         for i, layer in enumerate(layers):
             for direction in Direction:
                 side = layer.side(direction)
-                self._index((i, direction, True), side.deny, native=layer.native)
-                self._index((i, direction, False), side.allow, native=layer.native)
+                for part, rules in zip(Part, (side.deny, side.allow, side.guard), strict=True):
+                    self._index((i, direction, part), rules, native=layer.native)
         self._atoms = frozenset(key for key in self._asked if isinstance(key, int) and key != ANY_ADDRESS)
         self._visible = self._atoms | ALWAYS_SEEN | self._parts()
-        self._natives = [(i, Direction.EGRESS, False) for i, layer in enumerate(layers) if layer.native]
+        self._natives = [(i, Direction.EGRESS, Part.ALLOW) for i, layer in enumerate(layers) if layer.native]
 
     def text(self) -> str:
         """The same for equal contents, in every process."""
@@ -124,7 +134,7 @@ class Content:
     def refs(self) -> set[RuleRef]:
         """Every rule that an outcome may name."""
         sides = [layer.side(direction) for layer in self.layers for direction in Direction]
-        named = {rule.ref for side in sides for rule in (*side.deny, *side.allow)}
+        named = {rule.ref for side in sides for rule in _rules(side)}
         return named | {NODE_TO_OWN_PODS, OBSERVED}
 
     def intervals(self) -> set[Interval]:
@@ -151,8 +161,9 @@ class Content:
         layer = self.layers[i]
         return Hits(
             side=layer.side(direction),
-            deny=hits.get((i, direction, True), ()),
-            allow=hits.get((i, direction, False), ()),
+            deny=hits.get((i, direction, Part.DENY), ()),
+            allow=hits.get((i, direction, Part.ALLOW), ()),
+            guard=hits.get((i, direction, Part.GUARD), ()),
             unknown=UNKNOWN in members,
             from_host=direction is Direction.INGRESS and HOST in members,
             unspoken=None if layer.native else OBSERVED,
@@ -204,6 +215,10 @@ class Content:
                     yield asked, ((index, index),)
 
 
+def _rules(side: Side) -> tuple[LoweredRule, ...]:
+    return (*side.deny, *side.allow, *side.guard)
+
+
 def _key(term: Term) -> Hashable:
     if isinstance(term, AtPorts):
         return term.atom
@@ -216,7 +231,7 @@ def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
     """A rule without peers reaches every address; metadata only if it denies, or is NetworkPolicy's (P11)."""
     if atom != ANY_ADDRESS:
         return atom in members
-    return asked.native or asked.place[2] or METADATA not in members
+    return asked.native or asked.place[2] is Part.DENY or METADATA not in members
 
 
 def _passes(ports: tuple[PortMatch, ...], atom: ServicePortAtom) -> bool:

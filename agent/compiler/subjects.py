@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from agent.compiler.atoms import AtomTable
-from agent.compiler.layers import Layer, LoweredRule, Side, baseline_ref
+from agent.compiler.layers import AGENT_METRICS, Layer, LoweredRule, Side, baseline_ref
 from agent.compiler.native import NativeSubjects
 from agent.compiler.ownports import OwnPorts, PortName, names_of, own_ports, resolved
 from agent.compiler.peerpods import MOST_ANSWERS
@@ -15,7 +15,7 @@ from agent.compiler.selecting import selects
 from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
-from agent.model.policy import DefaultPosture, Entity, Policy, Posture, Rule, RuleRef
+from agent.model.policy import DefaultPosture, Entity, Policy, PortMatch, Posture, Rule, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets
 
@@ -83,6 +83,8 @@ class Subjects:
         yield from self.native.terms()
         for entity in Entity:
             yield from self._lowering.entity(entity, None, Direction.EGRESS)
+        if self._settings.metrics_port:
+            yield from self._metrics_terms()
 
     def content(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> Content:
         """Of a pod in a managed namespace, whose claim is worth `attestation`."""
@@ -139,7 +141,19 @@ class Subjects:
             allow=(*(resolved(rule, own) for rule in allow), *self._baseline(namespace, direction)),
             isolated=any(p.enforced for p in speaking) or (denies and not self._settings.audit_everything),
             isolated_with_audit=bool(speaking) or denies,
+            guard=tuple(self._guard(direction)),
         )
+
+    def _guard(self, direction: Direction) -> Iterator[LoweredRule]:
+        """A task does not read who talks to whom unless a rule says so (S3)."""
+        settings = self._settings
+        if direction is Direction.EGRESS and settings.metrics_port:
+            terms = tuple(self._metrics_terms())
+            yield LoweredRule(AGENT_METRICS, enforced=not settings.audit_everything, terms=terms)
+
+    def _metrics_terms(self) -> Iterator[Term]:
+        at = PortMatch(6, self._settings.metrics_port)
+        return self._lowering.entity(Entity.NODE, (at,), Direction.EGRESS)
 
     def _baseline(self, namespace: Namespace, direction: Direction) -> Iterator[LoweredRule]:
         """What a task needs to be a task (P6): destinations, so egress only."""

@@ -143,6 +143,7 @@ class Settings:
     host_addresses: tuple[Address, ...] = ()  # of this host, as its pods see it
     host_dns: tuple[Address, ...] = ()  # where node-local DNS listens on this host
     network_policy: bool = False  # --network-policy: NetworkPolicies are a layer of their own (P1)
+    metrics_port: int = 0  # where the nodes' agents serve their metrics; 0: nowhere (S3)
 
     @property
     def dns_addresses(self) -> tuple[Address, ...]:

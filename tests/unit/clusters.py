@@ -268,6 +268,7 @@ def settings(r: Random) -> Settings:
         airflow=tuple(Destination(d, port_matches(r)) for d in destinations if r.random() < 0.5),
         airflow_namespaces=r.choice((None, None, (), ("db", "default"))),
         host_addresses=addresses(r, tuple(ip_address(a) for a in ("10.0.0.1", "192.168.0.1", "127.0.0.1"))),
+        metrics_port=r.choice((0, 443, 8443)),
     )
 
 
