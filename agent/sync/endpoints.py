@@ -184,11 +184,16 @@ class EndpointTable:
         """How many entries of the `endpoints` map are not what was written."""
         return sum(self._rendered.get(cgroup) != have.get(cgroup) for cgroup in self._rendered.keys() | have.keys())
 
-    def redo(self, have: Iterable[int]) -> None:
+    def nearby_held(self) -> set[int]:
+        """Indexes of `nearby` that a folder holds."""
+        return set(self._nearby)
+
+    def redo(self, have: Iterable[int], nearby: Iterable[int] = ()) -> None:
         """Every entry again, and every flow judged again: when it is not certain what has been written.
 
-        `have`: keys of the `endpoints` map.
+        `have`: keys of the `endpoints` map; `nearby`: indexes of that map that say something.
         """
+        self._ops.nearby.update(nearby)
         self._ops.entries.update(dict.fromkeys(set(have) - self._rendered.keys()))
         self._ops.entries.update(self._rendered)
         self._ops.nearby.update(self._nearby)

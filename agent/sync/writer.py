@@ -132,7 +132,8 @@ class Writer:
         if not self.cluster.complete:
             self.endpoints.redo(())
             return self._carry_out(Plan())
-        self.endpoints.redo(folder_id(key) for key, _ in self._maps["endpoints"].items())
+        spoken = (_index(key) for key, value in self._maps["nearby"].items() if any(value))
+        self.endpoints.redo((folder_id(key) for key, _ in self._maps["endpoints"].items()), spoken)
         return self._carry_out(plan_whole(self.want, self._maps))
 
     def differing(self, *, whole: bool) -> dict[str, int]:
@@ -143,9 +144,24 @@ class Writer:
         found = {"endpoints": self.endpoints.differing({folder_id(k): v for k, v in self._maps["endpoints"].items()})}
         plan = plan_whole(self.want, self._maps) if whole and self.cluster.complete else Plan()
         counts = [(name, len(items)) for name, items in plan.upserts] + [(n, len(keys)) for n, keys in plan.deletes]
+        if whole:
+            counts += [("epochs", self._differing_epochs()), ("nearby", self._differing_nearby())]
         for name, count in counts:
             found[name] = found.get(name, 0) + count
         return {name: count for name, count in found.items() if count}
+
+    def _differing_epochs(self) -> int:
+        have = dict(self._maps["epochs"].items())
+        return sum(have.get(key) != value for key, value in self._packed_epochs(self._epochs))
+
+    def _differing_nearby(self) -> int:
+        """An index that nobody holds may say nothing, in zeros or in words."""
+        held = self.endpoints.nearby_held()
+        have = {
+            _index(key): value for key, value in self._maps["nearby"].items() if any(value) or _index(key) in held
+        }
+        want = {_index(key): value for key, value in self._packed_nearby(have.keys() | held)}
+        return sum(have.get(index) != value for index, value in want.items())
 
     def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:
         """What is known of a pod that no snapshot has (L2a, L2c, first boot). The compiler's word wins."""
@@ -303,6 +319,10 @@ class Writer:
         ]
 
 
+def _index(key: bytes) -> int:
+    return int(U32.unpack(key)["value"])
+
+
 def _read_epochs(items: Iterable[tuple[bytes, bytes]]) -> dict[int, tuple[int, tuple[int, int]]]:
-    found = ((int(U32.unpack(k)["value"]), EPOCH.unpack(v)) for k, v in items)
+    found = ((_index(k), EPOCH.unpack(v)) for k, v in items)
     return {slot: (v["epoch"], v["evicted"]) for slot, v in found if v["epoch"] or any(v["evicted"])}

@@ -108,6 +108,22 @@ def test_what_another_program_changes_in_the_maps_is_found_and_mended() -> None:
         assert maps.contents()[name] == before[name]
 
 
+def test_epochs_and_nearby_that_another_program_changes_are_mended_too() -> None:
+    """An older epoch makes revoked flows current again; a stranger in `nearby` is a pod that nobody judges (P10)."""
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    writer.update(cluster(pod(A), port=80), EVERYTHING)
+    assert writer.differing(whole=True) == {}
+    epochs, nearby = maps["epochs"].entries, maps["nearby"].entries
+    epochs[U32.pack(value=slot(maps, 10))] = bytes(len(next(iter(epochs.values()))))
+    nearby[U32.pack(value=10)] = b"\1" * len(next(iter(nearby.values())))
+    nearby[U32.pack(value=4000)] = b"\1" * len(next(iter(nearby.values())))
+    assert writer.differing(whole=True) == {"epochs": 1, "nearby": 2}
+    writer.resync()
+    assert writer.differing(whole=True) == {}
+    assert maps.epoch(slot(maps, 10)) > 2
+
+
 def test_a_first_revision_that_does_not_fit_writes_nothing() -> None:
     maps, limit = DictMaps(), Limit()
     limit.closed = True
