@@ -157,7 +157,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     writer = Writer(
         datapath.maps, numbers,
         Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted))),
-        dict(state.claims),
+        dict(state.claims), {name: kernel_map.entries for name, kernel_map in datapath.maps.items()},
     )  # fmt: skip
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)

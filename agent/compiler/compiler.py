@@ -6,7 +6,7 @@ costs the work of its own addresses: their atoms, hence classes, and rows only w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
@@ -18,7 +18,7 @@ from agent.compiler.peerpods import PeerPods
 from agent.compiler.prefixes import Lpm, compressed
 from agent.compiler.refs import RuleRefs
 from agent.compiler.registry import Registry
-from agent.compiler.revoking import Transition, gains, revokes
+from agent.compiler.revoking import Moves, Transition
 from agent.compiler.rulesets import Content
 from agent.compiler.services import ServiceAtoms
 from agent.compiler.subjects import Subjects
@@ -126,11 +126,9 @@ class Compiler:
         self._retire()
         self._registry.emit()
         deltas.append(self._part())
-        deltas[0].revoked = {
-            ruleset
-            for content, ruleset in survivors
-            if self._registry.is_live(content) and revokes(content, transitions, self._table)
-        }
+        living = [(content, ruleset) for content, ruleset in survivors if self._registry.is_live(content)]
+        moves = self._moves(transitions, (content for content, _ in living))
+        deltas[0].revoked = {ruleset for content, ruleset in living if moves.revoke(content)}
         deltas[0].held = self._held(left, came)
         if changes.everything_else or self._table.crowded:
             self._table.retain(self._registry.live_atoms() | self._asked)
@@ -139,8 +137,14 @@ class Compiler:
     def _held(self, left: Mapping[PodUid, Content], transitions: set[Transition]) -> set[PodUid]:
         """Of endpoints that left these contents for others: see Delta. Coming addresses move before endpoints do."""
         moved = {uid: old for uid, old in left.items() if self._contents.get(uid) != old}
-        unsafe = {old for old in set(moved.values()) if gains(old, transitions, self._table)}
+        olds = set(moved.values())
+        moves = self._moves(transitions, olds)
+        unsafe = {old for old in olds if moves.allow(old)}
         return {uid for uid, old in moved.items() if old in unsafe}
+
+    def _moves(self, transitions: Iterable[Transition], contents: Iterable[Content]) -> Moves:
+        asked = set[Hashable]().union(*(content.touch_keys() for content in contents))
+        return Moves(transitions, self._table, asked)
 
     def _part(self) -> Delta:
         delta = self._delta(lambda tracked: tracked.part())
@@ -253,6 +257,7 @@ class Compiler:
             rules=of(self._rules),
             rulesets=of(self._rulesets),
             assignments=of(self._assignments),
+            sizes={"peers": len(self.want.peers), "hosts": len(self.want.hosts), "rules": len(self.want.rules)},
         )
 
     def _settle_all(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Set
 
 from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
 from agent.compiler.layers import View
@@ -14,31 +14,49 @@ from agent.model.want import PORT_INDEXES
 Transition = tuple[Members, Members]
 """What some address was, and what it is."""
 
-
-def revokes(content: Content, transitions: Iterable[Transition], table: AtomTable) -> bool:
-    """Does any of these addresses lose a port, in either direction, at which it passed?"""
-    keys = content.touch_keys()
-    return any(
-        _concerns(keys, old ^ new, table) and _loses(content, old, new) for old, new in transitions if old != new
-    )
+_SEEN_BY_ALL: Members = frozenset({HOST, METADATA})
 
 
-def gains(content: Content, transitions: Iterable[Transition], table: AtomTable) -> bool:
-    """Does any of these addresses become something at which a port passes that did not?"""
-    return revokes(content, ((new, old) for old, new in transitions), table)
+class Moves:
+    """Transitions of one revision, found by what a content asks: most contents ask about few of them.
+
+    `asked`: the keys of every content that will be held against them.
+    """
+
+    def __init__(self, transitions: Iterable[Transition], table: AtomTable, asked: Set[Hashable]) -> None:
+        self._seen_by_all: set[Transition] = set()
+        self._by_key: dict[Hashable, set[Transition]] = {}
+        for old, new in transitions:
+            changed = old ^ new
+            if changed & _SEEN_BY_ALL:
+                self._seen_by_all.add((old, new))
+            for key in _keys(changed, table) & asked:
+                self._by_key.setdefault(key, set()).add((old, new))
+
+    def revoke(self, content: Content) -> bool:
+        """Does any of these addresses lose a port, in either direction, at which it passed?"""
+        return any(_loses(content, old, new) for old, new in self._near(content))
+
+    def allow(self, content: Content) -> bool:
+        """Does any of these addresses become something at which a port passes that did not?"""
+        return any(_loses(content, new, old) for old, new in self._near(content))
+
+    def _near(self, content: Content) -> Iterator[Transition]:
+        """Cheap and coarse: those of which the content can see any difference."""
+        yield from self._seen_by_all
+        for key in content.touch_keys() & self._by_key.keys():
+            yield from self._by_key[key] - self._seen_by_all
 
 
-def _concerns(keys: set[object], atoms: frozenset[AtomId], table: AtomTable) -> bool:
-    """Cheap and coarse: can the content see the difference at all?"""
-    if HOST in atoms or METADATA in atoms:
-        return True
+def _keys(atoms: frozenset[AtomId], table: AtomTable) -> set[Hashable]:
+    """What a content that can see one of these has among its keys."""
+    found: set[Hashable] = set(atoms)
     for number in atoms:
+        found |= table.touch_keys.get(number, frozenset())
         atom = table.atoms[number]
-        if number in keys or not keys.isdisjoint(table.touch_keys.get(number, ())):
-            return True
-        if isinstance(atom, ServicePortAtom) and (atom.service in keys or (atom.chart and CHART in keys)):
-            return True
-    return False
+        if isinstance(atom, ServicePortAtom):
+            found |= {atom.service, CHART} if atom.chart else {atom.service}
+    return found
 
 
 def _loses(content: Content, old: Members, new: Members) -> bool:

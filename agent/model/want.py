@@ -128,7 +128,8 @@ class Delta:
     needs a new epoch (P10). Pure additions are not in it. An endpoint whose assignment changes its ruleset or its
     state needs a new epoch as well, and is not listed here. `held`: endpoints that get another ruleset while an
     address becomes something that their old one allows: they must be pending from before the first address moves
-    until they have the new one, or a packet would pass that neither snapshot allows.
+    until they have the new one, or a packet would pass that neither snapshot allows. `sizes`: entries of peers, hosts
+    and rules when the step is done.
     """
 
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)
@@ -139,3 +140,4 @@ class Delta:
     assignments: dict[PodUid, Assignment | None] = field(default_factory=dict)
     revoked: set[RulesetId] = field(default_factory=set)
     held: set[PodUid] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)

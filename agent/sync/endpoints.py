@@ -161,10 +161,14 @@ class EndpointTable:
     def replaced(self) -> list[tuple[int, bytes]]:
         """(cgroup id, adopted value) of entries that have another ruleset since; once, by the first complete list."""
         adopted, self._adopted = self._adopted, {}
+        return self.with_another_ruleset(adopted)
+
+    def with_another_ruleset(self, before: Mapping[int, bytes]) -> list[tuple[int, bytes]]:
+        """Of these entries, by cgroup id, those whose endpoint has another ruleset now."""
         ruleset = ENDPOINT.offsets["ruleset"]
         return [
             (cgroup, value)
-            for cgroup, value in adopted.items()
+            for cgroup, value in before.items()
             if (now := self._rendered.get(cgroup)) and now[ruleset : ruleset + 4] != value[ruleset : ruleset + 4]
         ]
 

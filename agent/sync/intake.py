@@ -41,30 +41,36 @@ class Intake:
 
     def steps(
         self, compiler: Compiler, before: Cluster | None, cluster: Cluster, changes: Changes
-    ) -> tuple[Compiler, Cluster, tuple[Delta, ...]]:
-        """The compiler that took it, the snapshot without what was refused, and the steps to it. `before`: what the
-        compiler took last; None: nothing. Raises CapacityError where no policy and no new pod is to blame."""
+    ) -> tuple[Compiler, Cluster, tuple[Delta, ...] | None]:
+        """The compiler that took it, the snapshot without what was refused, and the steps to it; None: old and new
+        have no room beside one another. `before`: what the compiler took last; None: nothing. Raises CapacityError
+        where no policy and no new pod is to blame."""
         if self.left_out and (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
             changes, self.left_out = changes | Changes(pods=self.left_out), frozenset()
         ask = self.admission.admit if changes.everything_else else self.admission.substituted
         taken = self._without_left_out(ask(cluster))
+        beside = before is not None  # old and new rows beside one another
         while True:
             try:
                 deltas = compiler.steps(taken, changes)
                 self.fits(compiler.want, taken)
             except TooManyRows as exc:
+                if beside:
+                    compiler, beside = Compiler(self.room), False
+                    continue
                 needs, limit = exc.needs, exc.limit
                 if not needs:  # counted, not estimated: what fits is less by as much as the estimates were too high
                     needs = compiler.row_needs()
                     limit = limit * sum(needs.values()) // max(len(compiler.want.rules), 1)
                 compiler = self.recompiled(before) if before is not None else Compiler(self.room)
+                beside = before is not None
                 if not self.admission.too_many_rows(cluster, needs, limit) and not self._leave_out(before, taken):
                     raise CapacityError(str(exc)) from exc
                 taken = self._without_left_out(self.admission.substituted(cluster))
                 changes |= EVERYTHING
             else:
                 self.admission.took(taken)
-                return compiler, taken, deltas
+                return compiler, taken, deltas if beside or before is None else None
 
     def errors(self) -> tuple[InvalidObject, ...]:
         """What is refused now: policies by name, and pods."""

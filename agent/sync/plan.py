@@ -9,11 +9,11 @@ does not wait for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from agent.abi.structs import PREFIX, pack_folder
+from agent.abi.structs import PREFIX, RULE_KEY, pack_folder
 from agent.model.want import Delta, Want
 from agent.sync import entries
 from agent.sync.endpoints import EndpointOps
@@ -43,6 +43,7 @@ class Plan:
     questions: list[tuple[str, list[Item]]] = field(default_factory=list)
     closing: list[tuple[str, list[Item]]] = field(default_factory=list)
     holds: bool = False  # only holds endpoints back until the next plan moves them
+    peaks: dict[str, int] = field(default_factory=dict)  # by map: most entries that it has meanwhile
 
     def __bool__(self) -> bool:
         return bool(self.writes)
@@ -78,6 +79,7 @@ def plan_delta(delta: Delta) -> Plan:
         changes: dict[object, object | None] = getattr(delta, name)
         plan.upserts.append((name, [(pack_key(k), pack_value(v)) for k, v in changes.items() if v is not None]))
         plan.deletes.append((name, [pack_key(k) for k, v in changes.items() if v is None]))
+        plan.peaks[name] = delta.sizes.get(name, 0) + len(plan.deletes[-1][1])
     ports = [(entries.pack_index(k), entries.pack_u64(v or 0)) for k, v in delta.ports.items()]
     plan.upserts.insert(1, ("ports", ports))
     _order(plan)
@@ -109,6 +111,7 @@ def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
         wanted = {pack_key(k): pack_value(v) for k, v in getattr(want, name).items()}
         plan.upserts.append((name, [(k, v) for k, v in wanted.items() if have.get(k) != v]))
         plan.deletes.append((name, [k for k in have if k not in wanted]))
+        plan.peaks[name] = len(have.keys() | wanted.keys())
     mentioned = {entries.pack_index(k): entries.pack_u64(v) for k, v in want.ports.items()}
     have = {k: v for k, v in maps["ports"].items() if v != entries.NO_PORT_CLASS}
     ports = [(k, v) for k, v in mentioned.items() if have.get(k) != v]
@@ -116,6 +119,29 @@ def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
     plan.upserts.insert(1, ("ports", ports))
     _order(plan)
     return plan
+
+
+def rules_first(plan: Plan, rulesets: Collection[int]) -> Plan:
+    """Takes out of a plan the deletes of rules of other rulesets than these: no endpoint may have one meanwhile."""
+    first: list[bytes] = []
+    for name, keys in plan.deletes:
+        if name == "rules":
+            first += (key for key in keys if _ruleset_of(key) not in rulesets)
+            keys[:] = [key for key in keys if _ruleset_of(key) in rulesets]
+    plan.peaks["rules"] -= len(first)
+    return Plan(deletes=[("rules", first)], holds=True)
+
+
+def deletes_first(plan: Plan) -> Plan:
+    """Takes all deletes out of a plan: no endpoint may be judged meanwhile."""
+    deletes, plan.deletes = plan.deletes, []
+    for name, keys in deletes:
+        plan.peaks[name] -= len(keys)
+    return Plan(deletes=deletes, holds=True)
+
+
+def _ruleset_of(key: bytes) -> int:
+    return int(RULE_KEY.unpack(key)["ruleset"])
 
 
 class Carrier:

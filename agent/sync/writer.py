@@ -25,10 +25,12 @@ from agent.sync.plan import (
     Map,
     Plan,
     add_endpoints,
+    deletes_first,
     deletes_what_leads_to_rules,
     plan_delta,
     plan_whole,
     questioning,
+    rules_first,
 )
 
 Share = tuple[int, Direction]
@@ -57,9 +59,10 @@ class Writer:
         numbers: IdentityNumbers,
         intake: Intake,
         claims: Mapping[PodUid, Claim] | None = None,
+        entries: Mapping[str, int] | None = None,
     ) -> None:
-        """`claims`: of this node's pods, as an agent before has kept them."""
-        self._maps, self._claims = maps, claims or {}
+        """`claims`: of this node's pods, as an agent before has kept them. `entries`: that each map holds."""
+        self._maps, self._claims, self.entries = maps, claims or {}, dict(entries or {})
         self.intake = intake
         self._epochs = _read_epochs(maps["epochs"].items())
         self._last_epoch = max((epoch for epoch, _ in self._epochs.values()), default=0)
@@ -96,7 +99,7 @@ class Writer:
         self.endpoints.prune_adopted()
         self.endpoints.hold_unexplained(self.want.rulesets)
         self.endpoints.bump_all()  # what was revoked while no agent looked, or as the last one died (P10)
-        return self._carry_out(self._hold_back(self.endpoints.replaced()), plan_whole(self.want, self._maps))
+        return self._carry_out(*self._whole(self.endpoints.replaced()))
 
     def update(self, cluster: Cluster, changes: Changes) -> Outcome:
         """The next snapshot. A revision that does not fit is refused whole, the one before stays in force.
@@ -118,11 +121,13 @@ class Writer:
             self._missed = changes
             return Outcome(refused=str(exc))
         self._missed = Changes()
+        if deltas is None or not all(map(self._fits, plans := [plan_delta(delta) for delta in deltas])):
+            return self._replace()
         held = self._hold_back(self.endpoints.rendered(deltas[0].held))
         for uid, assignment in deltas[0].assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
-        return self._carry_out(held, *map(plan_delta, deltas))
+        return self._carry_out(held, *plans)
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt.
@@ -133,8 +138,41 @@ class Writer:
             self.endpoints.redo(())
             return self._carry_out(Plan())
         spoken = (_index(key) for key, value in self._maps["nearby"].items() if any(value))
-        self.endpoints.redo((folder_id(key) for key, _ in self._maps["endpoints"].items()), spoken)
-        return self._carry_out(plan_whole(self.want, self._maps))
+        have = {folder_id(key): value for key, value in self._maps["endpoints"].items()}
+        self.endpoints.redo(have, spoken)
+        return self._carry_out(*self._whole(self.endpoints.with_another_ruleset(have)))
+
+    def _replace(self) -> Outcome:
+        """What is wanted now, in place of whatever the maps say."""
+        before = dict(self.endpoints.rendered(self.endpoints.by_uid))
+        for uid in [
+            *self.want.assignments,
+            *(uid for uid in self.endpoints.by_uid if uid not in self.want.assignments),
+        ]:
+            self.endpoints.assign(uid, self._assignment(uid), self.want.rulesets)
+        self.endpoints.redo(())
+        return self._carry_out(*self._whole(self.endpoints.with_another_ruleset(before)))
+
+    def _whole(self, replaced: Iterable[tuple[int, bytes]]) -> tuple[Plan, ...]:
+        """The plans that make the maps say what is wanted. `replaced`: what the endpoints said that get another
+        ruleset.
+
+        Old and new are beside one another for a moment. Where a map has no room for that, rows of rulesets that end
+        go first; where that is not enough, everything that goes, while no endpoint is judged.
+        """
+        whole = plan_whole(self.want, self._maps)
+        held = self._hold_back(replaced)
+        if self._fits(whole):
+            return held, whole
+        first = rules_first(whole, self.want.rulesets)
+        if self._fits(whole):
+            return held, first, whole
+        held = self._hold_back((folder_id(key), value) for key, value in self._maps["endpoints"].items())
+        self.endpoints.redo(())
+        return held, first, deletes_first(whole), whole
+
+    def _fits(self, plan: Plan) -> bool:
+        return all(peak <= self.entries.get(name, peak) for name, peak in plan.peaks.items())
 
     def differing(self, *, whole: bool) -> dict[str, int]:
         """By map: how many entries are not what this agent has written. Reads `endpoints`, or all (`whole`).

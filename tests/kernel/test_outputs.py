@@ -68,7 +68,8 @@ def own(problems: list[str]) -> list[str]:
 class Running:
     """An agent in a process of its own, and commands that ask it."""
 
-    def __init__(self, node: ScratchNode, folder: Path) -> None:
+    def __init__(self, node: ScratchNode, folder: Path, *more: str) -> None:
+        """`more`: flags besides the usual ones."""
         self.folder, self.flow_log = folder, folder / "flows.log"
         self.pod = node.add_pod()
         files = folder / "manifests"
@@ -85,7 +86,7 @@ class Running:
             "drain-interval": 0.2, "baseline": "none", "pod-cidr": "10.77.0.0/16", "event-rate": 1000,
             "event-burst": 1000,
         }  # fmt: skip
-        self.flags = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        self.flags = [*(text for name, value in flags.items() for text in (f"--{name}", str(value))), *more]
         self.log = open(folder / "agent.log", "wb")  # noqa: SIM115  closed by stop()
         self.start()
 

@@ -42,12 +42,13 @@ Probe = tuple[Direction, Address, int, int]
 
 @dataclass
 class DictMap:
-    """One map. `refuse`: how many more items it takes before it refuses (None: all)."""
+    """One map. `refuse`: how many more items it takes (None: all). `room`: entries that it holds."""
 
     name: str
     journal: list[Write]
     entries: dict[bytes, bytes] = field(default_factory=dict)
     refuse: int | None = None
+    room: int | None = None
 
     def put_all(self, items: Iterable[Item]) -> None:
         for key, value in items:
@@ -55,6 +56,8 @@ class DictMap:
                 if self.refuse == 0:
                     raise MapError(f"map {self.name}: update key={key.hex()}: no room")
                 self.refuse -= 1
+            if self.room is not None and key not in self.entries and len(self.entries) >= self.room:
+                raise MapError(f"map {self.name}: update key={key.hex()}: No space left on device")
             self.entries[key] = value
             self.journal.append((self.name, key, value))
 

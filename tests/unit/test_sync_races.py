@@ -27,7 +27,7 @@ from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
 from agent.sync.writer import Writer
 from tests.unit import clusters
-from tests.unit.dictmaps import DictMaps, History, Lookup, Program, current_epoch, passes
+from tests.unit.dictmaps import DictMaps, History, Lookup, Program, Write, current_epoch, passes
 from tests.unit.test_sync_plan import PROBES, folders
 
 RUNS = 12
@@ -49,6 +49,7 @@ class Node:
         self.maps.take_journal()
         step()
         self.cluster = now
+        self.made_room = _made_room(self.maps.journal)
         history = History(before, self.maps.take_journal())
         random = ((cgroup, self.r.choice(PROBES)) for cgroup in self.places.values() for _ in range(60))
         lookups = list(random) if lookups is None else lookups
@@ -72,6 +73,12 @@ class Node:
             if program.epoch == current:
                 wrong.append(f"{lookup}: its verdict of write {began} to {program.moment} is still current")
         return wrong
+
+
+def _made_room(journal: list[Write]) -> bool:
+    """Did something go before anything came?"""
+    first = next((value for name, _, value in journal if name in {"rules", "peers", "hosts"}), b"")
+    return first is None
 
 
 class At:
@@ -133,6 +140,28 @@ def test_a_first_list_after_a_restart_and_a_resync() -> None:
         found += node.revision(now, lambda w=writer, n=now, p=node.places: w.start(n, list(p.items())))  # type: ignore[misc]
         found += node.revision(now, writer.resync)
     assert not found[:5]
+
+
+@pytest.mark.parametrize("crowded", [("rules",), ("peers", "hosts")], ids=str)
+def test_old_and_new_that_have_no_room_beside_one_another(crowded: tuple[str, ...]) -> None:
+    """Maps that hold the one and the other, and not both: what goes has to go first."""
+    found, tight = [], 0
+    for seed in range(HISTORIES):
+        r = Random(seed)
+        was = on_one_node(clusters.cluster(r))
+        now = on_one_node(clusters.changed(r, clusters.changed(r, was)))
+        node, roomy = (Node(r, was, folders(was, now)) for _ in range(2))
+        roomy.writer.update(now, between(was, now))
+        for name in crowded:
+            room = max(len(each.maps[name].entries) for each in (node, roomy))
+            node.maps[name].room = node.writer.entries[name] = room
+        found += node.revision(now, lambda n=node, b=was, a=now: n.writer.update(a, between(b, a)))  # type: ignore[misc]
+        for name in ("rules", "peers", "hosts"):
+            assert node.maps[name].entries == roomy.maps[name].entries, (seed, name)
+        tight += node.made_room
+        found += node.revision(now, node.writer.resync)
+    assert not found[:5]
+    assert tight, "some of them had no room"
 
 
 def test_a_policy_goes_while_a_pod_that_it_allowed_appears() -> None:

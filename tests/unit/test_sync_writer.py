@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from immutables import Map
 
-from agent.abi.structs import U32, pack_folder
+from agent.abi.structs import ENDPOINT, RULE_KEY, U32, pack_folder
 from agent.compiler.changes import EVERYTHING, Changes
 from agent.errors import CapacityError, MapError
 from agent.model.cluster import Cluster, Namespace, Pod
@@ -296,6 +296,54 @@ def test_evictions_are_told_without_touching_the_epoch() -> None:
     again = Writer(maps, IdentityNumbers(), Intake(Limit()))
     again.evicted(Counter({(at, Direction.EGRESS): 1}))
     assert maps.evicted(at) == (6, 1)
+
+
+def test_making_room_for_one_namespace_s_policy_holds_no_other_one_s_pods() -> None:
+    maps = DictMaps()
+    writer = Writer(maps, IdentityNumbers(), Intake(Limit()))
+    other_ref = PolicyRef("other", "TaskNetworkPolicy", "p")
+    claim = replace(pod(B).claim, identity=replace(pod(B).claim.identity, namespace="other"))
+    snapshot = cluster(pod(A), replace(pod(B), namespace="other", claim=claim))
+    snapshot = replace(
+        snapshot,
+        namespaces=snapshot.namespaces.set("other", Namespace("other", managed=True)),
+        policies=snapshot.policies.set(other_ref, replace(policy(443), ref=other_ref)),
+    )
+    writer.start(snapshot, [(A, 10), (B, 20)])
+    maps["rules"].room = writer.entries["rules"] = len(maps["rules"].entries)
+    maps.take_journal()
+    edited = replace(snapshot, policies=snapshot.policies.set(POLICY, policy(80)), revision=2)
+    assert not writer.update(edited, EVERYTHING).refused
+    states = {
+        cgroup: [
+            ENDPOINT.unpack(value)["state"]
+            for name, key, value in maps.journal
+            if key == pack_folder(cgroup) and value
+        ]
+        for cgroup in (10, 20)
+    }
+    assert EndpointState.PENDING in states[10]
+    assert EndpointState.PENDING not in states[20]
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [False, True]
+    assert [passes(maps, 20, TO_443), passes(maps, 20, TO_80)] == [True, False]
+    assert in_step(writer, maps)
+
+
+def test_maps_that_were_left_full_are_mended() -> None:
+    """A revision that died half way has left rows that nobody wants in a map without room (P17)."""
+    maps = DictMaps()
+    writer = started(maps, cluster(pod(A)))
+    room = len(maps["rules"].entries)
+    for key in list(maps["rules"].entries)[1:]:
+        del maps["rules"].entries[key]
+    strangers = {
+        RULE_KEY.pack(length=128, ruleset=7, peer_class=i, port_class=0, direction=0): b"" for i in range(room)
+    }
+    maps["rules"].entries |= dict(list(strangers.items())[: room - 1])
+    maps["rules"].room = writer.entries["rules"] = room
+    writer.resync()
+    assert in_step(writer, maps)
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
 
 
 def test_what_nobody_explains_is_pending_and_what_is_settled_passes() -> None:

@@ -1,0 +1,151 @@
+"""The worst policies applied to a running agent over and over: its probes answer, its memory stays below
+the DaemonSet's limit, and another namespace's changes are in force all the while (P17).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.kernel.datapath import detach
+from lab.node import ScratchNode
+from tests.kernel.rig import eventually
+from tests.kernel.sockets import tcp
+from tests.kernel.test_outputs import V4, Running
+
+Obj = dict[str, Any]
+LIMIT = 512 << 20
+PROBE_SECONDS = 5.0
+"""`limits.memory` and `timeoutSeconds` of deploy/base/daemonset.yaml."""
+REFUSED = ("EACCES", "EPERM")
+EVERY_PORT = [{"port": 1, "endPort": 65535}]
+
+
+def task_policy(name: str, rules: list[Obj], dag: str = "*") -> Obj:
+    return {
+        "apiVersion": "dagwall.io/v1alpha1", "kind": "TaskNetworkPolicy",
+        "metadata": {"name": name, "namespace": "worst"}, "spec": {"subject": {"dagIds": [dag]}, "egress": rules},
+    }  # fmt: skip
+
+
+def pod(i: int) -> Obj:
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": f"p{i}", "namespace": "worst", "uid": f"00000000-0000-4000-8000-{i:012}",
+            "labels": {"app": f"a{i}"}, "annotations": {"dag_id": f"dag{i}", "task_id": "t"},
+        },
+        "spec": {"nodeName": "n1", "serviceAccountName": "sa", "containers": [{"name": "base"}]},
+        "status": {"phase": "Running", "podIP": f"10.78.{i >> 8}.{i & 255}"},
+    }  # fmt: skip
+
+
+def ranges_and_ports() -> list[Obj]:
+    wide = [{"to": [{"cidr": f"20.0.{i >> 8}.{i & 255}/32"}], "ports": EVERY_PORT} for i in range(499)]
+    ports = [{"port": 100 + 100 * i} for i in range(501)]
+    return [pod(0), task_policy("big", [*wide, {"to": [{"cidr": "30.0.0.0/8"}], "ports": ports}])]
+
+
+def holes(count: int, pods: int) -> Callable[[], list[Obj]]:
+    def made() -> list[Obj]:
+        except_ = (f"20.{i >> 8}.{i & 255}.0/24" for i in range(count))
+        rules = ([{"to": [{"cidr": "0.0.0.0/0", "except": [each]}], "ports": [{"port": 443}]}] for each in except_)
+        return [*map(pod, range(pods)), *(task_policy(f"h{i}", rule, f"dag{i}") for i, rule in enumerate(rules))]
+
+    return made
+
+
+def selectors() -> list[Obj]:
+    """5,000 conditions on peers for each kind of 300 pods."""
+    peers = [
+        {"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": [f"a{i}"]}]}}
+        for i in range(5000)
+    ]
+    policy = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "native", "namespace": "worst"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": peers}]},
+    }  # fmt: skip
+    return [*map(pod, range(300)), policy]
+
+
+WORST: dict[str, Callable[[], list[Obj]]] = {
+    "ranges and ports": ranges_and_ports,
+    "400 holes": holes(400, 100),
+    "800 holes": holes(800, 100),
+    "300 holes, 300 pods": holes(300, 300),
+    "5,000 podSelectors": selectors,
+}
+
+
+class Probes(threading.Thread):
+    """Asks /livez as a kubelet does, several times a second; `slowest` in seconds, `failed` counts."""
+
+    def __init__(self, agent: Running) -> None:
+        super().__init__(daemon=True)
+        self.agent, self.over = agent, threading.Event()
+        self.slowest, self.asked, self.failed = 0.0, 0, 0
+
+    def run(self) -> None:
+        while not self.over.wait(0.2):
+            began = time.monotonic()
+            code, _ = self.agent.get("/livez")
+            self.asked += 1
+            self.failed += code != 200
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+
+def peak_bytes(pid: int) -> int:
+    """proc(5), status: VmHWM."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with ScratchNode() as node:
+        node.add_addresses(V4)
+        running = Running(node, tmp_path, "--network-policy")
+        try:
+            yield running
+        finally:
+            running.process.kill()
+            running.process.wait(30)
+            running.log.close()
+            detach(running.pins)
+
+
+@pytest.mark.timeout(600)
+def test_the_worst_policies_over_and_over_starve_nobody(running: Running) -> None:
+    files, probes = running.folder / "manifests", Probes(running)
+    own = (files / "all.yaml").read_text()
+    namespace = {
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "worst", "labels": {"dagwall.io/managed": "true"}},
+    }  # fmt: skip
+    (files / "namespace.json").write_text(json.dumps(namespace))
+    probes.start()
+    port = 8001
+    for _ in range(2):
+        for name, made in WORST.items():
+            (files / "worst.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": made()}))
+            before, port = port, port + 1
+            (files / "all.yaml").write_text(own.replace("port: 8001", f"port: {port}"))
+            moved = eventually(lambda: running.pod.run(tcp, V4, before) in REFUSED, 60)  # noqa: B023  at once
+            assert moved, (name, running.said()[-2000:])
+            assert running.pod.run(tcp, V4, port) not in REFUSED, name
+            assert running.process.poll() is None, running.said()[-2000:]
+    probes.over.set()
+    probes.join()
+    assert peak_bytes(running.process.pid) < LIMIT
+    assert probes.asked > len(WORST)
+    assert (probes.failed, probes.slowest < PROBE_SECONDS) == (0, True), (probes.failed, probes.slowest)
+    refused = [line for line in running.said().splitlines() if "object.refused" in line]
+    assert any("TaskNetworkPolicy/worst/big" in line for line in refused), "by name (P17)"
+    print(f"peak {peak_bytes(running.process.pid) >> 20} MB, {probes.asked} probes, slowest {probes.slowest:.2f} s")
