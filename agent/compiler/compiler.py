@@ -70,9 +70,9 @@ class Compiler:
         """Names of the rules that Want numbers, and of those that it numbered lately."""
         return self._refs.names
 
-    def limit(self, room: int | None) -> None:
-        """Rows that fit from now on."""
-        self._registry.room = room
+    def limit(self, room: int | None, at_once: int | None = None) -> None:
+        """From now on; see Registry."""
+        self._registry.room, self._registry.at_once = room, at_once
 
     def row_needs(self) -> Mapping[PolicyRef, int]:
         """By policy: most rows that it can need."""
@@ -117,7 +117,7 @@ class Compiler:
             self._assign(cluster, uid)
         came = set(transitions)
         self._registry.emit()
-        survivors = list(self._registry.survivors())
+        survivors = dict(self._registry.survivors())
         deltas = [self._part()]
         if not set(old_terms) <= set(self._terms):
             transitions |= self._index(cluster, self._terms)
@@ -126,9 +126,7 @@ class Compiler:
         self._retire()
         self._registry.emit()
         deltas.append(self._part())
-        living = [(content, ruleset) for content, ruleset in survivors if self._registry.is_live(content)]
-        moves = self._moves(transitions, (content for content, _ in living))
-        deltas[0].revoked = {ruleset for content, ruleset in living if moves.revoke(content)}
+        deltas[0].revoked = self._revoked(survivors, transitions)
         deltas[0].held = self._held(left, came)
         if changes.everything_else or self._table.crowded:
             self._table.retain(self._registry.live_atoms() | self._asked)
@@ -138,13 +136,18 @@ class Compiler:
         """Of endpoints that left these contents for others: see Delta. Coming addresses move before endpoints do."""
         moved = {uid: old for uid, old in left.items() if self._contents.get(uid) != old}
         olds = set(moved.values())
-        moves = self._moves(transitions, olds)
+        asked = set[Hashable]().union(*(old.touch_keys() for old in olds))
+        moves = Moves(transitions, self._table, asked)
         unsafe = {old for old in olds if moves.allow(old)}
         return {uid for uid, old in moved.items() if old in unsafe}
 
-    def _moves(self, transitions: Iterable[Transition], contents: Iterable[Content]) -> Moves:
-        asked = set[Hashable]().union(*(content.touch_keys() for content in contents))
-        return Moves(transitions, self._table, asked)
+    def _revoked(self, survivors: Mapping[Content, RulesetId], transitions: set[Transition]) -> set[RulesetId]:
+        """Of rulesets that both snapshots have, those that lose something by what addresses have become."""
+        moves = Moves(transitions, self._table, self._registry.rulesets_by_key)
+        near = (
+            survivors.keys() if moves.seen_by_all else moves.near(self._registry.rulesets_by_key) & survivors.keys()
+        )
+        return {survivors[each] for each in near if self._registry.is_live(each) and moves.revoke(each)}
 
     def _part(self) -> Delta:
         delta = self._delta(lambda tracked: tracked.part())

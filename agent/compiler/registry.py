@@ -48,8 +48,9 @@ class Registry:
         rulesets: Tracked[RulesetId, Ruleset],
         room: int | None = None,
     ) -> None:
-        """`room`: rows that fit; None: any number."""
+        """`room`: rows that fit; None: any number. `at_once`: rows that one step may add to those that are there."""
         self._written_rows, self.room = rules, room
+        self.at_once: int | None = None
         self._table, self._refs = table, refs
         self._ports = PortTable(ports)
         self._rows = Rows(rules, self._ports, refs)
@@ -59,7 +60,7 @@ class Registry:
         self._bases: dict[Members, Members] = {NO_MEMBERS: NO_MEMBERS}
         self._base_classes: set[Members] = {NO_MEMBERS}
         self._classes_by_key: dict[Hashable, set[Members]] = {}
-        self._rulesets_by_key: dict[Hashable, set[Content]] = {}
+        self.rulesets_by_key: dict[Hashable, set[Content]] = {}
 
     def base(self, members: Members) -> Members:
         """What of it counts in the base class; one object for equal sets, as there are many pairs of them."""
@@ -139,6 +140,8 @@ class Registry:
         needs = self.needs(self._rulesets.numbers if self._ports.stale else born)
         if needs.total() + there > self.room:
             raise TooManyRows(needs, self.room)
+        if self.at_once is not None and needs.total() > self.at_once:
+            raise TooManyRows(needs, self.at_once)
 
     def needs(self, contents: Iterable[Content] | None = None) -> Counter[PolicyRef]:
         """By policy: most rows that these rulesets, or all, can need."""
@@ -174,7 +177,7 @@ class Registry:
             return set(self._rulesets.numbers)
         found: set[Content] = set()
         for key in self._keys(members):
-            found |= self._rulesets_by_key.get(key, set())
+            found |= self.rulesets_by_key.get(key, set())
         return found
 
     def _keys(self, members: Members) -> Iterator[Hashable]:
@@ -185,14 +188,14 @@ class Registry:
         self._refs.acquire(content.refs())
         self._ports.add(content.intervals())
         for key in content.touch_keys():
-            self._rulesets_by_key.setdefault(key, set()).add(content)
+            self.rulesets_by_key.setdefault(key, set()).add(content)
 
     def _forget_ruleset(self, content: Content) -> None:
         self._ports.remove(content.intervals())
         for key in content.touch_keys():
-            self._rulesets_by_key[key].discard(content)
-            if not self._rulesets_by_key[key]:
-                del self._rulesets_by_key[key]
+            self.rulesets_by_key[key].discard(content)
+            if not self.rulesets_by_key[key]:
+                del self.rulesets_by_key[key]
 
     def _learn_class(self, members: Members) -> None:
         self._ports.add(self._intervals(members))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Set
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 
 from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
 from agent.compiler.layers import View
@@ -23,29 +23,32 @@ class Moves:
     `asked`: the keys of every content that will be held against them.
     """
 
-    def __init__(self, transitions: Iterable[Transition], table: AtomTable, asked: Set[Hashable]) -> None:
-        self._seen_by_all: set[Transition] = set()
+    def __init__(self, transitions: Iterable[Transition], table: AtomTable, asked: Container[Hashable]) -> None:
+        self.seen_by_all: set[Transition] = set()
         self._by_key: dict[Hashable, set[Transition]] = {}
         for old, new in transitions:
             changed = old ^ new
             if changed & _SEEN_BY_ALL:
-                self._seen_by_all.add((old, new))
-            for key in _keys(changed, table) & asked:
-                self._by_key.setdefault(key, set()).add((old, new))
+                self.seen_by_all.add((old, new))
+            for key in _keys(changed, table):
+                if key in asked:
+                    self._by_key.setdefault(key, set()).add((old, new))
+
+    def near(self, by_key: Mapping[Hashable, set[Content]]) -> set[Content]:
+        """Contents that can see any of them, but for those that all see. `by_key`: contents by what they ask."""
+        return set[Content]().union(*(by_key[key] for key in self._by_key))
 
     def revoke(self, content: Content) -> bool:
         """Does any of these addresses lose a port, in either direction, at which it passed?"""
-        return any(_loses(content, old, new) for old, new in self._near(content))
+        return any(_loses(content, old, new) for old, new in self._seen(content))
 
     def allow(self, content: Content) -> bool:
         """Does any of these addresses become something at which a port passes that did not?"""
-        return any(_loses(content, new, old) for old, new in self._near(content))
+        return any(_loses(content, new, old) for old, new in self._seen(content))
 
-    def _near(self, content: Content) -> Iterator[Transition]:
+    def _seen(self, content: Content) -> set[Transition]:
         """Cheap and coarse: those of which the content can see any difference."""
-        yield from self._seen_by_all
-        for key in content.touch_keys() & self._by_key.keys():
-            yield from self._by_key[key] - self._seen_by_all
+        return self.seen_by_all.union(*(self._by_key[key] for key in content.touch_keys() & self._by_key.keys()))
 
 
 def _keys(atoms: frozenset[AtomId], table: AtomTable) -> set[Hashable]:

@@ -14,6 +14,9 @@ from agent.model.cluster import Cluster
 from agent.model.identity import PodUid
 from agent.model.want import Delta, Want
 
+MOST_AT_ONCE = 65_536
+"""Rows that a revision may add beside those that it replaces. Of more each kind is held by itself: in memory, too."""
+
 CapacityCheck = Callable[[Want, Cluster], None]
 """Raises CapacityError where a revision does not fit."""
 
@@ -36,22 +39,22 @@ class Intake:
         """A compiler for what was taken before."""
         compiler = Compiler()
         compiler.update(taken)
-        compiler.limit(self.room)
         return compiler
 
     def steps(
         self, compiler: Compiler, before: Cluster | None, cluster: Cluster, changes: Changes
     ) -> tuple[Compiler, Cluster, tuple[Delta, ...] | None]:
-        """The compiler that took it, the snapshot without what was refused, and the steps to it; None: old and new
-        have no room beside one another. `before`: what the compiler took last; None: nothing. Raises CapacityError
-        where no policy and no new pod is to blame."""
+        """The compiler that took it, the snapshot without what was refused, and the steps to it; None where it was
+        compiled from nothing, because old and new rows beside one another are too many. `before`: what the compiler
+        took last; None: nothing. Raises CapacityError where no policy and no new pod is to blame."""
         if self.left_out and (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
             changes, self.left_out = changes | Changes(pods=self.left_out), frozenset()
         ask = self.admission.admit if changes.everything_else else self.admission.substituted
         taken = self._without_left_out(ask(cluster))
-        beside = before is not None  # old and new rows beside one another
+        beside = before is not None
         while True:
             try:
+                compiler.limit(self.room, MOST_AT_ONCE if beside else None)
                 deltas = compiler.steps(taken, changes)
                 self.fits(compiler.want, taken)
             except TooManyRows as exc:

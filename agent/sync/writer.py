@@ -115,11 +115,12 @@ class Writer:
         changes |= Changes(pods=self._differing(cluster, changes))
         cluster = self._with_leaving(cluster, changes.pods)
         try:
-            self.compiler, self.cluster, deltas = self.intake.steps(self.compiler, self.cluster, cluster, changes)
+            compiled = self.intake.steps(self._let_go_of_compiler(), self.cluster, cluster, changes)
         except CapacityError as exc:
             self.compiler = self.intake.recompiled(self.cluster)
             self._missed = changes
             return Outcome(refused=str(exc))
+        self.compiler, self.cluster, deltas = compiled
         self._missed = Changes()
         if deltas is None or not all(map(self._fits, plans := [plan_delta(delta) for delta in deltas])):
             return self._replace()
@@ -128,6 +129,11 @@ class Writer:
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
         return self._carry_out(held, *plans)
+
+    def _let_go_of_compiler(self) -> Compiler:
+        """What it holds is large, and goes before another one is filled."""
+        compiler, self.compiler = self.compiler, Compiler()
+        return compiler
 
     def resync(self) -> Outcome:
         """Read the maps and make them say what is wanted: after an error, or when in doubt.

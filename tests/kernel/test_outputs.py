@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,8 +68,9 @@ def own(problems: list[str]) -> list[str]:
 class Running:
     """An agent in a process of its own, and commands that ask it."""
 
-    def __init__(self, node: ScratchNode, folder: Path, *more: str) -> None:
-        """`more`: flags besides the usual ones."""
+    def __init__(self, node: ScratchNode, folder: Path, *more: str, within: Sequence[str] = ()) -> None:
+        """`more`: flags besides the usual ones; `within`: a command that runs it."""
+        self._within = within
         self.folder, self.flow_log = folder, folder / "flows.log"
         self.pod = node.add_pod()
         files = folder / "manifests"
@@ -91,7 +92,7 @@ class Running:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([*DAGWALL, "run", *self.flags], stderr=self.log)
+        self.process = subprocess.Popen([*self._within, *DAGWALL, "run", *self.flags], stderr=self.log)
         assert eventually(lambda: self.process.poll() is not None or self.ready(), START_SECONDS)
         assert self.process.poll() is None, self.said()
 
