@@ -21,6 +21,7 @@ from agent.errors import DagwallError, InvalidObject, StateError
 from agent.model.policy import DefaultPosture, Posture
 from agent.outputs.http import split_address
 from agent.sources.cgroup_names import parse_roots
+from agent.text import printable
 
 DEFAULTS = {field.name: field.default for field in fields(Config)}
 _PATH = click.Path(path_type=Path)
@@ -168,7 +169,7 @@ def run(log_level: str, **given: Any) -> None:
         read = read_settings(given.pop("config"), policy_flags)
         cgroup_roots = parse_roots(given["cgroup_roots"])
     except InvalidObject as exc:
-        raise click.UsageError(str(exc)) from exc
+        raise click.UsageError(printable(str(exc))) from exc
     config = Config(
         **given
         | {
