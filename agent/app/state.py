@@ -78,6 +78,16 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def note_detached(folder: Path) -> None:
+    """The pins are gone by somebody's word: the next start has nothing to say about that. Raises StateError."""
+    if (folder / "state.db").exists():
+        state = StateFolder(folder)
+        try:
+            state.forget_boot()
+        finally:
+            state.close()
+
+
 class StateFolder:
     """Held open for the agent's life; the lock goes with the process, however it ends. One thread at a time."""
 
@@ -91,6 +101,8 @@ class StateFolder:
         except BlockingIOError as exc:
             os.close(self._lock)
             raise StateError(f"{folder}: another agent owns this state folder") from exc
+        except FileExistsError as exc:
+            raise StateError(f"{folder}: is no folder") from exc
         except OSError as exc:
             if exc.errno not in _NO_WRITES:
                 raise StateError(f"{folder}: {exc.strerror}") from exc
@@ -145,6 +157,10 @@ class StateFolder:
             rows.append(("facts", ("admitted", json.dumps(dict(change.admitted)))))
         self._db.write(rows)
         self._numbers, self._claims, self._kept, self._admitted = {}, {}, told, change.admitted
+
+    def forget_boot(self) -> None:
+        """As if no agent had enforced here since the boot. Raises StateError."""
+        self._db.write([("facts", ("boot", None))])
 
     def close(self) -> None:
         self._db.close()
