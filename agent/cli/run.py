@@ -18,6 +18,7 @@ from agent.cli.settings import read_map_entries, read_settings
 from agent.cli.show import speaks
 from agent.config import Config, OnAgentLoss
 from agent.errors import DagwallError, InvalidObject, StateError
+from agent.kernel.pins import Pins
 from agent.model.policy import DefaultPosture, Posture
 from agent.outputs.http import split_address
 from agent.sources.cgroup_names import parse_roots
@@ -184,6 +185,7 @@ def run(log_level: str, **given: Any) -> None:
         )
     log.configure(level=log_level)
     raise_file_limit()
+    Pins(config.pins).refuse_taken()
     serving = Serving(config)
     serving.start()
     try:
