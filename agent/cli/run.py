@@ -14,6 +14,7 @@ import click
 from agent import log
 from agent.app.agent import build, raise_file_limit, stop_on_signals
 from agent.app.serve import Serving
+from agent.app.state import refuse_owned
 from agent.cli.settings import read_map_entries, read_settings
 from agent.cli.show import speaks
 from agent.config import Config, OnAgentLoss
@@ -185,7 +186,7 @@ def run(log_level: str, **given: Any) -> None:
         )
     log.configure(level=log_level)
     raise_file_limit()
-    Pins(config.pins).refuse_taken()
+    _refuse_others(config)
     serving = Serving(config)
     serving.start()
     try:
@@ -197,6 +198,15 @@ def run(log_level: str, **given: Any) -> None:
         raise DagwallError(f"--state: {exc}") from exc
     finally:
         serving.stop()
+
+
+def _refuse_others(config: Config) -> None:
+    """An agent that lives here is named before an address that it has."""
+    Pins(config.pins).refuse_taken()
+    try:
+        refuse_owned(config.state)
+    except StateError as exc:
+        raise DagwallError(f"--state: {exc}") from exc
 
 
 def take_policy_flags(given: dict[str, Any]) -> dict[str, Any]:

@@ -184,7 +184,9 @@ def test_followed_flows_have_a_header_and_no_blanks_at_the_end(agent: Agent) -> 
     assert header.split()[:3] == ["TIME", "TASK", "PEER"]
     assert [row.index("finance/load") for row in rows] == [header.index("TASK")] * 2
     assert all(line == line.rstrip() for line in (header, *rows))
-    assert all(line == line.rstrip() for line in agent.ask("flows").output.splitlines())
+    agent.recent.denials([denial()])
+    for command in ("flows", "why", "status", "endpoints", "identities"):
+        assert all(line == line.rstrip() for line in agent.ask(command).output.splitlines()), command
 
 
 def test_narrow_terminals_fold_between_words_only() -> None:

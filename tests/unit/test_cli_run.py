@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from agent.app.state import StateFolder
 from agent.cli import main
 from agent.cli.run import run
 from agent.cli.settings import METADATA, read_map_entries, read_settings
@@ -190,6 +191,18 @@ def test_an_agent_that_holds_the_pins_is_named_before_an_address_is(tmp_path: Pa
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: --pins {tmp_path / 'pins'}: another agent enforces by these pins")
     assert "serve metrics on" in invoke(*words).output
+
+
+def test_an_agent_that_owns_the_state_folder_is_named_before_an_address_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    owner = StateFolder(state)
+    words = ("--files", tmp_path, "--metrics", "192.0.2.1:1", "--socket", tmp_path / "s", "--pins", tmp_path / "none")
+    result = invoke(*words, "--state", state)
+    owner.close()
+    assert (result.exit_code, result.output) == (
+        1, f"Error: --state: {state}: another agent owns this state folder\n"
+    )  # fmt: skip
+    assert "serve metrics on" in invoke(*words, "--state", state).output
 
 
 def test_detach_asks(tmp_path: Path) -> None:
