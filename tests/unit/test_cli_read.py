@@ -60,7 +60,17 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 def test_status_is_an_exit_code_too(agent: Agent) -> None:
     ready = agent.ask("status").output
     assert ready.startswith("ready\n")
-    for part in ("rules", "10.0%", "egress", "2 managed", "4 flows_quota", "p: NET_RAW", "a.yaml:3", "AF_VSOCK"):
+    for part in (
+        "rules",
+        "10.0%",
+        "egress",
+        "2 managed",
+        "4 flows_quota",
+        "p: NET_RAW",
+        "a.yaml:3",
+        "AF_VSOCK",
+        "3 entries of maps",
+    ):
         assert part in ready
     agent.view = unready("not attached to /kubepods")
     assert agent.ask("status", code=1).output.startswith("not ready\n  problem: not attached to /kubepods\n")
