@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV ?= .venv
 PY := $(VENV)/bin/python
-FILES ?= demo
 PYTEST := $(PY) -m pytest
 
 # Debian and Ubuntu packages: bcc (never from PyPI, where another thing has its name), what the tests call, a C compiler
@@ -36,6 +35,7 @@ demo: $(VENV)/.ready ## a scratch node with real pods, policies and packets: who
 	@$(PY) -m demo
 
 run: $(VENV)/.ready ## the agent on your own manifests: make run FILES=folder
+	@[ -n "$(FILES)" ] || { echo "make run: FILES is missing: the folder of your manifests, as in make run FILES=manifests" >&2; exit 2; }
 	$(VENV)/bin/dagwall run --files $(FILES)
 
 manifests: $(VENV)/.ready ## deploy/base/crds and daemonset.yaml, from the validator's tables and deploy/base

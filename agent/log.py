@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import datetime, timezone
 from typing import Any, TextIO
+
+from agent.text import json_text
 
 LOGGER = "dagwall"
 
@@ -21,7 +22,7 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json_text(line)
 
 
 def configure(*, level: str = "info", stream: TextIO | None = None) -> None:

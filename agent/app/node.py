@@ -100,7 +100,7 @@ class Node:
         self._untold: Changes | None = None
         self._refused = Changes()
         self._too_big: tuple[str, ...] = ()
-        self._swept = False
+        self._swept = self._enforcing = False
         self._lacking: tuple[str, ...] = ()
         self._unknown: dict[int, RawEvent] = {}  # by cgroup id: what the kernel asked about and nobody knows yet
 
@@ -126,7 +126,14 @@ class Node:
         self._after(outcome, EVERYTHING)
         self._tell(also=self.source.store.claims.keys())
         self.attached_after_seconds = time.monotonic() - began
-        event("agent.enforcing", endpoints=len(self.writer.endpoints.by_uid), writes=outcome.writes)
+        self._say_enforcing()
+
+    def _say_enforcing(self) -> None:
+        """Once, as soon as a program is on a root."""
+        if self._enforcing or not any(each.ours and each.cgroup_id for each in self.datapath.attached()):
+            return
+        self._enforcing = True
+        event("agent.enforcing", endpoints=len(self.writer.endpoints.by_uid), roots=len(self.folders.roots))
 
     # -- the loop
 
@@ -305,6 +312,7 @@ class Node:
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
             self.health.check()
+            self._say_enforcing()
             self.health.guarded(self._forget_asked)
             self.health.say("source", self.source.trouble())
             self._say_events()

@@ -177,6 +177,7 @@ class Reporter:
             enforcing_after_seconds=round(self._first or 0.0, 3),
             resident_bytes=resident_bytes(),
             pins=str(config.pins),
+            repaired=node.health.repaired,
             stale_seconds=node.source.stale_seconds(),
             without_events=node.without_events(),
         )

@@ -36,16 +36,17 @@ class Serving:
         self.kube = _kube(config)
         self.flow_log = FlowLog(RotatingFile(config.flow_log), config.node) if config.flow_log else None
         self.http: list[HttpServer] = []
-        try:
+        questions = Questions(self.reporter.view, self.reporter.cluster, self.recent)
+        self.api = ApiServer(config.socket, questions)
+        try:  # after the socket: an agent that lives here is named before its addresses
             for what, address, registry in (
                 ("metrics", config.metrics, self.registry), ("probes", config.probes, None),
             ):  # fmt: skip
                 said = self.reporter
                 application = app(registry, dead=said.dead, unready=said.unready, lacking=said.lacking)
                 self.http += [HttpServer(address, application, what)] if address else []
-            questions = Questions(self.reporter.view, self.reporter.cluster, self.recent)
-            self.api = ApiServer(config.socket, questions)
         except BaseException:
+            self.api.stop()
             for server in self.http:
                 server.stop()
             raise

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,36 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def refuse_owned(folder: Path) -> None:
+    """StateError where another agent owns it; makes and holds nothing."""
+    if (folder / "lock").exists():
+        with suppress(OSError):  # whoever opens it in earnest says so
+            os.close(_locked(folder))
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds it until its end. Raises StateError where another agent does, and OSError."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        if isinstance(exc, BlockingIOError):
+            raise StateError(f"{folder}: another agent owns this state folder") from exc
+        raise
+    return lock
+
+
+def note_detached(folder: Path) -> None:
+    """The pins are gone by somebody's word: the next start has nothing to say about that. Raises StateError."""
+    if (folder / "state.db").exists():
+        state = StateFolder(folder)
+        try:
+            state.forget_boot()
+        finally:
+            state.close()
+
+
 class StateFolder:
     """Held open for the agent's life; the lock goes with the process, however it ends. One thread at a time."""
 
@@ -86,11 +116,9 @@ class StateFolder:
         self._lock = -1
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            os.close(self._lock)
-            raise StateError(f"{folder}: another agent owns this state folder") from exc
+            self._lock = _locked(folder)
+        except FileExistsError as exc:
+            raise StateError(f"{folder}: is no folder") from exc
         except OSError as exc:
             if exc.errno not in _NO_WRITES:
                 raise StateError(f"{folder}: {exc.strerror}") from exc
@@ -145,6 +173,10 @@ class StateFolder:
             rows.append(("facts", ("admitted", json.dumps(dict(change.admitted)))))
         self._db.write(rows)
         self._numbers, self._claims, self._kept, self._admitted = {}, {}, told, change.admitted
+
+    def forget_boot(self) -> None:
+        """As if no agent had enforced here since the boot. Raises StateError."""
+        self._db.write([("facts", ("boot", None))])
 
     def close(self) -> None:
         self._db.close()

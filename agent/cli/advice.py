@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from agent.cli.hashed import hashed_ids
 from agent.cli.lookups import missing
 from agent.cli.pitfalls import is_bound, pitfalls
 from agent.compiler.unmatched import unmatched_services
 from agent.model.cluster import Cluster, Namespace
-from agent.model.identity import Kind
 from agent.model.policy import DefaultPosture, Policy, PolicyRef, Posture, TaskPeer
 from agent.model.verdict import Direction
 from agent.parse.objects import ObjectName
@@ -30,13 +30,12 @@ def advise(cluster: Cluster, written: Collection[ObjectName]) -> Iterator[Warnin
     for ref, policy in sorted(cluster.policies.items()):
         yield from _no_floor(cluster, policy)
         yield from _claimed_peers(cluster, policy)
-        yield from _hashed_ids(policy)
         told = ref.namespace in namespaces if ref.namespace else bool(namespaces)
         if told and not any(namespace.managed for namespace in _namespaces(cluster, policy)):
             where = f"namespace {ref.namespace}" if ref.namespace else "no namespace that it selects"
             state = "is not managed" if ref.namespace else "is managed"
             yield Warning_(ref, "metadata.namespace", f"selects nothing: {where} {state}")
-    yield from (Warning_(*each) for each in (*pitfalls(cluster), *missing(cluster, written)))
+    yield from (Warning_(*each) for each in (*hashed_ids(cluster), *pitfalls(cluster), *missing(cluster, written)))
     if cluster.services:  # files without any service say nothing about those of the cluster
         yield from (Warning_(each.policy, each.field, each.text) for each in unmatched_services(cluster))
 
@@ -98,22 +97,6 @@ def _namespaces(cluster: Cluster, policy: Policy) -> tuple[Namespace, ...]:
         for _, namespace in sorted(cluster.namespaces.items())
         if namespace.managed and (selector is None or selector.matches(dict(namespace.labels)))
     )
-
-
-def _hashed_ids(policy: Policy) -> Iterator[Warning_]:
-    """I1"""
-    kinds, subject = (Kind.KUBERNETES_POD_OPERATOR, Kind.SPARK_OPERATOR), policy.subject
-    allows = bool(policy.egress or policy.ingress)
-    for name, patterns in (("dagIds", subject.dag_ids), ("taskIds", subject.task_ids)):
-        suffixed = [pattern for pattern in patterns if "*" in pattern and not pattern.endswith("*")]
-        if allows and suffixed and (not subject.kinds or set(subject.kinds) & set(kinds)):
-            yield Warning_(
-                policy.ref,
-                f"spec.subject.{name}",
-                f"{suffixed[0]!r} allows nothing to KubernetesPodOperator pods whose id is known as a hash only (over"
-                " 63 characters, or other than ASCII letters, digits, '_', '-', '.'): they are restricted if it "
-                "might match; name their ids without `*`",
-            )
 
 
 def _claimed_peers(cluster: Cluster, policy: Policy) -> Iterator[Warning_]:

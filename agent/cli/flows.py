@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from agent.cli.read import POD, SOCKET, task_of, who
 from agent.cli.show import OUTPUT, amount, clock, print_json, print_line, print_table, speaks
 from agent.outputs.client import Client
 from agent.outputs.words import socket_text
+from agent.text import json_text
 
 FLOW_COLUMNS = ("TIME", "TASK", "", "PEER", "ADDRESS", "VERDICT", "SENT", "RECEIVED", "RULE OR REASON")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -68,7 +68,7 @@ def _follow(client: Client, output: str, wanted: dict[str, Any]) -> None:
     try:
         for answer in client.follow(**wanted):
             if output == "json":
-                click.echo(json.dumps(answer.get("item", answer), ensure_ascii=False))
+                click.echo(json_text(answer.get("item", answer)))
             elif "lost" in answer:
                 print_line(f"... {answer['lost']} lost: this terminal is too slow")
             else:

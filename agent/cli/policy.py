@@ -25,6 +25,7 @@ from agent.outputs.plain import plain
 from agent.parse.objects import ObjectName
 from agent.parse.peers import PROTOCOLS
 from agent.sources.update import Problem
+from agent.text import printable
 
 DENIED = 3
 _PROTOCOLS = {name.upper() for name in PROTOCOLS}
@@ -40,7 +41,7 @@ def _settings(given: dict[str, Any]) -> PolicySettings:
     try:
         return read_settings(given.pop("config"), flags)
     except InvalidObject as exc:
-        raise click.UsageError(str(exc)) from exc
+        raise click.UsageError(printable(str(exc))) from exc
 
 
 @policy.command()

@@ -14,13 +14,16 @@ import click
 from agent import log
 from agent.app.agent import build, raise_file_limit, stop_on_signals
 from agent.app.serve import Serving
+from agent.app.state import refuse_owned
 from agent.cli.settings import read_map_entries, read_settings
 from agent.cli.show import speaks
 from agent.config import Config, OnAgentLoss
 from agent.errors import DagwallError, InvalidObject, StateError
+from agent.kernel.pins import Pins
 from agent.model.policy import DefaultPosture, Posture
 from agent.outputs.http import split_address
 from agent.sources.cgroup_names import parse_roots
+from agent.text import printable
 
 DEFAULTS = {field.name: field.default for field in fields(Config)}
 _PATH = click.Path(path_type=Path)
@@ -168,7 +171,7 @@ def run(log_level: str, **given: Any) -> None:
         read = read_settings(given.pop("config"), policy_flags)
         cgroup_roots = parse_roots(given["cgroup_roots"])
     except InvalidObject as exc:
-        raise click.UsageError(str(exc)) from exc
+        raise click.UsageError(printable(str(exc))) from exc
     config = Config(
         **given
         | {
@@ -183,6 +186,7 @@ def run(log_level: str, **given: Any) -> None:
         )
     log.configure(level=log_level)
     raise_file_limit()
+    _refuse_others(config)
     serving = Serving(config)
     serving.start()
     try:
@@ -194,6 +198,15 @@ def run(log_level: str, **given: Any) -> None:
         raise DagwallError(f"--state: {exc}") from exc
     finally:
         serving.stop()
+
+
+def _refuse_others(config: Config) -> None:
+    """An agent that lives here is named before an address that it has."""
+    Pins(config.pins).refuse_taken()
+    try:
+        refuse_owned(config.state)
+    except StateError as exc:
+        raise DagwallError(f"--state: {exc}") from exc
 
 
 def take_policy_flags(given: dict[str, Any]) -> dict[str, Any]:

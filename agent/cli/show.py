@@ -5,7 +5,6 @@ rich is imported where it is used: `dagwall run` needs none of it, and it is 2.5
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from agent.errors import DagwallError
+from agent.text import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,13 +47,13 @@ def speaks(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except DagwallError as exc:
-            raise click.ClickException(clean(str(exc), lines=True)) from exc
+            raise click.ClickException(printable(str(exc), keep="\n")) from exc
 
     return spoken
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value, indent=2))
 
 
 def console(width: int = 0) -> Console:
@@ -77,7 +77,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if not listed:
         click.echo(empty)
         return
-    widths = _widths([[clean(str(value)) for value in row] for row in (columns, *listed)])
+    widths = _widths([[printable(str(value)) for value in row] for row in (columns, *listed)])
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for number, (name, width) in enumerate(zip(columns, widths, strict=True)):
         numeric = all(isinstance(row[number], int | float) for row in listed)
@@ -118,13 +118,8 @@ def print_heading(text: str) -> None:
 def _cell(value: object) -> Text:
     from rich.text import Text  # noqa: PLC0415
 
-    text = clean(str(value))
+    text = printable(str(value))
     return Text(text, style=STYLES.get(text.lower(), ""))
-
-
-def clean(text: str, *, lines: bool = False) -> str:
-    """Ids come from people: nothing in them may steer a terminal."""
-    return "".join(c if c.isprintable() or (lines and c == "\n") else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def amount(number: int) -> str:

@@ -64,6 +64,8 @@ def _facts(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     lost = [f"{count} {reason}" for reason, count in status["losses"] if count]
     yield "losses", ", ".join(lost) or "none"
+    if status.get("repaired"):
+        yield "repaired", f"{status['repaired']} entries of maps that another program had changed"
 
 
 def _lines(title: str, lines: list[str]) -> None:

@@ -15,7 +15,7 @@ from agent.kernel import loader, syscall
 from agent.kernel.loader import Loaded, Request
 from agent.kernel.maps import KernelMap
 from agent.kernel.migrate import Migration, refuse_newer, schema_map
-from agent.kernel.pins import Pins, ensure_bpffs
+from agent.kernel.pins import Pins, ensure_bpffs, leave_bpffs
 from agent.kernel.probe import Features
 from agent.kernel.programs import ATTACH_ORDER, HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, Program
 from agent.kernel.ring import RingBuffer
@@ -298,12 +298,16 @@ def _created(root: Path, program: int, attach_type: AttachType) -> int:
 
 
 def detach(root: Path) -> int:
-    """Take everything off the node that is pinned below `root`: links first. Number of links that were there."""
+    """Take everything off the node that is pinned below `root`: links first, last a bpffs that an agent has mounted.
+
+    Number of links that were there.
+    """
     pins = Pins(root)
     links = pins.all_links()
     for link in links:
         _cut(link)
     pins.remove_all()
+    leave_bpffs(root.parent)
     return len(links)
 
 

@@ -19,6 +19,11 @@ from agent.abi.structs import ABI_VERSION
 from agent.errors import KernelError
 
 _BPF_FS_MAGIC = 0xCAFE4A11
+_OUR_MOUNT = b"dagwall"
+"""The source of a bpffs that an agent has mounted, as /proc/self/mountinfo shows it."""
+_OF_THE_KERNEL = {"maps.debug", "progs.debug"}
+"""What it puts into each bpffs itself (kernel/bpf/preload)."""
+_UMOUNT_NOFOLLOW = 8
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,6 +96,11 @@ class Pins:
             raise KernelError(f"--pins {self.root}: lock: {exc.strerror}") from exc
         return held
 
+    def refuse_taken(self) -> None:
+        """KernelError where another agent has these pins, as `lock` says it; makes and holds nothing."""
+        if self.root.is_dir():
+            os.close(self.lock())
+
     def is_held_by(self, lock: int) -> bool:
         """Is the folder still the one that `lock` is of? Somebody may have removed it, or unmounted its bpffs."""
         try:
@@ -118,10 +128,30 @@ def ensure_bpffs(folder: Path) -> None:
     """
     if is_bpffs(folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    if _LIBC.mount(b"bpf", os.fsencode(folder), b"bpf", 0, None) != 0:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = next(folder.iterdir(), None)
+    except OSError as exc:
+        raise KernelError(f"--pins: no bpffs at {folder}, and none can be mounted there: {exc.strerror}") from exc
+    if hidden is not None:
+        raise KernelError(
+            f"--pins: no bpffs at {folder}, and one mounted there would hide {hidden.name}: name another"
+        )
+    if _LIBC.mount(_OUR_MOUNT, os.fsencode(folder), b"bpf", 0, None) != 0:
         code = ctypes.get_errno()
         raise KernelError(f"no bpffs at {folder}, and mounting one failed: {os.strerror(code)}")
+
+
+def leave_bpffs(folder: Path) -> bool:
+    """Unmounts the bpffs of `folder` if an agent has mounted it and nothing is left in it. Was it?"""
+    path = os.fsencode(folder.resolve())
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    found = [each for each in mounts if each[4] == path]
+    if not found or found[-1][-3:-1] != [b"bpf", _OUR_MOUNT]:
+        return False
+    if {entry.name for entry in folder.iterdir()} - _OF_THE_KERNEL:
+        return False
+    return int(_LIBC.umount2(path, _UMOUNT_NOFOLLOW)) == 0  # not while somebody has it open
 
 
 def is_bpffs(folder: Path) -> bool:

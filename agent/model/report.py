@@ -120,6 +120,7 @@ class Status:
     pins_were_gone: bool = False  # at this agent's start, though one had enforced here since the boot
     resident_bytes: int = 0
     pins: str = ""  # where this agent pins
+    repaired: int = 0  # entries of maps that were not as written, since the agent's start
     stale_seconds: float = 0.0  # since the source could last tell what is new; 0 when it can
     without_events: tuple[str, ...] = ()  # folders are found by looking, because the kernel gives no events of them
 

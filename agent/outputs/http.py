@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from agent.errors import DagwallError
 from agent.log import event
 from agent.outputs.bounded import BoundedThreads, Room
+from agent.text import printable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -63,7 +64,7 @@ def app(
 
 
 def _text(start: StartResponse, status: str, lines: Iterable[str]) -> Iterable[bytes]:
-    body = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+    body = "".join(f"{printable(line)}\n" for line in lines).encode("utf-8", "replace")
     start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
     return [body]
 

@@ -19,6 +19,7 @@ from agent.model.identity import Claim, Identity, Kind
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble_ends import own_end, peer_end
 from agent.outputs.words import protocol_name, readable, reason_name, sentence, socket_text
+from agent.text import printable
 
 MAX_LINE_BYTES = 64 * 1024
 """With its end of line: what `hubble observe --input-file` reads at most."""
@@ -104,7 +105,7 @@ def _common(seen: Flow | Denial) -> Object:
         "Type": "L3_L4",
         "traffic_direction": seen.tuple.direction.name,
         "is_reply": False,
-        "Summary": _summary(seen),
+        "Summary": printable(_summary(seen)),  # Hubble's tables print it as it is
         "extensions": {"@type": _STRUCT, "value": _ours(seen)},
     }
     if isinstance(seen, Denial) and seen.cgroup_id:
@@ -147,10 +148,12 @@ def _named(seen: Flow | Denial) -> Object:
 
 
 def _ip(seen: Flow | Denial, *, egress: bool) -> Object:
-    """The kernel's key does not hold our address: it is the pod's of the peer's family."""
+    """The kernel's key does not hold our address: it is the pod's of the peer's family, and any where a socket has no
+    peer yet."""
     address = seen.tuple.peer
     if isinstance(seen, Denial) and not seen.hook.has_peer:
-        return {}
+        first = next(iter(seen.endpoint.addresses), None)
+        return {"source": str(first), "ipVersion": f"IPv{first.version}"} if first is not None else {}
     own = _own_address(seen, address)
     ends = {"source": own, "destination": str(address)} if egress else {"source": str(address), "destination": own}
     return {**{end: text for end, text in ends.items() if text}, "ipVersion": f"IPv{address.version}"}

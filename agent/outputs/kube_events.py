@@ -23,6 +23,7 @@ from agent.model.flow import Denial
 from agent.model.report import EndpointRow
 from agent.model.verdict import EndpointState, Verdict
 from agent.outputs.words import sentence
+from agent.text import printable
 
 EVERY_SECONDS = 10.0
 """Between two writes of one Event."""
@@ -196,7 +197,7 @@ class EventSeries:
             },
             "type": series.type,
             "reason": series.reason,
-            "message": series.message[:MESSAGE],
+            "message": printable(series.message)[:MESSAGE],
             "count": series.count,
             "firstTimestamp": _time(series.first),
             "lastTimestamp": last,

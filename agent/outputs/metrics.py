@@ -8,16 +8,17 @@ restarts and upgrades, until `dagwall detach`.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from agent.model.flow import Flow
 from agent.model.report import IdentityRow, Status, View
-from agent.outputs.series import LABELS, OVERFLOW, TaskSeries
+from agent.outputs.series import LABELS, OVERFLOW, Key, Room, TaskSeries
 
 _TASK = ("namespace", "dag_id", "task_id", "service_account")
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -29,6 +30,8 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry, view: Callable[[], View | None], *, series: int) -> None:
         self._view, self._limit = view, series
         self.tasks = TaskSeries(series)
+        self._denials, self._lock = Room(series), threading.Lock()
+        ProcessCollector(registry=registry)  # where there is /proc
         self._policy_latency = Histogram(
             "dagwall_policy_latency_seconds", "Time from reading a change to the last map write that enforces it.",
             registry=registry, buckets=_LATENCY,
@@ -112,17 +115,17 @@ class Metrics(Collector):
     def _denied(self, view: View) -> Metric:
         """Exact: from the kernel's `denials`, not from sampled events (R2)."""
         names = {row.number: (row.namespace, row.dag_id, row.task_id, row.service_account) for row in view.identities}
-        totals: Counter[tuple[str, ...]] = Counter()
+        packets: Counter[Key] = Counter()
         for row in view.denials:
-            key: tuple[str, ...] = (
-                *names.get(row.identity, ("", "", "", "")),
-                row.reason,
-                row.direction,
-                row.verdict,
-            )
-            if key not in totals and len(totals) >= self._limit:
-                key = (*[OVERFLOW] * 4, row.reason, row.direction, row.verdict)
-            totals[key] += row.packets
+            who = names.get(row.identity, ("", "", "", ""))
+            series: Key = (*who, row.reason, row.direction, row.verdict)
+            packets[series] += row.packets
+        totals: Counter[Key] = Counter()
+        with self._lock:
+            self._denials.keep(packets.keys())
+            for key, count in packets.items():
+                shown = key if self._denials.take(key) else (*[OVERFLOW] * 4, *key[4:])
+                totals[shown] += count
         family = CounterMetricFamily(
             "dagwall_task_denied",
             "Packets and calls of a task that were denied (verdict deny), or would be (verdict audit), by reason.",
@@ -155,6 +158,10 @@ def _agent_families(status: Status) -> Iterator[Metric]:
     for reason, count in status.losses:
         losses.add_metric([reason], count)
     yield losses
+    yield CounterMetricFamily(
+        "dagwall_repaired_entries", "Entries of kernel maps that were not as written, and were written again.",
+        value=status.repaired,
+    )  # fmt: skip
     features = [(name, int(there)) for name, there in status.features]
     yield _gauges("dagwall_feature", "1 where this kernel has the feature.", ["feature"], features)
     hooks = GaugeMetricFamily(

@@ -23,6 +23,7 @@ from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
 from agent.outputs.node_report import NodeReport, digest
 from agent.parse.bindings import BINDING_KIND
+from agent.text import printable
 
 CONDITION_SECONDS = 5.0
 COUNT_SECONDS = 60.0
@@ -103,7 +104,7 @@ def _accepted(judged: Judged) -> tuple[bool, str, str]:
     if not judged.problem:
         return True, "Valid", "it is valid"
     stays = f"generation {judged.valid} stays in force" if judged.valid else "no generation of it is in force"
-    return False, "Invalid", f"{judged.problem[:MESSAGE]}; {stays}"
+    return False, "Invalid", f"{printable(judged.problem)[:MESSAGE]}; {stays}"
 
 
 def _programmed(judged: Judged, reports: Mapping[str, NodeReport], have: list[str]) -> tuple[bool, str, str]:
@@ -131,7 +132,7 @@ def _lack(node: str, said: NodeReport, ref: PolicyRef) -> str:
 
 def _condition(name: str, holds: bool, reason: str, message: str, generation: int) -> Status:  # noqa: FBT001
     return {
-        "type": name, "status": "True" if holds else "False", "reason": reason, "message": message,
+        "type": name, "status": "True" if holds else "False", "reason": reason, "message": printable(message),
         "observedGeneration": generation,
     }  # fmt: skip
 

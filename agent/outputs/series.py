@@ -33,16 +33,41 @@ GONE_SECONDS = 3600.0
 """How long the series of an identity outlive its last endpoint: some scrapes, and the next run of most DAGs."""
 
 
-class TaskSeries:
-    """A series that found room keeps it while its identity is here: counters do not go backwards.
+class Room:
+    """Which series have room; a key begins with its namespace. What found room keeps it: no counter goes backwards.
 
-    A namespace takes as many series as it leaves to others, so that one task's peers never take everybody's room.
+    A namespace takes as many series as it leaves to others, so that one tenant never takes everybody's (S1).
     """
 
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._keys: set[Key] = set()
+        self._used: Counter[str] = Counter()  # by namespace
+
+    def take(self, key: Key) -> bool:
+        """Has this series room?"""
+        if key not in self._keys and self._used[key[0]] >= self._limit - len(self._keys):
+            return False
+        self._used[key[0]] += key not in self._keys
+        self._keys.add(key)
+        return True
+
+    def give_back(self, keys: Iterable[Key]) -> None:
+        for key in self._keys.intersection(keys):
+            self._keys.remove(key)
+            self._used[key[0]] -= 1
+
+    def keep(self, keys: Collection[Key]) -> None:
+        """Only these are left."""
+        self.give_back(self._keys.difference(keys))
+
+
+class TaskSeries:
+    """A series keeps its room while its identity is here, and where room is left for GONE_SECONDS longer."""
+
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._lock, self._clock = limit, threading.Lock(), clock
+        self._room, self._lock, self._clock = Room(limit), threading.Lock(), clock
         self._totals: dict[Key, TaskTotals] = {}
-        self._used: Counter[str] = Counter()  # series by namespace
         self._gone: dict[Key, float] = {}  # identities without an endpoint, since when
         self.overflowed = 0  # growths that were added to the overflow series
 
@@ -72,10 +97,7 @@ class TaskSeries:
             now = self._clock()
             known = {key[:4] for key in self._totals}
             self._gone = {who: self._gone.get(who, now) for who in known if who not in here and OVERFLOW not in who}
-            over = {who for who, since in self._gone.items() if now - since > GONE_SECONDS}
-            for key in [key for key in self._totals if key[:4] in over]:
-                del self._totals[key]
-                self._used[key[0]] -= 1
+            self._drop({who for who, since in self._gone.items() if now - since > GONE_SECONDS})
 
     def _series(self, flow: Flow) -> TaskTotals:
         identity, direction = flow.endpoint.identity, flow.tuple.direction.name.lower()
@@ -90,10 +112,23 @@ class TaskSeries:
         known = self._totals.get(key)
         if known is not None:
             return known
-        left = self._limit - self._used.total()
-        if self._used[identity.namespace] >= left:
+        if not self._room.take(key) and not (self._make_room(identity.namespace) and self._room.take(key)):
             key = (*[OVERFLOW] * 5, direction)
             self.overflowed += 1
-        else:
-            self._used[identity.namespace] += 1
         return self._totals.setdefault(key, TaskTotals())
+
+    def _make_room(self, namespace: str) -> bool:
+        """Of identities that have gone, and whose last totals were scraped, half go: of the namespace that needs room
+        if it has any, else of all; those that have been gone longest."""
+        own = [who for who in self._gone if who[0] == namespace]
+        gone = sorted(own or self._gone, key=self._gone.__getitem__)
+        self._drop(set(gone[: (len(gone) + 1) // 2]))
+        return bool(gone)
+
+    def _drop(self, identities: Collection[Key]) -> None:
+        keys = [key for key in self._totals if key[:4] in identities]
+        for key in keys:
+            del self._totals[key]
+        self._room.give_back(keys)
+        for who in identities:
+            del self._gone[who]

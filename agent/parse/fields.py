@@ -108,8 +108,3 @@ def _shown(value: Any) -> str:
     """As people wrote it: null, true and {"to": []} rather than Python's words for them."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def printable(text: str) -> str:
-    """Text that people will read in terminals and Events: what moves the cursor or turns the line is spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -9,9 +9,10 @@ from agent.model.identity import Attestation, Kind
 from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
 from agent.model.verdict import Direction
 from agent.parse.faults import Faults
-from agent.parse.fields import Field, printable
+from agent.parse.fields import Field
 from agent.parse.peers import Scope, parse_fqdn, parse_peer, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
+from agent.text import printable
 
 API_VERSION = "dagwall.io/v1alpha1"
 NAMESPACED_KIND = "TaskNetworkPolicy"

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from agent.app.agent import Agent
+from agent.cli import main
 from agent.kernel.datapath import detach
+from agent.kernel.pins import is_bpffs
 from lab.node import Pod, ScratchNode
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
@@ -116,3 +119,29 @@ def test_a_file_beyond_reason_is_refused_by_its_size(running: tuple[Machine, Age
     assert still_enforced(pod)
     (machine.files / "big.yaml").unlink()
     assert eventually(lambda: not errors(agent))
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, ["run", *map(str, words)])
+
+
+def test_a_file_where_a_folder_should_be_names_the_option(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    words = ("--files", tmp_path, "--metrics", "", "--socket", tmp_path / "s")
+    result = run(*words, "--state", file, "--pins", tmp_path / "none")
+    assert (result.exit_code, result.output) == (1, f"Error: --state: {file}: is no folder\n")
+    result = run(*words, "--state", file / "below", "--pins", tmp_path / "none")
+    assert (result.exit_code, result.output) == (1, f"Error: --state: {file / 'below'}: Not a directory\n")
+    result = run(*words, "--state", tmp_path / "state", "--pins", file / "below" / "dagwall")
+    assert "--pins: no bpffs at" in result.output
+    assert "Not a directory" in result.output
+
+
+def test_no_bpffs_is_mounted_over_files(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("")
+    words = ("--files", tmp_path, "--metrics", "", "--socket", tmp_path / "s", "--state", tmp_path / "state")
+    result = run(*words, "--pins", tmp_path / "dagwall")
+    assert "would hide" in result.output
+    assert not is_bpffs(tmp_path)
+    assert (tmp_path / "precious").exists()

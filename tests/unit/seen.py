@@ -50,7 +50,7 @@ STATUS = Status(
     network_policies=0, bindings=1, contradicting=1,
     losses=(("ring_full", 0), ("flows_quota", 4)), object_errors=("a.yaml:3: TaskNetworkPolicy/x/y: broken",),
     unenforceable=("airflow/p: NET_RAW: AF_PACKET is not covered by this build",), outside=(), started=1.0,
-    enforcing_after_seconds=0.8, resident_bytes=50_000_000, not_covered=("AF_VSOCK: no hook sees it",),
+    enforcing_after_seconds=0.8, resident_bytes=50_000_000, repaired=3, not_covered=("AF_VSOCK: no hook sees it",),
 )  # fmt: skip
 
 VIEW = View(

@@ -107,7 +107,7 @@ def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
 
 
 def test_errors_as_json(tmp_path: Path) -> None:
-    file = write(tmp_path, NAMESPACE, POLICY, FLOOR.replace("egress", "egres"))
+    file = write(tmp_path, NAMESPACE, POLICY.replace("finance_*", "finance_daily"), FLOOR.replace("egress", "egres"))
     found = json.loads(dagwall("policy", "check", file, "-o", "json", code=1).output)
     assert found["policies"] == 1
     (error,), (warning,) = found["errors"], found["warnings"]
@@ -139,10 +139,11 @@ def test_policies_by_claims_need_something_below(tmp_path: Path, documents: tupl
 
 
 def test_a_default_of_deny_is_enough(tmp_path: Path) -> None:
-    write(tmp_path, NAMESPACE, POLICY)
+    policy = POLICY.replace("finance_*", "finance_daily")
+    write(tmp_path, NAMESPACE, policy)
     assert "0 warnings" in dagwall("policy", "check", tmp_path, "--default-posture", "deny").output
     annotated = NAMESPACE.replace("metadata: {", "metadata: {annotations: {dagwall.io/default-posture: deny}, ")
-    write(tmp_path, annotated, POLICY)
+    write(tmp_path, annotated, policy)
     assert "0 warnings" in dagwall("policy", "check", tmp_path).output
 
 
@@ -185,7 +186,11 @@ def test_files_without_services_say_nothing_about_them(tmp_path: Path) -> None:
         ("dagIds: ['*_prod']", True),
         ("dagIds: ['*_prod'], kinds: [kubernetes-executor]", False),
         ("dagIds: ['*']", False),
-        ("dagIds: ['finance_*']", False),
+        ("dagIds: ['**']", False),
+        ("dagIds: ['finance_*']", True),
+        ("dagIds: ['a*b']", True),
+        ("taskIds: ['load_*']", True),
+        ("dagIds: ['finance_*'], kinds: [kubernetes-pod-operator]", True),
         ("dagIds: [finance_prod]", False),
     ],
 )
@@ -196,6 +201,31 @@ def test_patterns_that_hashed_ids_cannot_show(tmp_path: Path, subject: str, warn
     write(tmp_path, NAMESPACE, FLOOR, policy)
     output = dagwall("policy", "check", tmp_path).output
     assert ("known as a hash only" in output) == warned, output
+    write(tmp_path, NAMESPACE, FLOOR, policy.replace("egress: [{to: [{entity: world}]}]", "egress: []"))
+    assert "known as a hash only" not in dagwall("policy", "check", tmp_path).output, "it only restricts"
+
+
+@pytest.mark.parametrize("pattern", ["finance_*", "*_prod", "*", "finance"])
+@pytest.mark.parametrize(("place", "said"), [("egress", True), ("deny", False)])
+def test_so_are_those_of_tasks_peers(tmp_path: Path, pattern: str, place: str, said: bool) -> None:
+    """I1"""
+    peers = f"[{{name: r, to: [{{tasks: {{dagIds: ['{pattern}']}}}}]}}]"
+    write(tmp_path, NAMESPACE, FLOOR.replace("egress: []", f"{place}: {peers}"))
+    output = dagwall("policy", "check", tmp_path).output
+    expected = f"spec.{place}[0].to[0].tasks.dagIds: '{pattern}' means no KubernetesPodOperator pods"
+    assert (expected in output) == (said and pattern in ("finance_*", "*_prod")), output
+
+
+@pytest.mark.parametrize(("posture", "said"), [("enforce", "they are quarantined"), ("audit", "they contradict it")])
+def test_so_are_those_of_bindings(tmp_path: Path, posture: str, said: str) -> None:
+    """I1"""
+    binding = BINDING.replace("enforce", posture)
+    write(tmp_path, NAMESPACE, binding)
+    assert "known as a hash only" not in dagwall("policy", "check", tmp_path).output
+    write(tmp_path, NAMESPACE, binding.replace("dagIds: [reports]", "dagIds: ['reports_*']"))
+    output = dagwall("policy", "check", tmp_path).output
+    assert "spec.dagIds: 'reports_*' vouches for no KubernetesPodOperator pods" in output
+    assert said in output
 
 
 def test_a_policy_of_an_unmanaged_namespace_selects_nothing(tmp_path: Path) -> None:

@@ -40,3 +40,14 @@ def test_only_root_runs_the_agent(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Error: dagwall run: must be run as root: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_make_run_asks_for_the_folder() -> None:
+    """-o: nothing is set up for it."""
+    environment = {name: value for name, value in os.environ.items() if name != "FILES" and "MAKE" not in name}
+    done = subprocess.run(
+        ["make", "-o", ".venv/.ready", "run"], cwd=Path(__file__).parents[2], env=environment, capture_output=True,
+        text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("make run: FILES is missing: ")

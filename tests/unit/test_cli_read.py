@@ -19,8 +19,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent.cli import main
-from agent.cli.show import amount, clean
+from agent.cli.show import amount
 from agent.model.cluster import Cluster
+from agent.model.flow import PeerKind, PeerName
 from agent.model.report import View
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.api import ApiServer
@@ -28,6 +29,8 @@ from agent.outputs.questions import Questions
 from agent.outputs.recent import Recent
 from agent.outputs.records import Filter
 from tests.unit.seen import VIEW, denial, flow, unready
+
+HOSTILE = "\x1b[2Jevil[red]\u202e\x9b\n"
 
 
 class Agent:
@@ -57,7 +60,17 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 def test_status_is_an_exit_code_too(agent: Agent) -> None:
     ready = agent.ask("status").output
     assert ready.startswith("ready\n")
-    for part in ("rules", "10.0%", "egress", "2 managed", "4 flows_quota", "p: NET_RAW", "a.yaml:3", "AF_VSOCK"):
+    for part in (
+        "rules",
+        "10.0%",
+        "egress",
+        "2 managed",
+        "4 flows_quota",
+        "p: NET_RAW",
+        "a.yaml:3",
+        "AF_VSOCK",
+        "3 entries of maps",
+    ):
         assert part in ready
     agent.view = unready("not attached to /kubepods")
     assert agent.ask("status", code=1).output.startswith("not ready\n  problem: not attached to /kubepods\n")
@@ -181,7 +194,9 @@ def test_followed_flows_have_a_header_and_no_blanks_at_the_end(agent: Agent) -> 
     assert header.split()[:3] == ["TIME", "TASK", "PEER"]
     assert [row.index("finance/load") for row in rows] == [header.index("TASK")] * 2
     assert all(line == line.rstrip() for line in (header, *rows))
-    assert all(line == line.rstrip() for line in agent.ask("flows").output.splitlines())
+    agent.recent.denials([denial()])
+    for command in ("flows", "why", "status", "endpoints", "identities"):
+        assert all(line == line.rstrip() for line in agent.ask(command).output.splitlines()), command
 
 
 def test_narrow_terminals_fold_between_words_only() -> None:
@@ -233,16 +248,23 @@ def test_why(agent: Agent) -> None:
 
 
 def test_nothing_that_people_name_can_steer_a_terminal(agent: Agent) -> None:
-    agent.recent.denials([denial("\x1b[2Jevil[red]")])
-    for words in (["flows"], ["why"]):
+    """Nor does the JSON, which reads back exactly."""
+    agent.view = replace(VIEW, endpoints=(replace(VIEW.endpoints[0], dag_id=HOSTILE, pod=HOSTILE),))
+    agent.recent.flows([flow(HOSTILE, peer=PeerName(PeerKind.POD, HOSTILE))])
+    agent.recent.denials([denial(HOSTILE)])
+    for words in (["flows"], ["why"], ["endpoints"], ["flows", "-o", "json"], ["endpoints", "-o", "json"]):
         output = agent.ask(*words).output
-        assert "\x1b" not in output
+        assert not set(HOSTILE) & set(output.replace("\n", "")) - set("evil[red]2J"), words
+        assert r"\u202e" in output
         assert "evil[red]" in output
+    assert json.loads(agent.ask("flows", "-o", "json").output)[0]["dag_id"] == HOSTILE
+    error = agent.ask("why", "--dag", "nobody", code=1).output
+    assert "\x1b" not in error
+    assert r"\x1b[2Jevil[red]" in error
 
 
 def test_words() -> None:
     assert [amount(n) for n in (0, 999, 1000, 1_500_000, 10**13)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "10.0 TB"]
-    assert clean("a\nb") == "a�b"
 
 
 def test_version() -> None:

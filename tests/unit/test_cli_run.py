@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -10,13 +11,18 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from agent.app.state import StateFolder
 from agent.cli import main
 from agent.cli.run import run
 from agent.cli.settings import METADATA, read_map_entries, read_settings
 from agent.config import Config
 from agent.errors import InvalidObject
-from agent.model.cluster import Destination, Settings
+from agent.kernel.pins import Pins
+from agent.model.cluster import Cluster, Destination, Settings
 from agent.model.policy import CidrPeer, DefaultPosture, Entity, PortMatch, ServicePeer
+from agent.outputs.api import ApiServer
+from agent.outputs.questions import Questions
+from agent.outputs.recent import Recent
 
 FILE = """\
 cluster: prod
@@ -159,6 +165,44 @@ def test_a_taken_address_ends_the_start(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "serve metrics on 192.0.2.1:1: " in result.output
     assert not (tmp_path / "s").exists()
+
+
+def test_an_agent_that_lives_on_the_socket_is_named_before_an_address_is(tmp_path: Path) -> None:
+    """192.0.2.1 cannot be bound: that would be the other thing to say."""
+    living = ApiServer(tmp_path / "s", Questions(lambda: None, Cluster, Recent()))
+    living.start()
+    try:
+        result = invoke(
+            "--files", tmp_path, "--metrics", "192.0.2.1:1", "--socket", tmp_path / "s", "--pins", tmp_path / "none"
+        )
+    finally:
+        living.stop()
+    assert (result.exit_code, result.output) == (
+        1,
+        f"Error: {tmp_path / 's'}: another agent answers on this socket\n",
+    )
+
+
+def test_an_agent_that_holds_the_pins_is_named_before_an_address_is(tmp_path: Path) -> None:
+    held = Pins(tmp_path / "pins").lock()
+    words = ("--files", tmp_path, "--metrics", "192.0.2.1:1", "--socket", tmp_path / "s", "--pins", tmp_path / "pins")
+    result = invoke(*words)
+    os.close(held)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: --pins {tmp_path / 'pins'}: another agent enforces by these pins")
+    assert "serve metrics on" in invoke(*words).output
+
+
+def test_an_agent_that_owns_the_state_folder_is_named_before_an_address_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    owner = StateFolder(state)
+    words = ("--files", tmp_path, "--metrics", "192.0.2.1:1", "--socket", tmp_path / "s", "--pins", tmp_path / "none")
+    result = invoke(*words, "--state", state)
+    owner.close()
+    assert (result.exit_code, result.output) == (
+        1, f"Error: --state: {state}: another agent owns this state folder\n"
+    )  # fmt: skip
+    assert "serve metrics on" in invoke(*words, "--state", state).output
 
 
 def test_detach_asks(tmp_path: Path) -> None:

@@ -86,13 +86,14 @@ def test_start_reads_everything_and_is_complete(folder: Folder) -> None:
     (folder.path / "sub" / "deeper").mkdir(parents=True)
     folder.write("a.yaml", MANAGED + "---\n" + policy())
     folder.write("sub/deeper/pod.yml", pod())
+    folder.write("sub/POD.YAML", pod("q", UIDS[1]))
     folder.write("sub/.hidden.yaml", "broken: [")
     folder.write("README.md", "no manifest")
     update = folder.source.start()
     snapshot = update.snapshot
     assert snapshot.complete
     assert update.problems == ()
-    assert list(snapshot.pods) == [UIDS[0]]
+    assert set(snapshot.pods) == {UIDS[0], UIDS[1]}
     assert len(snapshot.policies) == 1
     assert {name: each.managed for name, each in snapshot.namespaces.items()} == {"etl": True, "always": True}
     assert folder.quiet()

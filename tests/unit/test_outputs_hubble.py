@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.flows.join import NO_PEER
 from agent.model.flow import Denial, Flow, PeerKind, PeerName, Place, RuleMatch
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble import DROP_REASONS, lines_of
@@ -23,7 +24,8 @@ API_SERVER = PeerName(PeerKind.SERVICE, "default/kubernetes", place=Place.API_SE
 OTHER_NODE = PeerName(PeerKind.ENTITY, "node", place=Place.OTHER_NODE)
 NODE = PeerName(PeerKind.ENTITY, "node", place=Place.THIS_NODE)
 DENY = "ClusterTaskNetworkPolicy/no-metadata/credentials"
-RAW = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, nearest="", source_port=0)
+RAW = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, peer=NO_PEER, nearest="", source_port=0)
+OTHER = replace(endpoint("sales", "extract", "sales-extract-x1"), uid="uid-2")
 JOIN = replace(denial(address="224.0.0.22"), hook=Hook.EGRESS, nearest="")
 
 SHAPES: dict[str, Flow | Denial] = {
@@ -41,6 +43,16 @@ SHAPES: dict[str, Flow | Denial] = {
     "denied incoming": replace(denial(direction=INGRESS), hook=Hook.INGRESS, peer=TASK_POD),
     "audit": replace(denial(verdict=AUDIT, reason=DropReason.DENY_RULE, rule=DENY), match=RuleMatch.PEER_AND_PORT),
     "raw socket": replace(RAW, tuple=replace(RAW.tuple, protocol=1, service_port=0, peer=ip_address("::"))),
+    "refused family": replace(
+        RAW,
+        reason=DropReason.SOCKET_FAMILY,
+        hook=Hook.SOCKET_CREATE,
+        family=17,
+        tuple=replace(RAW.tuple, protocol=0, service_port=0, peer=ip_address("::")),
+    ),
+    "another pod's socket": replace(
+        denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), nearest="", opened_by=OTHER
+    ),
     "group membership": replace(JOIN, tuple=replace(JOIN.tuple, protocol=2, service_port=0), source_port=0),
     "a newer release's reason": denial(reason=DropReason.UNKNOWN),
 }
@@ -74,8 +86,17 @@ def test_every_line_has_both_ends(name: str) -> None:
     for line in parsed(SHAPES[name]):
         ends = line["IP"]
         assert isinstance(ends, dict)
-        assert ends == {} or ends.keys() == {"source", "destination", "ipVersion"}
-        assert "10.0.0.7" in ends.values() or "2001:db8:1::7" in ends.values() or ends == {}
+        there = {"source", "ipVersion"} | ({"destination"} if name not in ("raw socket", "refused family") else set())
+        assert ends.keys() == there
+        assert "10.0.0.7" in ends.values() or "2001:db8:1::7" in ends.values()
+
+
+def test_a_summary_cannot_steer_a_terminal() -> None:
+    """Hubble's tables print it as it is."""
+    (line,) = parsed(flow(peer=PeerName(PeerKind.POD, "a\x1b[2J\u202eb")))
+    assert line["Summary"].isprintable()  # type: ignore[attr-defined]
+    assert r"a\x1b[2J\u202eb" in line["Summary"]  # type: ignore[operator]
+    assert line["extensions"]["value"]["peer"] == "a\x1b[2J\u202eb"  # type: ignore[index]
 
 
 def test_a_denial_is_a_policy_verdict_beside_a_drop() -> None:

@@ -101,6 +101,7 @@ def test_the_agent_speaks_about_itself(scraped: Scraped) -> None:
     assert scraped.value("dagwall_invalid_objects") == 1
     assert scraped.value("dagwall_unenforceable_pods", reason="NET_RAW") == 1
     assert scraped.value("dagwall_outside_containers") == 0
+    assert scraped.value("dagwall_repaired_entries_total") == 3
     assert scraped.value("dagwall_start_to_enforcing_seconds") == 0.8
     assert scraped.value("dagwall_build_info", version="0.1.0", bcc="0.26.0", kernel="6.1.0") == 1
 
@@ -138,6 +139,52 @@ def test_series_of_identities_that_have_gone_go_and_others_stay() -> None:
     assert {key[:4] for key in series.snapshot()} == here
     series.add([flow(f"d{n}") for n in range(9)])
     assert series.overflowed == 0, "their room is others' now"
+
+
+def test_tasks_that_have_gone_make_room_for_new_ones_before_their_time() -> None:
+    """As many tasks as there is room for, again and again within one GONE_SECONDS."""
+    now = [0.0]
+    series = TaskSeries(5000, lambda: now[0])
+    for batch in range(4):
+        now[0] += 300.0
+        series.add([flow(f"{batch}-{n}") for n in range(2500)])
+        assert series.overflowed == 0, batch
+        series.forget([])
+    other = replace(endpoint("other"), identity=replace(endpoint("other").identity, namespace="etl"))
+    series.add([replace(flow(peer=PeerName(PeerKind.POD, f"p{n}")), endpoint=other) for n in range(2500)])
+    assert series.overflowed == 0, "what has gone of one namespace is another's room"
+    series.add([flow(f"new-{n}") for n in range(1251)])
+    assert series.overflowed == 1, "half of what the other left; who is here gives none up"
+
+
+def test_denials_share_their_series_by_namespace_and_keep_them() -> None:
+    """One namespace's tasks with every kind of denial leave the others theirs, in whatever order they are read."""
+    served = Scraped(series=40)
+    rows = VIEW.identities[0]
+    tenant = [replace(rows, number=n, dag_id=f"d{n}") for n in range(100)]
+    other = replace(rows, number=100, namespace="etl")
+    told = [DenialRow(row.number, "no_rule", "", "egress", "deny", 1, 60) for row in (*tenant, other)]
+    try:
+        served.view = replace(VIEW, identities=(*tenant, other), denials=tuple(told))
+        assert served.value("dagwall_task_denied_total", namespace="etl") == 1
+        assert served.value("dagwall_task_denied_total", dag_id="_overflow") == 80
+        kept = served.value("dagwall_task_denied_total", dag_id="d0")
+        served.view = replace(served.view, denials=tuple(reversed(told)))
+        assert served.value("dagwall_task_denied_total", dag_id="d0") == kept == 1
+        assert served.value("dagwall_task_denied_total", dag_id="_overflow") == 80
+        served.view = replace(served.view, denials=tuple(told[90:]))
+        assert served.value("dagwall_task_denied_total", dag_id="_overflow") is None, (
+            "room of what has gone is others'"
+        )
+    finally:
+        served.server.stop()
+
+
+def test_the_process_is_measured_and_its_language_is_not_told(scraped: Scraped) -> None:
+    text = scraped.get("/metrics")[1]
+    assert (scraped.value("process_resident_memory_bytes") or 0) > 1e6
+    assert (scraped.value("process_open_fds") or 0) > 3
+    assert "python" not in text.lower()
 
 
 def test_series_beyond_the_limit_overflow_visibly_and_for_good() -> None:
