@@ -76,12 +76,23 @@ class Informer:
         wait = Backoff()
         while not self.stopping.is_set():
             try:
-                self.once()
+                self._once()
             except ApiError as exc:
                 self._failed(exc)
                 self.stopping.wait(ABSENT_SECONDS if self.absent else wait.next())
             else:
                 wait.reset()
+
+    def _once(self) -> None:
+        """An answer that trips this agent up is no answer, and must not end it."""
+        try:
+            self.once()
+        except ApiError:
+            raise
+        except Exception as exc:
+            event("api.not_understood", level=logging.ERROR, kind=self.kind, exc=exc)
+            plural = self.reflector.resource.plural
+            raise ApiError(f"{plural}: the answer cannot be understood: {repr(exc)[:200]}", 0) from exc
 
     def once(self) -> None:
         """One list, where that is due, and one watch to its end. Raises ApiError.

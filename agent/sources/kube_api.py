@@ -23,7 +23,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 from agent.errors import ApiError, ApiSilentError
-from agent.sources.reflector import Page, Resource
+from agent.sources import deep_json
+from agent.sources.reflector import Page, Resource, number_of
 from agent.sources.token_file import TokenFile
 
 PAGE = 200
@@ -98,20 +99,17 @@ class KubeApi:
     def serves(self, resource: Resource) -> bool:
         """By the server's own documents about what it serves. Raises ApiError where they cannot be had."""
         group, _, version = resource.api_version.rpartition("/")
-        known = {str(g.get("name")): g for g in _members(self.get("/apis"), "APIGroupList", "groups")}
-        if not known:
+        groups = _members(self.get("/apis"), "APIGroupList", "groups")
+        if not groups:
             raise ApiError("GET /apis: no groups at all", 0)
-        if group not in known or version not in {v.get("version") for v in known[group].get("versions") or ()}:
+        if version not in _versions(groups, group):
             return False
         path = f"/apis/{resource.api_version}"
         return resource.plural in {r.get("name") for r in _members(self.get(path), "APIResourceList", "resources")}
 
     def versions(self, group: str) -> frozenset[str]:
         """Of an API group, as far as the server serves it. Raises ApiError."""
-        groups = _members(self.get("/apis"), "APIGroupList", "groups")
-        return frozenset(
-            str(v.get("version")) for g in groups if g.get("name") == group for v in g.get("versions") or ()
-        )
+        return _versions(_members(self.get("/apis"), "APIGroupList", "groups"), group)
 
     def watch(self, resource: Resource, version: str, seconds: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Events from `version` on, until the server ends the watch after `seconds`. ApiSilentError: not one word."""
@@ -126,7 +124,7 @@ class KubeApi:
             raise
         try:
             for line in _lines(answer):
-                yield _event(json.loads(line), resource)
+                yield _event(deep_json.loads(line), resource)
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as exc:
             raise ApiSilentError(f"watch {resource.path}: not a word for {SILENT_SECONDS:.0f} s", 0) from exc
         except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, OSError) as exc:
@@ -185,8 +183,8 @@ class _Pool(HTTPSConnectionPool):
 
 def _document(answer: urllib3.BaseHTTPResponse, asked: str) -> dict[str, Any]:
     try:
-        found = json.loads(b"".join(_bounded(answer, time.monotonic() + DOCUMENT_SECONDS)))
-    except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as exc:
+        found = deep_json.loads(b"".join(_bounded(answer, time.monotonic() + DOCUMENT_SECONDS)))
+    except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
         answer.close()
         raise ApiError(f"{asked}: {exc}", 0) from exc
     finally:
@@ -233,7 +231,7 @@ def _page(document: dict[str, Any], resource: Resource) -> Page:
     """Of the kind that was asked for; anything else did not come from an API server."""
     metadata, items = document.get("metadata"), document.get("items") or []
     version = str(metadata.get("resourceVersion") or "") if isinstance(metadata, dict) else ""
-    if document.get("kind") != f"{resource.kind}List" or not version or not _all_objects(items):
+    if document.get("kind") != f"{resource.kind}List" or not number_of(version) or not _all_objects(items):
         raise ApiError(f"GET {resource.path}: the answer is no {resource.kind}List", 0)
     return items, version
 
@@ -252,6 +250,14 @@ def _members(document: dict[str, Any], kind: str, key: str) -> list[dict[str, An
     return list(members or ())
 
 
+def _versions(groups: list[dict[str, Any]], group: str) -> frozenset[str]:
+    """Of a group; none where it is not there."""
+    found = [each.get("versions") for each in groups if each.get("name") == group]
+    if not all(map(_all_objects, found)):
+        raise ApiError(f"GET /apis: versions of {group} are no list of objects", 0)
+    return frozenset(str(each.get("version")) for versions in found for each in versions or ())
+
+
 def _all_objects(items: Any) -> bool:
     return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
@@ -259,5 +265,5 @@ def _all_objects(items: Any) -> bool:
 def _message(text: str) -> str:
     try:
         return str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text[:200]

@@ -35,7 +35,7 @@ class LastValid:
             return {str(obj["metadata"]["uid"]): dict(obj) for obj in document["objects"]}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
             event("last_valid.unreadable", level=logging.ERROR, path=str(self.path), why=repr(exc))
             return {}
 

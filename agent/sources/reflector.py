@@ -194,7 +194,7 @@ class Reflector:
         version = number_of(_metadata(obj).get("resourceVersion"))
         typed = self._typed(obj)
         try:
-            item = self.parse(typed)
+            item = self._parsed(name, typed)
         except InvalidObject as exc:
             if old is None and (restored := self._restored(obj)) is not None:
                 source = self.remembered[_uid(obj)]
@@ -211,13 +211,20 @@ class Reflector:
             [item],
         )
 
+    def _parsed(self, name: ObjectName, obj: Mapping[str, Any]) -> Item:
+        """Raises InvalidObject, whatever an object may hold: it must not cost the others."""
+        try:
+            return self.parse(obj)
+        except RecursionError as exc:
+            raise InvalidObject(str(name), "", "is nested too deep") from exc
+
     def _restored(self, obj: Mapping[str, Any]) -> Item | None:
         """What an earlier agent had in force of this object, unless this one's validator refuses it."""
         remembered = self.remembered.get(_uid(obj))
         if remembered is None:
             return None
         try:
-            return self.parse(remembered)
+            return self._parsed(object_name(remembered), remembered)
         except InvalidObject:
             return None
 
@@ -252,7 +259,11 @@ def _uid(obj: Mapping[str, Any]) -> str:
     return str(_metadata(obj).get("uid") or "")
 
 
+VERSION_DIGITS = 20
+"""Of 64 bits (etcd's revision)."""
+
+
 def number_of(version: object) -> int:
     """Resource versions are numbers in every server that keeps its state in etcd; KEP-5504 makes that official."""
     text = str(version or "")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= VERSION_DIGITS else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import uuid
@@ -50,7 +51,7 @@ class Request(BaseHTTPRequestHandler):
             self.api.answer(self)
 
     def reply(self, body: object, status: int = 200, kind: str = "application/json") -> bool:
-        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        text = body if isinstance(body, bytes) else encoded(body)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
@@ -68,11 +69,24 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def line(self, kind: str, obj: Obj) -> None:
-        text = json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+        text = encoded({"type": kind, "object": obj}) + b"\n"
         self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def nested(levels: int) -> str:
+    """In an object: so many lists in one another, which Go's encoder writes and Python's does not."""
+    return f"nested {levels}"
+
+
+def encoded(body: object) -> bytes:
+    def lists(found: re.Match[bytes]) -> bytes:
+        levels = int(found.group(1))
+        return b"[" * levels + b"]" * levels
+
+    return re.sub(rb'"nested (\d+)"', lists, json.dumps(body).encode())
 
 
 def honest(_: Request) -> bool:

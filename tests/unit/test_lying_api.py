@@ -18,7 +18,7 @@ from agent.sources.kube_api import KubeApi
 from agent.sources.kubernetes import KubernetesSource
 from agent.sources.last_valid import LastValid
 from agent.sources.store import Store
-from tests.unit.fake_api import KINDS, FakeApi, Request, hang
+from tests.unit.fake_api import KINDS, FakeApi, Request, hang, nested
 
 HTML = b"<html><body>It works!</body></html>"
 
@@ -180,6 +180,16 @@ def nothing_served(request: Request) -> bool:
     return request.reply({"kind": "APIGroupList", "groups": []}) if request.path == "/apis" else request.refuse(404)
 
 
+def groups_with(versions: object) -> Callable[[Request], bool]:
+    """404 for every kind, and discovery of another shape."""
+    groups = {"kind": "APIGroupList", "groups": [{"name": "dagwall.io", "versions": versions}]}
+
+    def lie(request: Request) -> bool:
+        return request.reply(groups) if request.path == "/apis" else without_group(request)
+
+    return lie
+
+
 LIES: dict[str, Callable[[Request], bool]] = {
     **{str(code): status(code) for code in (301, 400, 401, 403, 404, 405, 429, 500, 502, 503, 504)},
     "html with 200": lambda request: request.reply(HTML, kind="text/html"),
@@ -190,6 +200,12 @@ LIES: dict[str, Callable[[Request], bool]] = {
     "a status with 200": lambda request: request.reply({"kind": "Status", "status": "Success"}),
     "a list without version": of_lists(lambda r: {**r.api.listing(r.plural), "metadata": {}}),
     "a list of another kind": of_lists(lambda r: {**r.api.listing("nodes")}),
+    "a list with a version that is no number": of_lists(
+        lambda r: {**r.api.listing(r.plural), "metadata": {"resourceVersion": "\u00b2"}}
+    ),
+    "a list with a version of 5,000 digits": of_lists(
+        lambda r: {**r.api.listing(r.plural), "metadata": {"resourceVersion": "9" * 5000}}
+    ),
     "members that are no objects": of_lists(lambda r: {**r.api.listing(r.plural), "items": [1]}),
     "nested too deep": lambda request: request.reply(b"[" * 200_000),
     "cut at once": cut_at_once,
@@ -200,7 +216,10 @@ LIES: dict[str, Callable[[Request], bool]] = {
     "an event that is no JSON": events(b"<html>\n"),
     "an event of another kind": events(b'{"type": "DELETED", "object": {"kind": "Secret", "metadata": {}}}\n'),
     "an event without object": events(b'{"type": "DELETED"}\n'),
+    "an event nested too deep": events(b"[" * 200_000 + b"\n"),
     "404 for the kinds": without_group,
+    "groups whose versions are a number": groups_with(5),
+    "groups whose versions are words": groups_with(["v1"]),
     "discovery without our kinds": unserved,
     "discovery without anything": nothing_served,
 }
@@ -236,6 +255,20 @@ def test_a_new_agent_is_not_fooled_either(api: FakeApi, reading: Reading, lie: C
         assert reading.source.stale_seconds() > 0.5
         assert reading.source.trouble()
     reading.until(lambda: reading.well() and reading.enforced() == EVERYTHING)
+
+
+@pytest.mark.parametrize("levels", [100, 900, 9000])
+def test_an_object_that_is_nested_too_deep_is_refused_alone(api: FakeApi, reading: Reading, levels: int) -> None:
+    """A CRD that keeps unknown fields keeps such a one, and any tenant may write it (P17)."""
+    api.put("tasknetworkpolicies", "deep", "airflow", spec={"egress": [], "x": nested(levels)})
+    api.put("tasknetworkpolicies", "second", "airflow", spec={"egress": []})
+    reading.until(lambda: "second" in reading.enforced()[1])
+    assert any("deep" in str(problem) for problem in reading.source.problems)
+    assert reading.enforced()[1] == {"wall", "second"}
+    reading.source.close()
+    reading.again()
+    reading.until(lambda: reading.well() and reading.enforced()[1] == {"wall", "second"})
+    assert any("deep" in str(problem) for problem in reading.source.problems)
 
 
 def test_a_kind_that_is_not_served_leaves_a_new_agent_what_was_in_force(api: FakeApi, reading: Reading) -> None:
