@@ -48,6 +48,7 @@ class FilesSource:
     _signatures: dict[str, _Signature] = field(default_factory=dict)
     _skipped: frozenset[str] = frozenset()
     _faults: tuple[Problem, ...] = ()  # folders that cannot be listed
+    _still: bool = True  # no name has gone during the last walk
 
     def fileno(self) -> int:
         """For poll(): readable when `read` has something to do; -1 while there are no events at all."""
@@ -112,18 +113,31 @@ class FilesSource:
         return Update(self.store.snapshot, changes, self.problems)
 
     def _list(self, named: frozenset[str]) -> bool:
-        """Bring `manifests` up to date with the directory; whether anything was to be done."""
-        files, unreadable = self._walk()
-        changed = [path for path in sorted(files) if path in named or self._signatures.get(path) != files[path]]
-        away = tuple(unreadable)
-        gone = [path for path in self._signatures if path not in files and not path.startswith(away)]
+        """Bring `manifests` up to date with the directory; whether anything was to be done.
+
+        A file that is renamed while the directory is walked is met under neither name: what seems to be gone is gone
+        when a second walk finds the same, and neither met a name that was gone when it was looked at. Of a directory
+        that never keeps still nothing is gone.
+        """
+        for _ in range(MAX_ROUNDS):
+            files, unreadable = self._walk()
+            changed = [path for path in sorted(files) if path in named or self._signatures.get(path) != files[path]]
+            contents = {path: self._content(path) for path in changed}
+            away = tuple(unreadable)
+            gone = [path for path in self._signatures if path not in files and not path.startswith(away)]
+            still = self._still and None not in contents.values()
+            if not gone or (still and self._walk()[0].keys() == files.keys() and self._still):
+                break
+        else:
+            gone = []
         faults = tuple(
             Problem(f, 0, 0, InvalidObject(why, "", "what was read stays")) for f, why in unreadable.items()
         )
         busy = bool(changed or gone or faults != self._faults)
-        for path in changed:
-            self.manifests.put(path, self._content(path))
-            self._signatures[path] = files[path]
+        for path, content in contents.items():
+            if content is not None:
+                self.manifests.put(path, content)
+                self._signatures[path] = files[path]
         for path in gone:
             self.manifests.remove(path)
             del self._signatures[path]
@@ -136,6 +150,7 @@ class FilesSource:
         unreadable: dict[str, str] = {}
         seen: set[tuple[int, int]] = set()
         self.events.unwatched.clear()
+        self._still = True
         pending = [""]
         while pending:
             folder = pending.pop()
@@ -162,18 +177,21 @@ class FilesSource:
         for name in names:
             try:
                 yield f"{folder}{name}", os.stat(self.directory / folder / name)
-            except OSError:
-                continue  # a dangling link, or gone since: the next event tells
+            except OSError:  # a dangling link, or gone since
+                self._still &= os.path.lexists(self.directory / folder / name)
 
     def _watch(self, folder: str) -> None:
         wd = self.events.watch(str(self.directory / folder), _MASK | flags.ONLYDIR)
         if wd is not None:
             self._folders[wd] = folder
 
-    def _content(self, path: str) -> bytes | Unreadable:
+    def _content(self, path: str) -> bytes | Unreadable | None:
+        """None where it has gone since the walk."""
         try:
             fd = os.open(self.directory / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
                 return file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
         except OSError as exc:
             return Unreadable(f"cannot read: {exc.strerror}")

@@ -131,6 +131,35 @@ def test_an_editor_that_renames(folder: Folder) -> None:
     assert folder.cidrs() == {"10.2.0.0/16"}
 
 
+@pytest.mark.parametrize("renames", [1, 3, 40])
+def test_a_file_that_is_renamed_while_the_directory_is_walked_is_never_gone(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """Between the listing of names and the look at each: under neither name, and its policy must not go (P17)."""
+    folder.write("a.yaml", policy())
+    folder.write("m.yaml", pod())
+    folder.source.start()
+    names, left, stat = ["a.yaml", "b.yaml"], [renames], os.stat
+
+    def renaming(path: str | Path, **how: bool) -> os.stat_result:
+        if left[0] and str(path).endswith(names[0]):
+            os.rename(folder.path / names[0], folder.path / names[1])
+            names.reverse()
+            left[0] -= 1
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", renaming)
+    while left[0]:
+        folder.source.rescan()
+        assert folder.store.snapshot.policies
+    monkeypatch.undo()
+    folder.source.rescan()
+    assert folder.store.snapshot.policies
+    (folder.path / names[0]).unlink()
+    folder.source.rescan()
+    assert not folder.store.snapshot.policies
+
+
 def test_a_configmap_volume_that_swaps_its_link(folder: Folder) -> None:
     for generation, cidr in (("1", "10.1.0.0/16"), ("2", "10.2.0.0/16")):
         (folder.path / f"..{generation}").mkdir()
