@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -40,6 +41,9 @@ class StateDb:
     _found: dict[str, list[Row]] = field(default_factory=dict)  # read at the start
 
     def __post_init__(self) -> None:
+        if strange := _strange(self.path):
+            self.damage.append(f"{self.path}: {strange}")
+            self._set_aside()
         try:
             self._db = self._opened()
         except sqlite3.Error as exc:
@@ -136,6 +140,18 @@ class StateDb:
             yield
         except (sqlite3.Error, OSError) as exc:
             raise StateError(f"{self.path}: {exc}") from exc
+
+
+def _strange(path: Path) -> str:
+    """What is there in a database's place, where it is something else; "" where nothing is there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    if not stat.S_ISREG(found.st_mode):
+        return "is no file"
+    wal = path.with_name(f"{path.name}-wal")
+    return "" if found.st_size or wal.exists() else "is empty"
 
 
 def checksum(key: object, value: object) -> int:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +137,18 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes)
     folder.close()
     assert StateFolder(tmp_path).read() == replace(STATE, boot=boot_id())
     assert (tmp_path / "state.db.damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("make", "says"), [(Path.touch, "is empty"), (os.mkfifo, "is no file"), (Path.mkdir, "is no file")]
+)
+def test_what_is_no_database_at_all_is_no_first_boot(tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
+    """A node that has lost its state must not take unknown pods for those of a first boot (L5); and nothing hangs."""
+    make(tmp_path / "state.db")
+    folder = StateFolder(tmp_path)
+    assert says in folder.read().damage[0]
+    folder.close()
+    assert StateFolder(tmp_path).read().damage == ()
 
 
 def test_a_state_of_the_release_before_is_taken_over(tmp_path: Path) -> None:
