@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from immutables import Map
@@ -277,3 +278,23 @@ def test_capacity_names_map_need_limit_and_contributor(limits: dict[str, int], t
     check_capacity(want, LARGE, snapshot)
     with pytest.raises(CapacityError, match=text):
         check_capacity(want, replace(LARGE, **limits), snapshot)
+
+
+def test_an_event_that_changes_no_port_walks_no_rows() -> None:
+    """200,000 rows cost half a second at each event of a pod."""
+    snapshot = bench.cluster(300, 20, 200)
+    compiler = Compiler()
+    compiler.update(snapshot)
+    rows = compiler._registry._rows
+    walks = 0
+
+    class Watched(dict[Any, Any]):
+        def items(self) -> Any:
+            nonlocal walks
+            walks += 1
+            return super().items()
+
+    rows._groups = Watched(rows._groups)
+    new = replace(bench.pod(301, team=1), uid=PodUid("new"), node="here")
+    compiler.update(replace(snapshot, pods=snapshot.pods.set(new.uid, new)), Changes(pods=frozenset([new.uid])))
+    assert walks == 0
