@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 from immutables import Map
 
-from agent.compiler.changes import Changes
 from agent.compiler.compiler import Compiler
+from agent.model.changes import Changes
 from agent.model.cluster import Cluster, EndpointSlice, Namespace, Node, Pod, Service, ServicePort, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import (

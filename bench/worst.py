@@ -17,7 +17,7 @@ from immutables import Map
 
 from agent.abi.structs import MAPS
 from agent.compiler.capacity import Limits, check_capacity
-from agent.compiler.changes import Changes
+from agent.model.changes import Changes
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule

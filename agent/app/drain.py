@@ -12,7 +12,6 @@ from typing import Protocol
 from agent.abi.layout import Layout
 from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, IDENTITY_SLOTS, SLOT, U32
 from agent.app.folding import Folding
-from agent.compiler.changes import Changes
 from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
     TOTALS_WORDS,
@@ -25,6 +24,7 @@ from agent.flows.join import Context, Joiner
 from agent.flows.names import PeerNames
 from agent.kernel.maps import KernelMap, possible_cpus, sum_per_cpu
 from agent.kernel.probe import Jiffies
+from agent.model.changes import Changes
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, Loss

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from agent.compiler.changes import Changes
+from agent.model.changes import Changes
 from agent.model.cluster import Settings
 from agent.sources.host import AddressWatch, HostAddresses, host_addresses
 from agent.sources.update import Source, Update

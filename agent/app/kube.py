@@ -19,7 +19,6 @@ from pathlib import Path
 from agent.app.agent import Agent
 from agent.app.leases import Leases
 from agent.app.own_node import Api, OwnNode
-from agent.compiler.selecting import selects
 from agent.errors import ApiError
 from agent.log import event
 from agent.model.cluster import Cluster, Pod
@@ -36,6 +35,7 @@ from agent.outputs.policy_status import CONDITION_SECONDS, StatusWrites, node_re
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION
+from agent.semantics.selecting import selects
 
 STEP_SECONDS = 1.0
 FORBIDDEN_SECONDS, FORBIDDEN_AFTER_SECONDS = 300.0, 120.0

@@ -21,12 +21,12 @@ from agent.app.settings import pack_config
 from agent.app.settler import Settler
 from agent.app.state import StateFolder, change_of
 from agent.app.told import HELD_BY_LSM, Observer, Told
-from agent.compiler.changes import EVERYTHING, Changes
 from agent.config import Config
 from agent.errors import KernelError
 from agent.flows.decode import RawEvent, decode_event
 from agent.kernel.datapath import Datapath
 from agent.log import event
+from agent.model.changes import EVERYTHING, Changes
 from agent.model.identity import PodUid
 from agent.model.settle import Settled, SettledBy
 from agent.model.verdict import EndpointState, EventKind

@@ -24,7 +24,7 @@ from agent.compiler.atoms import (
     PortAtom,
     closed,
 )
-from agent.compiler.peerpods import PeerPods, is_peer, precedence
+from agent.compiler.peerpods import PeerPods
 from agent.compiler.prefixes import Guard, Lpm, host_of, memberships
 from agent.compiler.services import ServiceAtoms, targets
 from agent.model import ranges
@@ -32,6 +32,7 @@ from agent.model.cluster import Cluster, EndpointSlice, Name, Pod, Service
 from agent.model.identity import PodUid
 from agent.model.policy import CidrPeer
 from agent.model.want import Host, Prefix
+from agent.semantics.owners import is_peer, precedence
 
 NOTHING: Members = frozenset()
 Ranges = CidrAtom | BlockAtom

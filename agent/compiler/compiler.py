@@ -12,7 +12,6 @@ from typing import Any
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
 from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
 from agent.compiler.bindings import Bindings
-from agent.compiler.changes import EVERYTHING, Changes, between
 from agent.compiler.ledger import Tracked
 from agent.compiler.peerpods import PeerPods
 from agent.compiler.prefixes import Lpm, compressed
@@ -23,6 +22,7 @@ from agent.compiler.rulesets import Content
 from agent.compiler.services import ServiceAtoms
 from agent.compiler.subjects import Subjects
 from agent.compiler.terms import AtNamedPort, AtService, Term
+from agent.model.changes import EVERYTHING, Changes, between
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer

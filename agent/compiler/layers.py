@@ -6,17 +6,9 @@ from dataclasses import dataclass
 
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import Term
-from agent.model.policy import PolicyRef, RuleRef
+from agent.model.policy import RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
-
-NODE_TO_OWN_PODS = RuleRef(PolicyRef("", "builtin", ""), "node-to-own-pods")
-OBSERVED = RuleRef(PolicyRef("", "default-posture", ""), "observe")
-AGENT_METRICS = RuleRef(PolicyRef("", "builtin", ""), "agent-metrics")
-"""Denies what would show a task who talks to whom (S3), where nothing speaks about it."""
-
-
-def baseline_ref(entity: str) -> RuleRef:
-    return RuleRef(PolicyRef("", "baseline", ""), entity)
+from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.compiler.prefixes import Lpm, host_of
 from agent.model.cluster import Address
 from agent.model.identity import PodUid
+from agent.model.protocol import ORDINARY
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 from agent.model.want import (
     NO_CLASS,
@@ -17,9 +18,6 @@ from agent.model.want import (
     Want,
     port_index,
 )
-
-ORDINARY = (1, 6, 17, 58)
-"""ICMP, TCP, UDP, ICMPv6: what a rule without `ports` means (P4)."""
 
 PASSES = RuleValue(Verdict.ALLOW)
 

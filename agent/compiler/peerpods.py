@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PerhapsTasks, PortAtom
-from agent.compiler.selecting import pods_include, tasks_include
 from agent.model.cluster import Namespace, Pod
-from agent.model.identity import Claim, PodUid
+from agent.model.identity import Claim
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
+from agent.semantics.selecting import pods_include, tasks_include
 
 MOST_ANSWERS = 50_000
 """Remembered at most: a label that is different in every pod, such as run_id, must not grow without end."""
@@ -18,17 +18,6 @@ MOST_ANSWERS = 50_000
 Labels = tuple[tuple[str, str], ...]
 PodsPeer = PodPeer | TaskPeer | LivePodPeer | PerhapsTasks
 Key = tuple[str, Labels, str, str, bool, bool]
-
-
-def precedence(pod: Pod) -> tuple[bool, float, PodUid]:
-    """Of pods with one address the greatest has it: one that stays before one that is on its way out, then the newer
-    (I2)."""
-    return not pod.terminating, pod.created, pod.uid
-
-
-def is_peer(pod: Pod) -> bool:
-    """A finished pod's address may be someone else's; a hostNetwork pod has the node's."""
-    return not pod.finished and not pod.host_network
 
 
 @dataclass(slots=True)

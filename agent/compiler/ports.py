@@ -9,6 +9,7 @@ from itertools import pairwise
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import Tracked
 from agent.model.policy import PortMatch
+from agent.model.protocol import IpProtocol
 from agent.model.want import (
     FIRST_PORT_CLASS,
     OTHER_PROTOCOLS,
@@ -33,13 +34,13 @@ OTHER_PORT = -2
 EVERY_PORT: Ports = ((OTHER_PORT, PORT_INDEXES - 1),)
 """Every port of every protocol: what a NetworkPolicy rule without `ports` means."""
 
-DNS_PORTS: tuple[Interval, ...] = ((53, 53), (port_index(17, 53),) * 2)
-_ICMP = (port_index(1), port_index(58))
+DNS_PORTS: tuple[Interval, ...] = ((53, 53), (port_index(IpProtocol.UDP, 53),) * 2)
+_ICMP = (port_index(IpProtocol.ICMP), port_index(IpProtocol.ICMPV6))
 
 
 def is_ordinary(index: PortIndex) -> bool:
     """TCP, UDP, ICMP or ICMPv6: what a rule without `ports` covers (P4)."""
-    return 0 <= index < PORT_BASES[132] or index in _ICMP or index == ANY_PORT
+    return 0 <= index < PORT_BASES[IpProtocol.SCTP] or index in _ICMP or index == ANY_PORT
 
 
 def covers(ports: Ports, index: PortIndex) -> bool:

@@ -24,12 +24,13 @@ from agent.compiler.atoms import (
     PortAtom,
     ServicePortAtom,
 )
-from agent.compiler.layers import NODE_TO_OWN_PODS, OBSERVED, Hit, Hits, Layer, LoweredRule, Side, View
+from agent.compiler.layers import Hit, Hits, Layer, LoweredRule, Side, View
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
+from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
 
 class Part(IntEnum):

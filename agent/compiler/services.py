@@ -16,22 +16,7 @@ from agent.compiler.atoms import (
 )
 from agent.compiler.terms import entity_mark, entity_services
 from agent.model.cluster import Cluster, EndpointSlice, Name, Service, ServicePort
-
-CHART_COMPONENTS = frozenset({"api-server", "pgbouncer", "postgresql", "statsd"})
-"""Components of the Airflow chart whose services are part of the entity `airflow` (airflow.md 1.5, 4)."""
-
-
-def chart_namespaces(cluster: Cluster) -> frozenset[str]:
-    """Where labels make a service part of the entity `airflow`: anybody may write them elsewhere (P12)."""
-    named = cluster.settings.airflow_namespaces
-    return frozenset(n.name for n in cluster.namespaces.values() if n.managed) if named is None else frozenset(named)
-
-
-def of_airflow_chart(service: Service, namespaces: frozenset[str]) -> bool:
-    if service.namespace not in namespaces:
-        return False
-    labels = dict(service.labels)
-    return labels.get("tier") == "airflow" and labels.get("component") in CHART_COMPONENTS
+from agent.semantics.entities import chart_namespaces, of_airflow_chart
 
 
 def targets(service: Service, piece: EndpointSlice) -> Iterator[tuple[ServicePort, int]]:

@@ -6,18 +6,20 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from agent.compiler.atoms import AtomTable
-from agent.compiler.layers import AGENT_METRICS, Layer, LoweredRule, Side, baseline_ref
+from agent.compiler.layers import Layer, LoweredRule, Side
 from agent.compiler.native import NativeSubjects
 from agent.compiler.ownports import OwnPorts, PortName, names_of, own_ports, resolved
 from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.rulesets import Content
-from agent.compiler.selecting import selects
 from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
 from agent.model.policy import DefaultPosture, Entity, Policy, PortMatch, Posture, Rule, RuleRef
+from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction
 from agent.model.want import Sockets
+from agent.semantics.builtin import AGENT_METRICS, baseline_ref
+from agent.semantics.selecting import selects
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class Subjects:
             yield LoweredRule(AGENT_METRICS, enforced=not settings.audit_everything, terms=terms)
 
     def _metrics_terms(self) -> Iterator[Term]:
-        at = PortMatch(6, self._settings.metrics_port)
+        at = PortMatch(int(IpProtocol.TCP), self._settings.metrics_port)
         return self._lowering.entity(Entity.NODE, (at,), Direction.EGRESS)
 
     def _baseline(self, namespace: Namespace, direction: Direction) -> Iterator[LoweredRule]:

@@ -26,8 +26,8 @@ from agent.model.cluster import Destination, Name, Settings
 from agent.model.network_policy import LivePodPeer, NetworkPolicyRule
 from agent.model.policy import CidrPeer, Entity, EntityPeer, Peer, PodPeer, PortMatch, Rule, ServicePeer, TaskPeer
 from agent.model.verdict import Direction
+from agent.semantics.entities import APISERVER
 
-APISERVER: Name = ("default", "kubernetes")
 WIDE_V4, WIDE_V6 = 8, 24
 """CIDRs of at most so many bits count in the base class: each touches the class of nearly every address."""
 

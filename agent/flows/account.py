@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from agent.abi.structs import FLOW, FLOW_KEY
 from agent.flows.decode import RawFlow, decode_flow
 from agent.model.flow import FlowCounts
+from agent.model.protocol import IpProtocol
 
-_TCP = 6
 _LAST = FLOW.offsets["last"]
 _PROTOCOL = FLOW_KEY.offsets["protocol"]
 NOTHING = FlowCounts()
@@ -36,7 +36,7 @@ class Reading:
 
 def is_stream(key: bytes) -> bool:
     """Is this key of `flows` one of TCP?"""
-    return key[_PROTOCOL] == _TCP
+    return key[_PROTOCOL] == IpProtocol.TCP
 
 
 class Accountant:
@@ -75,7 +75,7 @@ class Accountant:
     def _is_idle(self, key: bytes, value: bytes, now: int) -> bool:
         last = self._kept.get(key, int.from_bytes(value[_LAST : _LAST + 4], sys.byteorder))
         idle = (now - last) & 0xFFFFFFFF
-        return (self._tcp_idle if key[_PROTOCOL] == _TCP else self._datagram_idle) < idle < 1 << 31
+        return (self._tcp_idle if key[_PROTOCOL] == IpProtocol.TCP else self._datagram_idle) < idle < 1 << 31
 
 
 def _growth(key: bytes, value: bytes, before: bytes | None) -> Growth | None:

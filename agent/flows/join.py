@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from immutables import Map
 
-from agent.compiler.judge import judge
-from agent.compiler.judge_claims import worth_of
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent
+from agent.judge.claims import worth_of
+from agent.judge.judge import judge
 from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid

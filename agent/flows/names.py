@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Network
 
-from agent.compiler.changes import Changes
-from agent.compiler.peerpods import precedence
-from agent.compiler.terms import APISERVER
 from agent.model import ranges
+from agent.model.changes import Changes
 from agent.model.cluster import Address, Cluster, Name, Pod
 from agent.model.flow import PeerKind, PeerName, Place
 from agent.model.identity import Kind, PodUid
 from agent.model.policy import CidrPeer, Entity, Network, ServicePeer
+from agent.semantics.entities import APISERVER
+from agent.semantics.owners import precedence
 
 LOOPBACK = PeerName(PeerKind.ENTITY, "loopback")
 _ENTITY = {entity: PeerName(PeerKind.ENTITY, entity.value) for entity in Entity}

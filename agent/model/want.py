@@ -16,6 +16,7 @@ from typing import NewType
 
 from agent.model.cluster import Address
 from agent.model.identity import Attestation, Identity, PodUid
+from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 
 PeerClass = NewType("PeerClass", int)
@@ -40,7 +41,7 @@ Host = int
 PortIndex = int
 """protocol and port as one number: see port_index."""
 
-PORT_BASES = {6: 0, 17: 65536, 132: 131072}
+PORT_BASES: dict[int, int] = {protocol: 65536 * i for i, protocol in enumerate(WITH_PORTS)}
 OTHER_PROTOCOLS = 196608
 PORT_INDEXES = OTHER_PROTOCOLS + 256
 

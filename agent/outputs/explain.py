@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from agent.compiler.judge import Decision, judge
 from agent.errors import DagwallError
+from agent.judge.judge import Decision, judge
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.other_end import other_ends
 from agent.outputs.words import WHY, protocol_name, readable, reason_name, short_rule, socket_text
-from agent.parse.peers import PROTOCOLS, WITH_PORTS
+from agent.parse.peers import PROTOCOLS
 
 HYPOTHETICAL = PodUid("hypothetical")
 

@@ -16,6 +16,7 @@ from typing import Any
 from agent.model.cluster import Address
 from agent.model.flow import Denial, Flow, PeerKind, RuleMatch
 from agent.model.identity import Claim, Identity, Kind
+from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble_ends import own_end, peer_end
 from agent.outputs.words import protocol_name, readable, reason_name, sentence, socket_text
@@ -52,8 +53,8 @@ _MATCHES = {
     RuleMatch.NONE: 0, RuleMatch.PEER: 1, RuleMatch.PEER_AND_PORT: 2, RuleMatch.PORT: 3, RuleMatch.ALL: 4,
     RuleMatch.PEER_AND_PROTOCOL: 5, RuleMatch.PROTOCOL: 6,
 }  # fmt: skip
-_L4 = {6: "TCP", 17: "UDP", 132: "SCTP"}
-_WITHOUT_PORTS = {1: "ICMPv4", 58: "ICMPv6", 2: "IGMP"}
+_L4 = {int(protocol): protocol.name for protocol in WITH_PORTS}
+_WITHOUT_PORTS: dict[int, str] = {IpProtocol.ICMP: "ICMPv4", IpProtocol.ICMPV6: "ICMPv6", IpProtocol.IGMP: "IGMP"}
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 _LINES = uuid.UUID("6d1c3f0e-5f0c-5d5e-9a3b-0b6f0a8c2f11")
 _STRUCT = "type.googleapis.com/google.protobuf.Struct"

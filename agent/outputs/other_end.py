@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from agent.compiler.facts import Facts, plain
-from agent.compiler.judge import Decision, judge
+from agent.judge.address import Facts, plain
+from agent.judge.judge import Decision, judge
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.verdict import Direction
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from agent.model.flow import Denial, EndpointFacts, Flow
 from agent.model.identity import Claim, Identity, Kind
+from agent.model.protocol import WITH_PORTS
 from agent.model.selector import id_matches
 from agent.outputs.words import protocol_of, reason_name, sentence
-from agent.parse.peers import WITH_PORTS
 
 _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 

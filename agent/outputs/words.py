@@ -6,8 +6,9 @@ import re
 import socket
 
 from agent.model.flow import Denial, Flow, Tuple
+from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
-from agent.parse.peers import PROTOCOLS, WITH_PORTS
+from agent.parse.peers import PROTOCOLS
 
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily} | {44: "AF_XDP"}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}

@@ -7,9 +7,10 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from agent.model.cluster import Address, ContainerPort
 from agent.model.policy import Network
+from agent.model.protocol import WITH_PORTS
 from agent.parse.fields import Field, joined
 
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+PROTOCOLS = {protocol.name: int(protocol) for protocol in WITH_PORTS}
 MAX_PORT = 65535
 MAX_PORT_NAME = 63
 

@@ -17,23 +17,21 @@ from agent.model.policy import (
     ServicePeer,
     TaskPeer,
 )
+from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.selector import LabelSelector
 from agent.parse.fields import Field
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
 
 PROTOCOLS = {
-    "TCP": 6,
-    "UDP": 17,
-    "SCTP": 132,
-    "ICMP": 1,
-    "ICMPv6": 58,
-    "IGMP": 2,
+    **{protocol.name: int(protocol) for protocol in WITH_PORTS},
+    "ICMP": int(IpProtocol.ICMP),
+    "ICMPv6": int(IpProtocol.ICMPV6),
+    "IGMP": int(IpProtocol.IGMP),
     "GRE": 47,
     "ESP": 50,
     "AH": 51,
     "UDPLite": 136,
 }
-WITH_PORTS = (6, 17, 132)
 MAX_PORT = 65535
 MAPPED = IPv6Network("::ffff:0:0/96")
 PEERS = ("cidr", "fqdn", "service", "pods", "tasks", "entity")

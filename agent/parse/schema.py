@@ -12,8 +12,9 @@ from typing import Any
 
 from agent.model.identity import Kind
 from agent.model.policy import Entity, Posture
+from agent.model.protocol import WITH_PORTS
 from agent.model.selector import Operator
-from agent.parse.peers import MAX_PORT, PEERS, PROTOCOLS, WITH_PORTS
+from agent.parse.peers import MAX_PORT, PEERS, PROTOCOLS
 from agent.parse.policies import ATTESTATIONS, MAX_RULES
 
 GROUP, VERSION = "dagwall.io", "v1alpha1"
@@ -156,7 +157,9 @@ def _port() -> Schema:
             minimum=0, maximum=255, pattern=f"^({'|'.join(PROTOCOLS)})$",
         ),
     )  # fmt: skip
-    with_ports = _is("protocol", *(name for name, number in PROTOCOLS.items() if number in WITH_PORTS), *WITH_PORTS)
+    with_ports = _is(
+        "protocol", *(name for name, number in PROTOCOLS.items() if number in WITH_PORTS), *map(int, WITH_PORTS)
+    )
     port |= {"minProperties": 1} | _any(with_ports, _all(_not(_has("port")), _not(_has("endPort"))))
     rule = "!has(self.endPort) || has(self.port) && type(self.port) == int && int(self.port) <= self.endPort"
     message = "endPort needs a port that is a number and not greater"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from agent.compiler.changes import Changes
 from agent.errors import ApiError, StateError
 from agent.log import event
+from agent.model.changes import Changes
 from agent.model.judged import Judged
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from agent.compiler.changes import Changes
 from agent.model.binding import TaskIdentityBinding
+from agent.model.changes import Changes
 from agent.model.cluster import (
     Cluster,
     EndpointSlice,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.compiler.changes import Changes
 from agent.errors import InvalidObject
+from agent.model.changes import Changes
 from agent.model.cluster import Cluster
 from agent.sources.store import Store
 

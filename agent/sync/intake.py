@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agent.compiler.admission import Admission
-from agent.compiler.changes import EVERYTHING, Changes
 from agent.compiler.compiler import Compiler
 from agent.errors import CapacityError, InvalidObject, TooManyRows
+from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster
 from agent.model.identity import PodUid
 from agent.model.want import Delta, Want

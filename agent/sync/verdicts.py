@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from agent.abi.structs import CLASSES, PREFIX, RULE, RULE_KEY, U32
+from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import PORT_ANY, port_index
 
 _BITS = 128
-_TCP = 6
 
 
 class Reader(Protocol):
@@ -30,7 +30,9 @@ def tcp_verdict(
     prefix = PREFIX.pack(length=_BITS, address=peer)
     found = maps["hosts"].get(prefix) or maps["peers"].get(prefix) or CLASSES.pack()
     classes = CLASSES.unpack(found)
-    mentioned = int.from_bytes(maps["ports"].get(U32.pack(value=port_index(_TCP, port))) or b"", sys.byteorder)
+    mentioned = int.from_bytes(
+        maps["ports"].get(U32.pack(value=port_index(IpProtocol.TCP, port))) or b"", sys.byteorder
+    )
     for peer_class in (classes["peer"], classes["base"]):
         for port_class in (mentioned or PORT_ANY, PORT_ANY):
             key = RULE_KEY.pack(

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.abi.structs import ENDPOINT, EPOCH, U32, folder_id, pack_folder
-from agent.compiler.changes import EVERYTHING, Changes
 from agent.compiler.compiler import Compiler
 from agent.errors import CapacityError
+from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Pod
 from agent.model.identity import Claim, PodUid
 from agent.model.verdict import Direction, EndpointState

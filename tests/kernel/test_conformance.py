@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from agent.compiler.changes import EVERYTHING
 from agent.kernel.datapath import Datapath, detach
 from agent.kernel.pins import Pins
 from agent.kernel.probe import features
+from agent.model.changes import EVERYTHING
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
 from agent.sync.writer import Writer

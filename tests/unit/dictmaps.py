@@ -23,9 +23,9 @@ from agent.abi.structs import (
     pack_address,
     pack_folder,
 )
-from agent.compiler.lookup import ORDINARY
 from agent.errors import MapError
 from agent.model.cluster import Address
+from agent.model.protocol import ORDINARY
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, port_index
 

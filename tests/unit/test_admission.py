@@ -9,11 +9,11 @@ from ipaddress import ip_address
 import pytest
 
 from agent.compiler.capacity import Limits, check_capacity
-from agent.compiler.changes import EVERYTHING, Changes, between
 from agent.compiler.compiler import Compiler
 from agent.compiler.lookup import lookup
 from agent.compiler.shares import Excess, excess
 from agent.errors import CapacityError
+from agent.model.changes import EVERYTHING, Changes, between
 from agent.model.cluster import Cluster
 from agent.model.identity import PodUid
 from agent.model.policy import PolicyRef

@@ -10,9 +10,9 @@ from immutables import Map
 
 from agent.app.rows import not_covered, unenforceable
 from agent.app.told import HELD_BY_LSM, Told
-from agent.compiler.changes import EVERYTHING, Changes
 from agent.kernel.probe import Features
 from agent.model.binding import TaskIdentityBinding
+from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import Posture

@@ -10,9 +10,9 @@ import pytest
 from immutables import Map
 
 from agent.compiler.compiler import Compiler, whole
-from agent.compiler.judge import judge
 from agent.compiler.lookup import lookup
 from agent.errors import InvalidObject
+from agent.judge.judge import judge
 from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Attestation, Claim, Identity, Kind, PodUid

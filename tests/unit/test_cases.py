@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.compiler.compiler import Compiler
-from agent.compiler.judge import judge
 from agent.compiler.lookup import lookup
+from agent.judge.judge import judge
 from tests import caselib
 
 CASES = caselib.load()

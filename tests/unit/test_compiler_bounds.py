@@ -13,11 +13,11 @@ import pytest
 from immutables import Map
 
 from agent.compiler.capacity import Limits, check_capacity
-from agent.compiler.changes import Changes, between
 from agent.compiler.compiler import Compiler, whole
 from agent.compiler.lookup import lookup
 from agent.compiler.prefixes import prefix_of
 from agent.errors import CapacityError
+from agent.model.changes import Changes, between
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Entity, EntityPeer, Policy, PolicyRef, PortMatch, Rule, Subject

@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from agent.compiler.changes import between
 from agent.compiler.compiler import Compiler
 from agent.compiler.lookup import lookup
+from agent.model.changes import between
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, Delta, RulesetId, Want
 from tests.unit import clusters, native_clusters

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from immutables import Map
 
-from agent.compiler.judge import Decision, judge
+from agent.judge.judge import Decision, judge
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation, Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Posture, Rule, RuleRef, Subject

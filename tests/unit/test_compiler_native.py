@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from immutables import Map
 
-from agent.compiler.changes import between
 from agent.compiler.compiler import Compiler
-from agent.compiler.judge import Decision, judge
 from agent.compiler.lookup import lookup
+from agent.judge.judge import Decision, judge
+from agent.model.changes import between
 from agent.model.cluster import (
     Cluster,
     ContainerPort,

@@ -8,8 +8,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from agent.compiler.compiler import Compiler
-from agent.compiler.judge import judge
 from agent.compiler.lookup import lookup
+from agent.judge.judge import judge
 from agent.model.cluster import Cluster
 from agent.model.verdict import Direction, EndpointState
 from tests.unit import clusters, native_clusters

@@ -16,7 +16,6 @@ from agent.compiler.ledger import Tracked
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, PortTable, covers, intersection, interval
 from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
 from agent.compiler.refs import RuleRefs
-from agent.compiler.selecting import id_claimed
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import (
@@ -34,6 +33,7 @@ from agent.model.policy import (
 )
 from agent.model.verdict import Direction
 from agent.model.want import PortClass, Sockets, port_index
+from agent.semantics.selecting import id_claimed
 from tests.unit import clusters
 
 INTERVALS = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))

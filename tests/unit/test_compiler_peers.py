@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 from immutables import Map
 
-from agent.compiler.changes import Changes
 from agent.compiler.compiler import Compiler
-from agent.compiler.judge import judge
 from agent.compiler.lookup import lookup
+from agent.judge.judge import judge
 from agent.model.binding import TaskIdentityBinding
+from agent.model.changes import Changes
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import PodPeer, Policy, PolicyRef, PortMatch, Rule, Subject, TaskPeer

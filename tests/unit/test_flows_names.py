@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 from immutables import Map
 
-from agent.compiler.changes import EVERYTHING, Changes
 from agent.flows.names import PeerNames, pod_name
+from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, EndpointSlice, Node, Pod, Service, Settings
 from agent.model.flow import PeerKind, Place
 from agent.model.identity import Claim, Identity, Kind, PodUid

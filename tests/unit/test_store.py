@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.compiler.changes import Changes, between
+from agent.model.changes import Changes, between
 from agent.model.cluster import Cluster, Namespace, Pod, Service, ServiceAccountName, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.parse.objects import parse_object

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from agent.compiler.changes import Changes, between
+from agent.model.changes import Changes, between
 from agent.model.cluster import Cluster
 from agent.model.verdict import Direction
 from agent.sync.allocate import IdentityNumbers

@@ -17,7 +17,7 @@ from random import Random
 import pytest
 from immutables import Map
 
-from agent.compiler.changes import between
+from agent.model.changes import between
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import DefaultPosture, PodPeer, Policy, PolicyRef, Rule, Subject

@@ -10,8 +10,8 @@ import pytest
 from immutables import Map
 
 from agent.abi.structs import ENDPOINT, RULE_KEY, U32, pack_folder
-from agent.compiler.changes import EVERYTHING, Changes
 from agent.errors import CapacityError, MapError
+from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject, TaskPeer

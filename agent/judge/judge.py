@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from agent.compiler.facts import Facts, matches_number, plain
-from agent.compiler.judge_claims import Worth, worth_of
-from agent.compiler.judge_native import NativeCase
-from agent.compiler.layers import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
-from agent.compiler.selecting import selects
+from agent.judge.address import Facts, matches_number, plain
+from agent.judge.claims import Worth, worth_of
+from agent.judge.native import NativeCase
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.identity import Attestation
 from agent.model.policy import (
@@ -30,9 +28,11 @@ from agent.model.policy import (
     ServicePeer,
     TaskPeer,
 )
+from agent.model.protocol import ORDINARY, IpProtocol
 from agent.model.verdict import Direction, DropReason, Verdict
+from agent.semantics.builtin import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
+from agent.semantics.selecting import selects
 
-ORDINARY = (1, 6, 17, 58)
 OWN_LAYER, NATIVE_LAYER = "dagwall", "NetworkPolicy"
 Matches = tuple[PortMatch, ...] | None
 
@@ -171,7 +171,7 @@ class Case:
     def _shows_who_talks_to_whom(self) -> bool:
         """S3"""
         at, port = (self.direction, self.protocol, self.port), self.cluster.settings.metrics_port
-        return bool(port) and at == (Direction.EGRESS, 6, port) and self.has(EntityPeer(Entity.NODE))
+        return bool(port) and at == (Direction.EGRESS, IpProtocol.TCP, port) and self.has(EntityPeer(Entity.NODE))
 
     def _unheard(self) -> DropReason:
         """P15"""
@@ -252,7 +252,7 @@ class Case:
         """Is this peer meant, at these ports?"""
         egress = self.direction is Direction.EGRESS
         if peer == EntityPeer(Entity.DNS):
-            return self.has(peer) and self.protocol in (6, 17) and self.port == 53
+            return self.has(peer) and self.protocol in (IpProtocol.TCP, IpProtocol.UDP) and self.port == 53
         if egress and isinstance(peer, ServicePeer):
             return self._served(peer, [ports], named=True) or (self.peer.of_portless(peer) and self._at(ports))
         if egress and peer == EntityPeer(Entity.KUBE_APISERVER):

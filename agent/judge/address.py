@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
-from agent.compiler.judge_claims import worth_of
-from agent.compiler.peerpods import is_peer, precedence
-from agent.compiler.selecting import pods_include, tasks_include
-from agent.compiler.services import chart_namespaces, of_airflow_chart
-from agent.compiler.terms import APISERVER
+from agent.judge.claims import worth_of
 from agent.model import ranges
 from agent.model.cluster import Address, Cluster, Name, Namespace, Pod, Service, ServicePort
 from agent.model.identity import Attestation
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, Entity, Network, PodPeer, PortMatch, ServicePeer, TaskPeer
+from agent.semantics.entities import APISERVER, chart_namespaces, of_airflow_chart
+from agent.semantics.owners import is_peer, precedence
+from agent.semantics.selecting import pods_include, tasks_include
 
 Reached = tuple[ServicePort, int]
 """A service's port, and the number at which an address serves it."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.compiler.selecting import claims
 from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster
 from agent.model.identity import Attestation, Identity
 from agent.model.policy import Posture
+from agent.semantics.selecting import claims
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.compiler.facts import Facts, matches_number
+from agent.judge.address import Facts, matches_number
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.network_policy import NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, PortMatch, RuleRef
