@@ -23,7 +23,8 @@ from agent.model.policy import DefaultPosture, Entity
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.parse.fields import Field
 from agent.parse.objects import object_name, parse_object
-from agent.parse.peers import PROTOCOLS, Scope, parse_peer, parse_port
+from agent.parse.peer_kinds import parse_peer
+from agent.parse.peers import PROTOCOLS, Scope, parse_port
 from agent.sources.store import key_of
 
 CASES = Path(__file__).parent / "cases"

@@ -22,7 +22,8 @@ from agent.model.policy import CidrPeer, DefaultPosture, Entity, Posture, Servic
 from agent.parse.addresses import parse_addresses
 from agent.parse.claims import parse_name
 from agent.parse.fields import Field, joined
-from agent.parse.peers import Scope, parse_network, parse_peer, parse_port
+from agent.parse.peer_kinds import parse_peer
+from agent.parse.peers import Scope, parse_network, parse_port
 from agent.sources.manifests import decode
 
 E = TypeVar("E", bound=Enum)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
-from agent.parse.schema import GROUP, VERSION, Schema, binding_spec, judged, policy_spec, status
+from agent.parse.schema import GROUP, VERSION, binding_spec, policy_spec, status
+from agent.parse.schema_words import Schema, judged
 
 _ACCEPTED = ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status', "Is it valid?")
 _PROGRAMMED = (

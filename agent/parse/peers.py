@@ -8,10 +8,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_network
 
 from agent.model.policy import (
     CidrPeer,
-    Entity,
-    EntityPeer,
     Network,
-    Peer,
     PodPeer,
     PortMatch,
     ServicePeer,
@@ -34,7 +31,6 @@ PROTOCOLS = {
 }
 MAX_PORT = 65535
 MAPPED = IPv6Network("::ffff:0:0/96")
-PEERS = ("cidr", "fqdn", "service", "pods", "tasks", "entity")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _FQDN = re.compile(
     r"(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?"
@@ -56,30 +52,10 @@ class Scope:
         return self.namespace
 
 
-def parse_peer(field: Field, scope: Scope) -> Peer:
-    """One entry of `to` or `from`: exactly one kind of peer; `except` belongs to `cidr`."""
-    keys = [key for key in field.mapping(*PEERS, "except") if key != "except"]
-    if len(keys) != 1:
-        raise field.error(f"must have exactly one of {', '.join(PEERS)}, not {', '.join(keys) or 'none'}")
-    kind = keys[0]
-    if field.has("except") and kind != "cidr":
-        raise field.child("except").error("belongs to cidr only")
-    value = field.child(kind)
-    if value.absent:
-        raise value.error("must have a value")
-    if kind == "cidr":
-        return _cidr(field)
-    if kind == "service":
-        value.mapping("namespace", "name")
-        return ServicePeer(scope.own(value.child("namespace"), "service"), parse_subdomain(value.child("name")))
-    if kind == "pods":
-        return _pods(value, scope)
-    if kind == "tasks":
-        return _tasks(value, scope)
-    if kind == "entity":
-        return EntityPeer(value.choice(Entity))
-    parse_fqdn(value)
-    raise value.error("fqdn: not supported by this build")
+def service_peer(field: Field, scope: Scope) -> ServicePeer:
+    value = field.child("service")
+    value.mapping("namespace", "name")
+    return ServicePeer(scope.own(value.child("namespace"), "service"), parse_subdomain(value.child("name")))
 
 
 def parse_fqdn(field: Field) -> str:
@@ -114,7 +90,7 @@ def _literal(text: str) -> Network | None:
         return None
 
 
-def _cidr(field: Field) -> CidrPeer:
+def cidr_peer(field: Field, _: Scope) -> CidrPeer:
     network = parse_network(field.child("cidr"))
     excluded = []
     for item in field.child("except").optional_items():
@@ -126,7 +102,8 @@ def _cidr(field: Field) -> CidrPeer:
     return CidrPeer(network, tuple(sorted(set(excluded), key=lambda n: (int(n.network_address), n.prefixlen))))
 
 
-def _pods(field: Field, scope: Scope) -> PodPeer:
+def pod_peer(entry: Field, scope: Scope) -> PodPeer:
+    field = entry.child("pods")
     field.mapping("namespaceSelector", "podSelector")
     if not field.has("namespaceSelector") and not field.has("podSelector"):
         raise field.error("must have podSelector, namespaceSelector or both; {} as their value selects everything")
@@ -139,7 +116,8 @@ def _pods(field: Field, scope: Scope) -> PodPeer:
     )
 
 
-def _tasks(field: Field, scope: Scope) -> TaskPeer:
+def task_peer(entry: Field, scope: Scope) -> TaskPeer:
+    field = entry.child("tasks")
     field.mapping("dagIds", "taskIds", "namespace")
     namespace = field.child("namespace")
     return TaskPeer(

@@ -10,7 +10,8 @@ from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule
 from agent.model.verdict import Direction
 from agent.parse.faults import Faults
 from agent.parse.fields import Field
-from agent.parse.peers import Scope, parse_fqdn, parse_peer, parse_port
+from agent.parse.peer_kinds import parse_peer
+from agent.parse.peers import Scope, parse_fqdn, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
 from agent.text import printable
 
