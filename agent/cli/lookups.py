@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from agent.model.cluster import Cluster
-from agent.model.policy import PodPeer, Policy, PolicyRef, ServicePeer, TaskPeer
+from agent.model.policy import Policy, PolicyRef
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.objects import ObjectName
+from agent.semantics.peers import namespace_named
 
 Missing = tuple[PolicyRef, str, str]
 """Whose, the field, a sentence."""
@@ -33,8 +34,9 @@ def _namespaces_of(policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.ref.namespace:
         yield "metadata.namespace", policy.ref.namespace
     for place, _, peer in policy.peers():
-        if isinstance(peer, PodPeer | TaskPeer | ServicePeer) and peer.namespace:
-            yield f"spec.{place}", peer.namespace
+        namespace = namespace_named(peer)
+        if namespace:
+            yield f"spec.{place}", namespace
 
 
 def _in_namespaces(ref: PolicyRef, field: str, namespace: str, known: frozenset[str]) -> Iterator[Missing]:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from typing_extensions import assert_never
+
 from agent.compiler.prefixes import prefix_of
 from agent.model.cluster import Cluster, Pod
 from agent.model.network_policy import LivePodPeer, NetworkPolicy
-from agent.model.policy import CidrPeer, Peer, PodPeer, Policy, PolicyRef, TaskPeer
+from agent.model.policy import CidrPeer, EntityPeer, Peer, PodPeer, Policy, PolicyRef, ServicePeer, TaskPeer
 from agent.model.want import Prefix
 
 AnyPolicy = Policy | NetworkPolicy
@@ -56,13 +58,16 @@ def _inside(firsts: list[int], prefix: Prefix) -> int:
 
 
 def _matches(peer: AnyPeer, pods: Mapping[str | None, int]) -> int:
-    if isinstance(peer, PodPeer | LivePodPeer):
-        conditions = len(peer.pod_selector.requirements)
-        conditions += len(peer.namespace_selector.requirements) if peer.namespace_selector is not None else 0
-    elif isinstance(peer, TaskPeer):
-        conditions = len(peer.dag_ids) + len(peer.task_ids)
-    else:
-        return 0
+    match peer:
+        case PodPeer() | LivePodPeer():
+            conditions = len(peer.pod_selector.requirements)
+            conditions += len(peer.namespace_selector.requirements) if peer.namespace_selector is not None else 0
+        case TaskPeer():
+            conditions = len(peer.dag_ids) + len(peer.task_ids)
+        case CidrPeer() | ServicePeer() | EntityPeer():  # found by address
+            return 0
+        case _:
+            assert_never(peer)
     return max(conditions, 1) * pods.get(peer.namespace, 0)
 
 

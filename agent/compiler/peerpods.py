@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from typing_extensions import assert_never
+
 from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PerhapsTasks, PortAtom
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import Claim
@@ -71,12 +73,15 @@ class PeerPods:
         found = {CLUSTER}
         for where in (pod.namespace, None):
             for number, peer in self.by_namespace.get(where, ()):
-                if isinstance(peer, PodPeer | LivePodPeer):
-                    if pods_include(peer, pod, labels, namespace):
-                        found.add(number)
-                elif isinstance(peer, PerhapsTasks):
-                    if tasks_include(peer.peer, pod, namespace, perhaps=True):
-                        found.add(number)
-                elif trusted and tasks_include(peer, pod, namespace, perhaps=False):
+                match peer:
+                    case PodPeer() | LivePodPeer():
+                        meant = pods_include(peer, pod, labels, namespace)
+                    case PerhapsTasks():
+                        meant = tasks_include(peer.peer, pod, namespace, perhaps=True)
+                    case TaskPeer():
+                        meant = trusted and tasks_include(peer, pod, namespace, perhaps=False)
+                    case _:
+                        assert_never(peer)
+                if meant:
                     found.add(number)
         return frozenset(found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from typing_extensions import assert_never
+
 from agent.compiler.atoms import (
     AIRFLOW,
     ANY_ADDRESS,
@@ -134,17 +136,24 @@ class Lowering:
             yield from self._peer(PerhapsTasks(peer) if denies and isinstance(peer, TaskPeer) else peer, rule)
 
     def _peer(self, peer: Peer | PerhapsTasks, rule: Rule) -> Iterator[Term]:
-        if isinstance(peer, EntityPeer):
-            yield from self.entity(peer.entity, rule.ports, rule.direction)
-        elif isinstance(peer, PodPeer | TaskPeer | PerhapsTasks):
-            yield from port_terms(self.table.number(peer), rule.ports, rule.direction)
-        elif isinstance(peer, ServicePeer):
-            name = (peer.namespace, peer.name)
-            if rule.direction is Direction.EGRESS:
-                yield AtService(name, () if rule.ports is None else (rule.ports,))
-                yield from port_terms(self.table.number(PortlessAtom(name)), rule.ports, rule.direction)
-            else:
-                yield from port_terms(self.table.number(ServiceAtom(name)), rule.ports, rule.direction)
+        match peer:
+            case EntityPeer():
+                yield from self.entity(peer.entity, rule.ports, rule.direction)
+            case PodPeer() | TaskPeer() | PerhapsTasks():
+                yield from port_terms(self.table.number(peer), rule.ports, rule.direction)
+            case ServicePeer():
+                yield from self._service((peer.namespace, peer.name), rule)
+            case CidrPeer():
+                pass  # cidr_atoms takes all of a rule together
+            case _:
+                assert_never(peer)
+
+    def _service(self, name: Name, rule: Rule) -> Iterator[Term]:
+        if rule.direction is Direction.EGRESS:
+            yield AtService(name, () if rule.ports is None else (rule.ports,))
+            yield from port_terms(self.table.number(PortlessAtom(name)), rule.ports, rule.direction)
+        else:
+            yield from port_terms(self.table.number(ServiceAtom(name)), rule.ports, rule.direction)
 
     def _destination(self, destination: Destination, ports: tuple[PortMatch, ...] | None) -> Iterator[Term]:
         """A configured destination, at its own ports where it names some, and at the rule's.

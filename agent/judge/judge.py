@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from typing_extensions import assert_never
+
 from agent.judge.address import Facts, matches_number, plain
 from agent.judge.claims import Worth, worth_of
 from agent.judge.native import NativeCase
@@ -197,11 +199,18 @@ class Case:
 
     def _denies_more(self, peer: Peer, ports: Matches) -> bool:
         """What P11 and P12 keep out of allow rules only, and what may be the node."""
-        if isinstance(peer, CidrPeer):
-            return self.peer.in_block(peer) and self._at(ports)
-        if isinstance(peer, TaskPeer):
-            return self.peer.in_tasks(peer, denies=True) and self._at(ports)
-        return peer == EntityPeer(Entity.NODE) and self.peer.on_link() and self._at(ports)
+        match peer:
+            case CidrPeer():
+                more = self.peer.in_block(peer)
+            case TaskPeer():
+                more = self.peer.in_tasks(peer, denies=True)
+            case EntityPeer():
+                more = peer.entity is Entity.NODE and self.peer.on_link()
+            case PodPeer() | ServicePeer():
+                more = False
+            case _:
+                assert_never(peer)
+        return more and self._at(ports)
 
     def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it. Attestation counts for these only (I4)."""
@@ -238,15 +247,19 @@ class Case:
 
     def has(self, peer: Peer) -> bool:
         """Is the address one of the peer's, whatever the port?"""
-        if isinstance(peer, CidrPeer):
-            return self.peer.in_cidr(peer)
-        if isinstance(peer, PodPeer):
-            return self.peer.in_pods(peer)
-        if isinstance(peer, TaskPeer):
-            return self.peer.in_tasks(peer)
-        if isinstance(peer, ServicePeer):
-            return self.peer.of_service((peer.namespace, peer.name), named=True)
-        return self.peer.in_entity(peer.entity)
+        match peer:
+            case CidrPeer():
+                return self.peer.in_cidr(peer)
+            case PodPeer():
+                return self.peer.in_pods(peer)
+            case TaskPeer():
+                return self.peer.in_tasks(peer)
+            case ServicePeer():
+                return self.peer.of_service((peer.namespace, peer.name), named=True)
+            case EntityPeer():
+                return self.peer.in_entity(peer.entity)
+            case _:
+                assert_never(peer)
 
     def through(self, peer: Peer, ports: Matches) -> bool:
         """Is this peer meant, at these ports?"""

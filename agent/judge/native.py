@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from typing_extensions import assert_never
+
 from agent.judge.address import Facts, matches_number
 from agent.model.cluster import Address, Cluster, Pod
-from agent.model.network_policy import NetworkPolicy, NetworkPolicyRule
+from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, PortMatch, RuleRef
 from agent.model.verdict import Direction
 
@@ -117,7 +119,16 @@ class NativeCase:
     def _has(self, rule: NetworkPolicyRule, peer: Facts) -> bool:
         if rule.peers is None:
             return True
-        return any(peer.in_block(p) if isinstance(p, CidrPeer) else peer.in_pods(p) for p in rule.peers)
+        return any(self._is(p, peer) for p in rule.peers)
+
+    def _is(self, meant: CidrPeer | LivePodPeer, peer: Facts) -> bool:
+        match meant:
+            case CidrPeer():
+                return peer.in_block(meant)
+            case LivePodPeer():
+                return peer.in_pods(meant)
+            case _:
+                assert_never(meant)
 
     def _at(self, ports: tuple[PortMatch, ...] | None, peer: Facts, port: int) -> bool:
         """A name is a port of the destination's pod: the peer's for egress, the endpoint's own for ingress."""

@@ -19,9 +19,8 @@ from agent.errors import ApiError, StateError
 from agent.log import event
 from agent.model.changes import Changes
 from agent.model.judged import Judged
-from agent.model.network_policy import LivePodPeer
-from agent.model.policy import PodPeer, TaskPeer
 from agent.parse.objects import Item, parse_object
+from agent.semantics.peers import reads_pods
 from agent.sources.informer import Backoff, Informer
 from agent.sources.kube_api import KubeApi
 from agent.sources.last_valid import LastValid
@@ -187,7 +186,7 @@ class KubernetesSource:
                 for rule in (*(n.egress or ()), *(n.ingress or ()))
             ),
         )
-        return any(isinstance(peer, PodPeer | TaskPeer | LivePodPeer) for peers in rules for peer in peers or ())
+        return any(reads_pods(peer) for peers in rules for peer in peers or ())
 
     def _complete(self) -> bool:
         if self.store.snapshot.complete:
