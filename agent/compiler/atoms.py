@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType
 
+from typing_extensions import assert_never
+
 from agent.compiler.interning import stable_number
 from agent.model.cluster import Name
 from agent.model.network_policy import LivePodPeer
@@ -218,13 +220,27 @@ class AtomTable:
             yield from (part for parts, _ in atom.backends for part in parts)
 
     def _touch_keys(self, number: AtomId, atom: Atom) -> frozenset[Hashable]:
-        if isinstance(atom, PortAtom):
-            return frozenset([(atom.protocol, atom.name)])
-        if isinstance(atom, ServicePortAtom):
-            return frozenset([atom.service])
-        if isinstance(atom, BackedAtom):  # a rule must reach every backend, so those of one are enough
-            return min((self._keys_of(parts) for parts, _ in atom.backends), key=len)
-        return frozenset([number])
+        match atom:
+            case PortAtom():
+                return frozenset([(atom.protocol, atom.name)])
+            case ServicePortAtom():
+                return frozenset([atom.service])
+            case BackedAtom():  # a rule must reach every backend, so those of one are enough
+                return min((self._keys_of(parts) for parts, _ in atom.backends), key=len)
+            case (
+                Mark()
+                | CidrAtom()
+                | BlockAtom()
+                | PodPeer()
+                | TaskPeer()
+                | PerhapsTasks()
+                | LivePodPeer()
+                | ServiceAtom()
+                | PortlessAtom()
+            ):
+                return frozenset([number])
+            case _:
+                assert_never(atom)
 
     def _keys_of(self, parts: Iterable[AtomId]) -> frozenset[Hashable]:
         return frozenset([ANY_ADDRESS]).union(*(self.touch_keys.get(part, {part}) for part in parts))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from typing_extensions import assert_never
+
 from agent.compiler.atoms import (
     ANY_ADDRESS,
     HOST,
@@ -26,7 +28,7 @@ from agent.compiler.atoms import (
 )
 from agent.compiler.layers import Hit, Hits, Layer, LoweredRule, Side, View
 from agent.compiler.ports import Interval, Ports, covers, mentioned
-from agent.compiler.terms import AtNamedPort, AtPorts, AtService, Term
+from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
@@ -221,11 +223,15 @@ def _rules(side: Side) -> tuple[LoweredRule, ...]:
 
 
 def _key(term: Term) -> Hashable:
-    if isinstance(term, AtPorts):
-        return term.atom
-    if isinstance(term, AtService):
-        return term.service or CHART
-    return (term.protocol, term.name)
+    match term:
+        case AtPorts():
+            return term.atom
+        case AtService():
+            return term.service or CHART
+        case AtNamedPort() | AtOwnPort():
+            return (term.protocol, term.name)
+        case _:
+            assert_never(term)
 
 
 def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
