@@ -27,11 +27,11 @@ from agent.model.identity import PodUid
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
 from agent.model.report import EndpointRow
-from agent.outputs.explain import deny_reasons
 from agent.outputs.kube_events import EventSeries, EventWrite
 from agent.outputs.lease import micro_time, paced
 from agent.outputs.node_report import NodeReport
 from agent.outputs.policy_status import CONDITION_SECONDS, StatusWrites, node_report
+from agent.outputs.reasons import Reasons, deny_reasons
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION
@@ -69,7 +69,7 @@ class KubeReports:
     def __init__(self, api: Api, node: str, *, namespace: str = "") -> None:
         self._api, self._node = api, OwnNode(api, node)
         self._events = EventSeries(node)
-        self._reasons: tuple[object, Mapping[str, str]] = (None, {})
+        self._reasons: tuple[object, Reasons] = (None, {})
         self._said: Said | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -213,7 +213,7 @@ class KubeReports:
             if asked:
                 topic.worked()
 
-    def _deny_reasons(self) -> Mapping[str, str]:
+    def _deny_reasons(self) -> Reasons:
         """Made anew when the policies are others."""
         said = self._said
         if said is not None and self._reasons[0] is not said.cluster.policies:

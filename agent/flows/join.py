@@ -14,6 +14,7 @@ from agent.judge.judge import judge
 from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
+from agent.model.nearest import Nearest
 from agent.model.policy import Rule, RuleRef
 from agent.model.verdict import Direction, DropReason
 from agent.model.want import RuleId
@@ -57,21 +58,21 @@ class Purse:
 
 
 @dataclass(slots=True)
-class Nearest:
+class NearestRules:
     """The nearest rules of one snapshot. The judge walks all of it, so that asking is paced: one task's scan must not
     take the others' reports away. `skipped`: denials without a nearest rule for want of time."""
 
     clock: Callable[[], float]
     skipped: int = 0
     _cluster: Cluster | None = None
-    _answers: dict[Asked, str] = field(default_factory=dict)
+    _answers: dict[Asked, Nearest | None] = field(default_factory=dict)
     _all: Purse = field(default_factory=lambda: Purse(0.5, 0.5, 0.5))
     _own: dict[int, Purse] = field(default_factory=dict)  # by slot
 
-    def of(self, event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
+    def of(self, event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> Nearest | None:
         pod = cluster.pods.get(PodUid(endpoint.uid))
         if pod is None or event.reason not in _LACKS_A_RULE:
-            return ""
+            return None
         if cluster is not self._cluster or len(self._answers) >= ANSWERS:
             self._cluster, self._answers = cluster, {}
         asked = (event.slot, event.identity, event.direction, event.peer, event.protocol, event.service_port)
@@ -79,9 +80,9 @@ class Nearest:
             began, own = self.clock(), self._purse(event.slot)
             if not (own.may_spend(began) and self._all.may_spend(began)):
                 self.skipped += 1
-                return ""
+                return None
             decision = judge(cluster, pod, event.direction, event.peer, event.protocol, event.service_port)
-            self._answers[asked] = str(decision.nearest) if decision.nearest else ""
+            self._answers[asked] = decision.nearest
             for purse in (own, self._all):
                 purse.left -= self.clock() - began
         return self._answers[asked]
@@ -97,7 +98,7 @@ class Joiner:
 
     def __init__(self, name_of: NameOf, clock: Callable[[], float]) -> None:
         """`clock`: seconds that never go back."""
-        self._name_of, self.nearest = name_of, Nearest(clock)
+        self._name_of, self.nearest = name_of, NearestRules(clock)
         self._past: dict[tuple[int, int], EndpointFacts] = {}
 
     def learn(self, endpoints: Mapping[int, EndpointFacts]) -> None:
@@ -126,7 +127,7 @@ class Joiner:
             tuple=raw.tuple,
             peer=self._name_of(raw.tuple.peer),
             verdict=raw.verdict,
-            rule=_rule_name(raw.rule, context),
+            rule=context.rules.get(RuleId(raw.rule)),
             counts=growth.counts,
             new=growth.new,
             reason=raw.reason,
@@ -145,7 +146,7 @@ class Joiner:
             peer=self._name_of(event.peer) if event.hook.has_peer else NO_PEER,
             verdict=event.verdict,
             reason=event.reason,
-            rule=_rule_name(event.rule, context),
+            rule=context.rules.get(RuleId(event.rule)),
             hook=event.hook,
             cgroup_id=event.cgroup_id,
             socket_cookie=event.socket_cookie,
@@ -154,16 +155,14 @@ class Joiner:
             nearest=self.nearest.of(event, endpoint, context.cluster),
             family=event.family,
             match=_match_of(event.rule, context),
-            extra=_contradiction(event, endpoint, context.cluster),
+            contradiction=_contradiction(event, endpoint, context.cluster),
         )
 
 
-def _contradiction(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> dict[str, str]:
-    """Of a pod in quarantine: which binding its claim contradicts (I5)."""
+def _contradiction(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
     if event.reason is not DropReason.QUARANTINED:
-        return {}
-    said = worth_of(cluster, endpoint.identity).contradiction
-    return {"contradiction": said} if said else {}
+        return ""
+    return worth_of(cluster, endpoint.identity).contradiction
 
 
 def _match_of(number: int, context: Context) -> RuleMatch:
@@ -182,8 +181,3 @@ def _match(rule: Rule) -> RuleMatch:
     if all(port.port is None and port.name is None for port in rule.ports):
         return RuleMatch.PROTOCOL if rule.peers is None else RuleMatch.PEER_AND_PROTOCOL
     return RuleMatch.PORT if rule.peers is None else RuleMatch.PEER_AND_PORT
-
-
-def _rule_name(number: int, context: Context) -> str:
-    rule = context.rules.get(RuleId(number))
-    return str(rule) if rule else ""

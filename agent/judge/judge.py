@@ -15,6 +15,7 @@ from agent.judge.claims import Worth, worth_of
 from agent.judge.native import NativeCase
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.identity import Attestation
+from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import (
     CidrPeer,
     DefaultPosture,
@@ -37,17 +38,6 @@ from agent.semantics.selecting import selects
 
 OWN_LAYER, NATIVE_LAYER = "dagwall", "NetworkPolicy"
 Matches = tuple[PortMatch, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """The allow rule that comes closest, and what it lacks (R1)."""
-
-    rule: RuleRef
-    lacks: str
-
-    def __str__(self) -> str:
-        return f"{self.rule} lacks {self.lacks}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +302,7 @@ class Case:
         allowing = (*self._allowing(selected), *self._baseline(), *self.native.allowing())
         nearest = None
         if decision.layer == NATIVE_LAYER:
-            found = self.native.nearest()
-            nearest = found and Nearest(*found)
+            nearest = self.native.nearest()
         elif decision.layer and decision.reason is not DropReason.DENY_RULE:  # no rule helps against a deny rule
             nearest = self._nearest(selected)
         note = decision.note or self.worth.contradiction
@@ -321,28 +310,29 @@ class Case:
 
     def _nearest(self, selected: list[Policy]) -> Nearest | None:
         """By what they lack: the attestation only, the port, the peer. Rules on other peers only are not near."""
-        found: list[tuple[int, RuleRef, str]] = []
+        found: list[tuple[int, Nearest]] = []
         for policy in selected:
             for rule in policy.speaks_about(self.direction) or ():
                 lacking = self._lacks(policy, rule)
                 if lacking is not None:
-                    found.append((lacking[0], RuleRef(policy.ref, rule.name), lacking[1]))
-        if not found:
-            return None
-        _, ref, lacks = min(found, key=lambda each: each[0])
-        return Nearest(ref, lacks)
+                    found.append((lacking[0], Nearest(RuleRef(policy.ref, rule.name), lacking[1])))
+        return min(found, key=lambda each: each[0])[1] if found else None
 
-    def _lacks(self, policy: Policy, rule: Rule) -> tuple[int, str] | None:
-        port = f"{self.protocol}/{self.port}" if self.port else f"protocol {self.protocol}"
+    def _lacks(self, policy: Policy, rule: Rule) -> tuple[int, Lacks] | None:
+        """How far the rule is from allowing, and by what; None: it allows, or is about other peers."""
         if self.allows(rule):
             if policy.attestation > self.attestation:
-                return 0, f"attestation {policy.attestation.name.lower()}"
+                return 0, Lacks(attestation=policy.attestation)
             if not self._surely(policy):
-                return 0, "an exact id: the pod's is known as a hash only"
-            return (1, "posture enforce") if not self._enforced(policy) else None
+                return 0, Lacks(exact_id=True)
+            return (1, Lacks(enforcement=True)) if not self._enforced(policy) else None
+        if rule.peers is None and self.peer.is_metadata:
+            return 2, Lacks(metadata=True)
         if rule.peers is None or any(self.has(peer) for peer in rule.peers):
-            return 2, f"port {port}" if not (rule.peers is None and self.peer.is_metadata) else "entity metadata"
+            return 2, Lacks(protocol=self.protocol, port=self.port)
         if not any(self.peer.left_out_of(peer) for peer in rule.peers):
             return None
-        left_out = f"peer {self.peer.address}, which its `except` leaves out"
-        return (3, left_out) if self._at(rule.ports) else (4, f"port {port} and {left_out}")
+        left_out = Lacks(left_out=self.peer.address)
+        return (
+            (3, left_out) if self._at(rule.ports) else (4, replace(left_out, protocol=self.protocol, port=self.port))
+        )

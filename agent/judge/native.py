@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from typing_extensions import assert_never
 
 from agent.judge.address import Facts, matches_number
 from agent.model.cluster import Address, Cluster, Pod
+from agent.model.nearest import Lacks, Nearest
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, PortMatch, RuleRef
 from agent.model.verdict import Direction
@@ -62,19 +63,18 @@ class NativeCase:
         found += [served] if served is not None and served not in found else []
         return [each.rule for each in sorted(found, key=lambda each: each.place)]
 
-    def nearest(self) -> tuple[RuleRef, str] | None:
+    def nearest(self) -> Nearest | None:
         """The rule that comes closest, and what it lacks: the port, or what its `except` leaves out."""
-        found: list[tuple[int, RuleRef, str]] = []
-        port = f"{self.protocol}/{self.port}" if self.port else f"protocol {self.protocol}"
+        found: list[tuple[int, Nearest]] = []
+        port, left_out = Lacks(protocol=self.protocol, port=self.port), Lacks(left_out=self.peer.address)
         for each, rule in self.rules():
-            left_out = f"peer {self.peer.address}, which its `except` leaves out"
             if self._has(rule, self.peer):
-                found.append((0, each.rule, f"port {port}"))
+                found.append((0, Nearest(each.rule, port)))
             elif any(self.peer.left_out_of(peer) for peer in rule.peers or ()):
                 at = self._at(rule.ports, self.peer, self.port)
-                found.append((1, each.rule, left_out) if at else (2, each.rule, f"port {port} and {left_out}"))
-        best = min(found, key=lambda each: each[0], default=None)
-        return None if best is None else best[1:]
+                lacks = left_out if at else replace(port, left_out=self.peer.address)
+                found.append((1 if at else 2, Nearest(each.rule, lacks)))
+        return min(found, key=lambda each: each[0])[1] if found else None
 
     def note(self) -> str:
         """Where some endpoints of a service would be allowed and others not (P13): a sentence."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from agent.model.cluster import Address
 from agent.model.identity import Attestation, Claim, Identity
+from agent.model.nearest import Nearest
+from agent.model.policy import RuleRef
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 
 
@@ -108,7 +110,7 @@ class Flow:
     tuple: Tuple
     peer: PeerName
     verdict: Verdict
-    rule: str  # RuleRef as text; "" where none
+    rule: RuleRef | None
     counts: FlowCounts
     new: bool  # first report of this flow
     reason: DropReason = DropReason.NONE
@@ -126,13 +128,13 @@ class Denial:
     peer: PeerName
     verdict: Verdict
     reason: DropReason
-    rule: str  # the deny rule or "" for "no rule"
+    rule: RuleRef | None  # the deny rule; None for "no rule"
     hook: Hook
     cgroup_id: int
     socket_cookie: int = 0
     source_port: int = 0
     opened_by: EndpointFacts | None = None  # another endpoint's process used this socket (L7)
-    nearest: str = ""  # the rule that comes closest, and what it lacks
+    nearest: Nearest | None = None
     family: int = 0  # AF_ number of a socket that was asked for, where the hook is SOCKET_CREATE
-    extra: dict[str, str] = field(default_factory=dict)
+    contradiction: str = ""  # of a pod in quarantine: which binding its claim contradicts (I5)
     match: RuleMatch = RuleMatch.NONE

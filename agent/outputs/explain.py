@@ -13,7 +13,8 @@ from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.other_end import other_ends
-from agent.outputs.words import WHY, protocol_name, readable, reason_name, short_rule, socket_text
+from agent.outputs.reasons import deny_reasons
+from agent.outputs.words import WHY, nearest_text, protocol_name, reason_name, short_rule, socket_text
 from agent.parse.peers import PROTOCOLS
 
 HYPOTHETICAL = PodUid("hypothetical")
@@ -176,7 +177,7 @@ def _explanation(cluster: Cluster, question: Question, pod: Pod, address: Addres
         rule=str(got.rule or ""),
         denying=tuple(map(str, got.denying)),
         allowing=tuple(map(str, got.allowing)),
-        nearest=readable(str(got.nearest)) if got.nearest else "",
+        nearest=nearest_text(got.nearest),
         layer=got.layer,
         note=got.note,
         text="; ".join(_sentences(cluster, question, pod, address, got)),
@@ -192,23 +193,13 @@ def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address,
     if namespace is None or not namespace.managed:
         yield f"namespace {pod.namespace} is not managed: no policy applies to it"
     elif got.verdict is Verdict.ALLOW:
-        yield f"by {short_rule(str(got.rule))}" if got.rule else "what stays in the pod is never judged"
+        yield f"by {short_rule(got.rule)}" if got.rule else "what stays in the pod is never judged"
     else:
-        yield f"by {short_rule(str(got.rule))}" if got.rule else WHY[got.reason]
-        said = deny_reasons(cluster).get(str(got.rule), "") if got.rule else ""
+        yield f"by {short_rule(got.rule)}" if got.rule else WHY[got.reason]
+        said = deny_reasons(cluster).get(got.rule, "") if got.rule else ""
         if said:
             yield f"its reason: {said}"
         if got.nearest:
-            yield f"nearest: {readable(str(got.nearest))}"
+            yield f"nearest: {nearest_text(got.nearest)}"
     if got.note:
         yield got.note
-
-
-def deny_reasons(cluster: Cluster) -> dict[str, str]:
-    """What authors of deny rules want read when they strike, by the rule's text."""
-    return {
-        f"{policy.ref}/{rule.name}": rule.reason
-        for policy in cluster.policies.values()
-        for rule in policy.deny
-        if rule.reason
-    }

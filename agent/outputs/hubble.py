@@ -16,10 +16,11 @@ from typing import Any
 from agent.model.cluster import Address
 from agent.model.flow import Denial, Flow, PeerKind, RuleMatch
 from agent.model.identity import Claim, Identity, Kind
+from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble_ends import own_end, peer_end
-from agent.outputs.words import protocol_name, readable, reason_name, sentence, socket_text
+from agent.outputs.words import nearest_text, protocol_name, reason_name, sentence, socket_text
 from agent.text import printable
 
 MAX_LINE_BYTES = 64 * 1024
@@ -177,12 +178,10 @@ def _l4(seen: Flow | Denial) -> Object:
     return {name: ports}
 
 
-def _policy(rule: str) -> Object:
-    """`Kind/namespace/name/rule`, or without the namespace, as RuleRef writes it."""
-    kind, *rest = rule.split("/")
-    namespaced = kind in ("TaskNetworkPolicy", "NetworkPolicy") and len(rest) >= 3
-    namespace, name = (rest[0], rest[1]) if namespaced else ("", rest[0] if rest else kind)
-    return {"name": name, "namespace": namespace, "kind": kind}
+def _policy(rule: RuleRef) -> Object:
+    """A rule that nobody wrote, as of the baseline, stands for a policy of its name."""
+    ref = rule.policy
+    return {"name": ref.name or rule.rule, "namespace": ref.namespace, "kind": ref.kind}
 
 
 def _summary(seen: Flow | Denial) -> str:
@@ -219,7 +218,7 @@ def _ours(seen: Flow | Denial) -> Object:
         "peer": seen.peer.name,
         "peer_kind": seen.peer.kind.value,
         "verdict": seen.verdict.name.lower(),
-        "rule": seen.rule,
+        "rule": str(seen.rule or ""),
         "reason": reason_name(seen.reason) if seen.reason or seen.verdict is not Verdict.ALLOW else "",
     }
     if not facts.namespace and not facts.pod:
@@ -228,10 +227,10 @@ def _ours(seen: Flow | Denial) -> Object:
 
 
 def _of_denial(seen: Denial) -> Object:
-    out: Object = {"nearest": readable(seen.nearest), "hook": seen.hook.name.lower()}
+    out: Object = {"nearest": nearest_text(seen.nearest), "hook": seen.hook.name.lower()}
     if seen.opened_by is not None:
         out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
-    return out | ({"extra": dict(seen.extra)} if seen.extra else {})
+    return out | ({"extra": {"contradiction": seen.contradiction}} if seen.contradiction else {})
 
 
 def _of_flow(seen: Flow) -> Object:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from agent.model.flow import Denial
 from agent.model.report import EndpointRow
 from agent.model.verdict import EndpointState, Verdict
+from agent.outputs.reasons import Reasons, said_by
 from agent.outputs.words import sentence
 from agent.text import printable
 
@@ -35,9 +36,6 @@ MESSAGE = 1024
 """Characters of an Event's message; more is refused by events.k8s.io."""
 _NAME = 220
 """Of the pod's name in the Event's; names of objects have 253 characters."""
-
-Reasons = Mapping[str, str]
-"""What authors of deny rules want read, by rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class EventSeries:
                 continue
             endpoint, audit = denial.endpoint, denial.verdict is Verdict.AUDIT
             pod = _Pod(endpoint.namespace, endpoint.pod, endpoint.uid)
-            key, message = _key(denial), sentence(denial, reasons.get(denial.rule, ""))
+            key, message = _key(denial), sentence(denial, said_by(denial, reasons))
             if key not in self._series and self._of_pod[pod.uid] >= SERIES_OF_A_POD:
                 key, message = (pod.uid, denial.verdict), _FURTHER
             kind = ("Normal", "NetworkWouldBeDenied") if audit else ("Warning", "NetworkDenied")

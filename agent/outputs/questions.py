@@ -10,9 +10,10 @@ from agent.errors import DagwallError
 from agent.model.cluster import Cluster
 from agent.model.report import View
 from agent.model.verdict import Direction, Verdict
-from agent.outputs.explain import Question, deny_reasons, explain
+from agent.outputs.explain import Question, explain
 from agent.outputs.known import unknown_names
 from agent.outputs.plain import plain
+from agent.outputs.reasons import deny_reasons
 from agent.outputs.recent import Recent, Seen
 from agent.outputs.records import Filter, record_of
 from agent.outputs.why import grouped_for

@@ -9,7 +9,7 @@ from agent.model.flow import Denial, EndpointFacts, Flow
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.protocol import WITH_PORTS
 from agent.model.selector import id_matches
-from agent.outputs.words import protocol_of, reason_name, sentence
+from agent.outputs.words import nearest_text, protocol_of, reason_name, sentence
 
 _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
@@ -64,7 +64,7 @@ def record_of(seen: Flow | Denial) -> Record:
         "protocol": protocol_of(seen),
         "port": seen.tuple.service_port,
         "verdict": seen.verdict.name.lower(),
-        "rule": seen.rule,
+        "rule": str(seen.rule or ""),
         "reason": reason_name(seen.reason) if seen.reason else "",
         "source_port": seen.source_port,
     }
@@ -73,7 +73,7 @@ def record_of(seen: Flow | Denial) -> Record:
         return Record(
             **common,
             kind="denial",
-            nearest=seen.nearest,
+            nearest=nearest_text(seen.nearest),
             opened_by=f"{opener.namespace}/{opener.pod}" if opener else "",
             text=sentence(seen),
         )

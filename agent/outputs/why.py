@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from agent.model.flow import Denial
+from agent.outputs.reasons import Reasons, said_by
 from agent.outputs.records import Filter, record_of
 from agent.outputs.words import sentence
 
@@ -37,7 +38,7 @@ class Why:
     end: str = "own"  # or "other": the pod's call was denied by the ingress of its peer
 
 
-def grouped(denials: Iterable[Denial], reasons: Mapping[str, str], *, by_peer: bool = False) -> tuple[Why, ...]:
+def grouped(denials: Iterable[Denial], reasons: Reasons, *, by_peer: bool = False) -> tuple[Why, ...]:
     """`denials` newest first, as is the answer. `reasons`: what authors of deny rules want read, by rule."""
     groups: dict[tuple[object, ...], Why] = {}
     for denial in denials:
@@ -55,7 +56,7 @@ def grouped(denials: Iterable[Denial], reasons: Mapping[str, str], *, by_peer: b
     return tuple(groups.values())
 
 
-def grouped_for(denials: Iterable[Denial], wanted: Filter, reasons: Mapping[str, str]) -> tuple[Why, ...]:
+def grouped_for(denials: Iterable[Denial], wanted: Filter, reasons: Reasons) -> tuple[Why, ...]:
     """As `grouped`; a denial that is here because its peer is asked for is told as the peer's (P14)."""
     found = list(denials)
     own = grouped((each for each in found if wanted.matches(each)), reasons)
@@ -75,7 +76,7 @@ def _of_caller(denial: Denial, why: Why) -> Why:
     )  # fmt: skip
 
 
-def _first(denial: Denial, reasons: Mapping[str, str]) -> Why:
+def _first(denial: Denial, reasons: Reasons) -> Why:
     record = record_of(denial)
     return Why(
         namespace=record.namespace,
@@ -97,5 +98,5 @@ def _first(denial: Denial, reasons: Mapping[str, str]) -> Why:
         events=1,
         first=denial.time,
         last=denial.time,
-        text=sentence(denial, reasons.get(denial.rule, "")),
+        text=sentence(denial, said_by(denial, reasons)),
     )

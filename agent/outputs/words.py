@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import socket
+from collections.abc import Iterator
 
 from agent.model.flow import Denial, Flow, Tuple
+from agent.model.nearest import Lacks, Nearest
+from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.parse.peers import PROTOCOLS
 
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily} | {44: "AF_XDP"}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
-_LACKS_PORT = re.compile(r"\bport (\d+)/(\d+)")
-_LACKS_PROTOCOL = re.compile(r"\bport protocol (\d+)")
 
 WHY = {
     DropReason.NONE: "no reason was recorded",
@@ -64,20 +64,31 @@ def socket_text(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def short_rule(rule: str) -> str:
-    """`finance-egress/warehouse` of a RuleRef's text; the kind stays where it tells where to look."""
-    parts = rule.split("/", 3)
-    if parts[0] == "TaskNetworkPolicy" and len(parts) == 4:
-        return f"{parts[2]}/{parts[3]}"
-    return rule
+def short_rule(rule: RuleRef) -> str:
+    """`finance-egress/warehouse`; the kind stays where it tells where to look."""
+    ref = rule.policy
+    return f"{ref.name}/{rule.rule}" if ref.kind == "TaskNetworkPolicy" and ref.namespace else str(rule)
 
 
-def readable(nearest: str) -> str:
-    """What the nearest rule lacks, with protocols as words: `finance-egress/warehouse lacks port 5432/TCP`."""
-    rule, separator, lacks = nearest.partition(" lacks ")
-    lacks = _LACKS_PORT.sub(lambda m: f"port {m[2]}/{protocol_name(int(m[1]))}", lacks)
-    lacks = _LACKS_PROTOCOL.sub(lambda m: f"protocol {protocol_name(int(m[1]))}", lacks)
-    return f"{short_rule(rule)}{separator}{lacks}"
+def nearest_text(nearest: Nearest | None) -> str:
+    """`finance-egress/warehouse lacks port 5432/TCP`; "" where there is none."""
+    return f"{short_rule(nearest.rule)} lacks {' and '.join(_lacks(nearest.lacks))}" if nearest is not None else ""
+
+
+def _lacks(lacks: Lacks) -> Iterator[str]:
+    if lacks.attestation is not None:
+        yield f"attestation {lacks.attestation.name.lower()}"
+    if lacks.exact_id:
+        yield "an exact id: the pod's is known as a hash only"
+    if lacks.enforcement:
+        yield "posture enforce"
+    if lacks.protocol is not None:
+        name = protocol_name(lacks.protocol)
+        yield f"port {lacks.port}/{name}" if lacks.port else f"protocol {name}"
+    if lacks.metadata:
+        yield "entity metadata"
+    if lacks.left_out is not None:
+        yield f"peer {lacks.left_out}, which its `except` leaves out"
 
 
 def _what(denial: Denial) -> str:
@@ -101,10 +112,10 @@ def sentence(denial: Denial, said: str = "") -> str:
     why = WHY[denial.reason]
     if denial.reason is DropReason.DENY_RULE and denial.rule:
         why = f"{short_rule(denial.rule)} forbids it"
-    if "contradiction" in denial.extra:
-        why = f"{denial.extra['contradiction']}: it is quarantined"
+    if denial.contradiction:
+        why = f"{denial.contradiction}: it is quarantined"
     if said:
         why += f": {said}"
     why += f"; {used}" if used else ""
-    nearest = f"; nearest: {readable(denial.nearest)}" if denial.nearest else ""
+    nearest = f"; nearest: {nearest_text(denial.nearest)}" if denial.nearest else ""
     return f"{text}, {why}{nearest}"

@@ -7,6 +7,8 @@ from ipaddress import ip_address
 
 from agent.model.flow import Denial, EndpointFacts, Flow, FlowCounts, PeerKind, PeerName, Tuple
 from agent.model.identity import FIRST_IDENTITY, Claim, Identity, Kind
+from agent.model.nearest import Lacks, Nearest
+from agent.model.policy import PolicyRef, RuleRef
 from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status, View
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 
@@ -21,13 +23,22 @@ def endpoint(dag: str = "finance", task: str = "load", pod: str = "finance-load-
     return EndpointFacts(identity, NUMBER, "airflow", pod, "uid-1", claim, "n1", addresses=own, slot=3)
 
 
+def rule_of(text: str) -> RuleRef | None:
+    """`Kind/namespace/name/rule`, or without the namespace; None of ""."""
+    kind, *middle, rule = text.split("/") if text else ("", "")
+    return RuleRef(PolicyRef("".join(middle[:-1]), kind, "".join(middle[-1:])), rule) if text else None
+
+
+WAREHOUSE = RuleRef(PolicyRef("airflow", "TaskNetworkPolicy", "finance-egress"), "warehouse")
+
+
 def flow(
     dag: str = "finance", *, time: float = 1.5, peer: PeerName = WORLD, address: str = "192.0.2.9", port: int = 443,
     direction: Direction = Direction.EGRESS, verdict: Verdict = Verdict.ALLOW, protocol: int = 6,
 ) -> Flow:  # fmt: skip
     return Flow(
         time, endpoint(dag), Tuple(ip_address(address), protocol, port, direction), peer, verdict,
-        "TaskNetworkPolicy/airflow/finance-egress/api", FlowCounts(3, 300, 2, 5000, 1), new=True,
+        rule_of("TaskNetworkPolicy/airflow/finance-egress/api"), FlowCounts(3, 300, 2, 5000, 1), new=True,
     )  # fmt: skip
 
 
@@ -36,9 +47,9 @@ def denial(
     verdict: Verdict = Verdict.DENY, address: str = "192.0.2.9", direction: Direction = Direction.EGRESS,
 ) -> Denial:  # fmt: skip
     return Denial(
-        time, endpoint(dag), Tuple(ip_address(address), 6, 5432, direction), WORLD, verdict, reason, rule,
+        time, endpoint(dag), Tuple(ip_address(address), 6, 5432, direction), WORLD, verdict, reason, rule_of(rule),
         Hook.CONNECT, cgroup_id=4711, socket_cookie=99, source_port=40000,
-        nearest="TaskNetworkPolicy/airflow/finance-egress/warehouse lacks port 6/5432",
+        nearest=Nearest(WAREHOUSE, Lacks(protocol=6, port=5432)),
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def test_what_passes_in_audit_is_listed_once(agent: Agent) -> None:
     audit = denial(verdict=Verdict.AUDIT, time=1.0)
     agent.recent.denials([audit])
     assert agent.ask("flows").output.count("audit") == 1, "no flow of it was reported yet"
-    agent.recent.flows([replace(flow(port=5432, verdict=Verdict.AUDIT), rule="", reason=DropReason.NO_RULE)])
+    agent.recent.flows([replace(flow(port=5432, verdict=Verdict.AUDIT), rule=None, reason=DropReason.NO_RULE)])
     shown = agent.ask("flows").output
     assert (shown.count(" audit "), shown.count("no rule")) == (1, 1)
     socket = replace(audit, hook=Hook.SOCK_CREATE, reason=DropReason.RAW_SOCKET)
@@ -226,7 +226,7 @@ def test_refused_sockets_have_no_address(agent: Agent) -> None:
         for hook, reason, protocol, of in kinds:
             seen = denial(time=time.time(), reason=reason)
             nothing = replace(seen.tuple, peer=ip_address("::"), protocol=protocol, service_port=0)
-            agent.recent.denials([replace(seen, hook=hook, tuple=nothing, family=of and family, nearest="")])
+            agent.recent.denials([replace(seen, hook=hook, tuple=nothing, family=of and family, nearest=None)])
     lines = agent.ask("flows").output
     assert (lines.count("ICMP socket"), lines.count("AF_PACKET socket"), lines.count("AF_VSOCK socket")) == (2, 1, 1)
     assert "::" not in lines

@@ -28,6 +28,7 @@ from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicy
 from agent.model.policy import CidrPeer, DefaultPosture, Policy, PolicyRef, PortMatch, Rule, RuleRef, Subject
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction, DropReason, Verdict
+from agent.outputs.words import nearest_text
 
 REF, OWN = PolicyRef("etl", "NetworkPolicy", "n"), PolicyRef("etl", "TaskNetworkPolicy", "p")
 ALL, WEB = LabelSelector(), LabelSelector((Requirement("app", Operator.IN, ("web",)),))
@@ -117,11 +118,13 @@ def test_every_layer_must_let_it_pass() -> None:
     for port, layer in only.items():
         said = ask(both, EGRESS, SITE, 6, port)
         assert (said.verdict, said.reason, said.layer) == (Verdict.DENY, DropReason.NO_RULE, layer)
-    assert str(ask(both, EGRESS, SITE, 6, 82).nearest) == "NetworkPolicy/etl/n/egress[0] lacks port 6/82"
+    assert nearest_text(ask(both, EGRESS, SITE, 6, 82).nearest) == "NetworkPolicy/etl/n/egress[0] lacks port 82/TCP"
     assert ask(both, EGRESS, ip_address("9.9.9.9"), 6, 82).nearest is None, "a rule on other peers only is not near"
     hole = CidrPeer(ip_network("8.0.0.0/8"), (ip_network("8.0.0.0/9"),))
     left = cluster((NetworkPolicyRule("egress[0]", EGRESS, (hole,), (PortMatch(6, 82),)),))
-    assert str(ask(left, EGRESS, SITE, 6, 82).nearest).endswith(f"lacks peer {SITE}, which its `except` leaves out")
+    assert nearest_text(ask(left, EGRESS, SITE, 6, 82).nearest).endswith(
+        f"lacks peer {SITE}, which its `except` leaves out"
+    )
 
 
 def test_a_default_of_deny_is_not_lifted() -> None:

@@ -10,7 +10,7 @@ from immutables import Map
 
 from agent.flows.account import Growth
 from agent.flows.decode import RawEvent, RawFlow
-from agent.flows.join import STRANGER, Context, Joiner, Nearest
+from agent.flows.join import STRANGER, Context, Joiner, NearestRules
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.flow import EndpointFacts, FlowCounts, PeerKind, PeerName, RuleMatch, Tuple
@@ -18,7 +18,7 @@ from agent.model.identity import Claim, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Posture, Rule, RuleRef, Subject
 from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
 from agent.model.want import RuleId
-from agent.outputs.words import sentence
+from agent.outputs.words import nearest_text, sentence
 from tests.unit.seen import NUMBER, endpoint
 
 RULE = Rule("warehouse", Direction.EGRESS, (CidrPeer(ip_network("192.0.2.0/24")),), (PortMatch(6, 443),))
@@ -60,7 +60,7 @@ def joiner(context: Context = CONTEXT) -> Joiner:
 def test_a_flow_has_names() -> None:
     got = joiner().flow(growth(), CONTEXT, 12.5)
     assert (got.endpoint, got.peer.name, got.time, got.new) == (FACTS, "world", 12.5, True)
-    assert got.rule == "TaskNetworkPolicy/airflow/finance-egress/warehouse"
+    assert str(got.rule) == "TaskNetworkPolicy/airflow/finance-egress/warehouse"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_next_pod_of_the_same_identity_takes_over() -> None:
 def test_nobody_knows_them() -> None:
     got = joiner().flow(growth(slot=9, identity=99, rule=1234), CONTEXT, 1)
     assert got.endpoint == EndpointFacts(STRANGER, 99, "", "", "")
-    assert got.rule == ""
+    assert got.rule is None
 
 
 def test_slots_of_an_earlier_agent_are_found_by_their_folder_or_number() -> None:
@@ -131,12 +131,12 @@ def test_memory_of_gone_endpoints_is_bounded() -> None:
 def test_a_denial_is_explained() -> None:
     got = joiner().denial(EVENT, CONTEXT, 3.0)
     assert (got.endpoint, got.tuple.service_port, got.source_port) == (FACTS, 5432, 4000)
-    assert got.nearest == "TaskNetworkPolicy/airflow/finance-egress/warehouse lacks port 6/5432"
+    assert nearest_text(got.nearest) == "finance-egress/warehouse lacks port 5432/TCP"
     assert got.opened_by is None
 
 
 def test_a_denial_of_a_pod_that_has_gone_has_no_nearest_rule() -> None:
-    assert joiner().denial(EVENT, replace(CONTEXT, cluster=Cluster()), 3.0).nearest == ""
+    assert joiner().denial(EVENT, replace(CONTEXT, cluster=Cluster()), 3.0).nearest is None
 
 
 def test_a_socket_that_another_pod_uses_names_both() -> None:
@@ -160,7 +160,7 @@ class Time:
 
 def test_equal_denials_are_judged_once_a_snapshot() -> None:
     clock = Time(step=0.01)
-    nearest = Nearest(clock)
+    nearest = NearestRules(clock)
     said = [nearest.of(replace(EVENT, time_ns=n), FACTS, CLUSTER) for n in range(1000)]
     assert set(said) == {said[0]}
     assert said[0]
@@ -172,7 +172,7 @@ def test_equal_denials_are_judged_once_a_snapshot() -> None:
 def test_a_scan_costs_its_own_reports_their_nearest_rules_and_nobody_else_s() -> None:
     """A hundred thousand answers of 95 ms each would be hours in which nobody is told anything."""
     clock = Time(step=0.095)
-    nearest = Nearest(clock)
+    nearest = NearestRules(clock)
     for port in range(1, 5000):
         nearest.of(replace(EVENT, service_port=port), FACTS, CLUSTER)
         clock.now -= clock.step  # ports are free: only the judge costs time

@@ -128,7 +128,7 @@ def test_its_filters_find_what_they_mean(flags: str, meant: Callable[[Line], boo
 def test_it_reads_the_longest_line(tmp_path: Path) -> None:
     facts = endpoint("d" * 250, "t" * 250)
     for size in range(20_000, 40_000, 500):  # twice in the summary and in `extensions`
-        seen = replace(denial(), endpoint=facts, extra={"contradiction": "x" * size})
+        seen = replace(denial(), endpoint=facts, contradiction="x" * size)
         if len(lines_of(seen, "n1", "0.1.0")[0]) > MAX_LINE_BYTES - 2000:
             break
     lines = lines_of(seen, "n1", "0.1.0")

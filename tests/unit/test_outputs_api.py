@@ -212,7 +212,7 @@ def test_why_of_the_caller_tells_what_its_peer_denied(api: Api) -> None:
     """P14: the ingress of another task has denied the call."""
     caller = PeerName(PeerKind.POD, "airflow/sales/extract", endpoint("sales", "extract").identity, "sales-x1")
     refused = denial(direction=Direction.INGRESS)
-    api.recent.denials([replace(refused, peer=caller, nearest=""), denial(time=1)])
+    api.recent.denials([replace(refused, peer=caller, nearest=None), denial(time=1)])
     for wanted in ({"dag": "sales"}, {"pod": "sales-x1"}, {"pod": "airflow/sales-x1"}):
         (why,) = api.client.ask("why", **wanted)["denials"]
         assert (why["dag_id"], why["task_id"], why["pod"], why["end"]) == ("sales", "extract", "sales-x1", "other")
@@ -226,7 +226,7 @@ def test_why_of_the_caller_tells_what_its_peer_denied(api: Api) -> None:
 
 def test_a_foreign_socket_is_noted_and_no_denial(api: Api) -> None:
     other = replace(endpoint("other", pod="other-pod"), uid="uid-2")
-    noted = replace(denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), opened_by=other, nearest="")
+    noted = replace(denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), opened_by=other, nearest=None)
     api.recent.denials([noted])
     assert api.client.ask("why")["denials"] == []
     (row,) = api.client.ask("flows")

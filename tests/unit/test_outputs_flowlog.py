@@ -75,14 +75,14 @@ def test_a_denial_in_hubble_s_words() -> None:
 
 
 def test_a_raw_socket_has_no_peer() -> None:
-    refused = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, nearest="")
+    refused = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, nearest=None)
     got = parsed(replace(refused, tuple=replace(refused.tuple, protocol=1, peer=ip_address("::"))))
     assert got["IP"] == {"source": "10.0.0.7", "ipVersion": "IPv4"}
     assert got["Summary"] == "denied: a raw ICMP socket, raw sockets need a policy with `rawSockets: true`"
 
 
 def test_a_socket_of_a_refused_family_is_named() -> None:
-    refused = replace(denial(reason=DropReason.SOCKET_FAMILY), hook=Hook.SOCKET_CREATE, family=17, nearest="")
+    refused = replace(denial(reason=DropReason.SOCKET_FAMILY), hook=Hook.SOCKET_CREATE, family=17, nearest=None)
     got = parsed(replace(refused, tuple=replace(refused.tuple, protocol=0, peer=ip_address("::"))))
     assert (got["IP"], got["l4"]) == ({"source": "10.0.0.7", "ipVersion": "IPv4"}, {})
     assert got["Summary"] == "denied: an AF_PACKET socket, what it sends could not be judged"

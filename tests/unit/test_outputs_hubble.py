@@ -24,9 +24,9 @@ API_SERVER = PeerName(PeerKind.SERVICE, "default/kubernetes", place=Place.API_SE
 OTHER_NODE = PeerName(PeerKind.ENTITY, "node", place=Place.OTHER_NODE)
 NODE = PeerName(PeerKind.ENTITY, "node", place=Place.THIS_NODE)
 DENY = "ClusterTaskNetworkPolicy/no-metadata/credentials"
-RAW = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, peer=NO_PEER, nearest="", source_port=0)
+RAW = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, peer=NO_PEER, nearest=None, source_port=0)
 OTHER = replace(endpoint("sales", "extract", "sales-extract-x1"), uid="uid-2")
-JOIN = replace(denial(address="224.0.0.22"), hook=Hook.EGRESS, nearest="")
+JOIN = replace(denial(address="224.0.0.22"), hook=Hook.EGRESS, nearest=None)
 
 SHAPES: dict[str, Flow | Denial] = {
     "allowed": flow(),
@@ -51,7 +51,7 @@ SHAPES: dict[str, Flow | Denial] = {
         tuple=replace(RAW.tuple, protocol=0, service_port=0, peer=ip_address("::")),
     ),
     "another pod's socket": replace(
-        denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), nearest="", opened_by=OTHER
+        denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), nearest=None, opened_by=OTHER
     ),
     "group membership": replace(JOIN, tuple=replace(JOIN.tuple, protocol=2, service_port=0), source_port=0),
     "a newer release's reason": denial(reason=DropReason.UNKNOWN),

@@ -8,7 +8,7 @@ from agent.model.flow import Denial
 from agent.model.report import EndpointRow
 from agent.model.verdict import DropReason, Hook, Verdict
 from agent.outputs.kube_events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
-from tests.unit.seen import denial, endpoint
+from tests.unit.seen import denial, endpoint, rule_of
 
 
 def series(limit: int = 100) -> EventSeries:
@@ -63,7 +63,9 @@ def test_each_refused_family_is_an_event() -> None:
 def test_the_author_s_reason_and_audit() -> None:
     events = series()
     rule = "TaskNetworkPolicy/airflow/p/r"
-    events.add([denial(rule=rule, verdict=Verdict.AUDIT)], {rule: "ask the platform team"}, 0.0)
+    of = rule_of(rule)
+    assert of is not None
+    events.add([denial(rule=rule, verdict=Verdict.AUDIT)], {of: "ask the platform team"}, 0.0)
     events.add([denial(verdict=Verdict.ALLOW)], {}, 0.0)
     (write,) = written(events, 0.0)
     assert (write.body["reason"], write.body["type"]) == ("NetworkWouldBeDenied", "Normal")

@@ -50,7 +50,7 @@ def test_a_log_line_is_one_line_and_exact() -> None:
 
 def test_an_event_s_message_is_one_line() -> None:
     events, found = EventSeries("n1"), denial(HOSTILE, rule=f"TaskNetworkPolicy/etl/p/{HOSTILE}")
-    events.add([replace(found, extra={"contradiction": HOSTILE})], {found.rule: HOSTILE}, 0.0)
+    events.add([replace(found, contradiction=HOSTILE)], {found.rule: HOSTILE}, 0.0)
     (write,) = events.due(0.0)
     assert write.body["message"].isprintable()
     assert SPELLED in write.body["message"]
