@@ -39,17 +39,16 @@ class Room:
     seconds: float
     whole: bool = False
     _open: dict[socket.socket, _Open] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Condition = field(default_factory=threading.Condition)
 
     def enter(self, connection: socket.socket) -> bool:
-        """False where it has to go: those that were cut have not ended yet."""
-        now = time.monotonic()
+        """Waits a moment where those that were cut have not ended yet; False where they still have not."""
         with self._lock:
             if len(self._open) >= self.limit:
-                self._cut_oldest(now)
-            if len(self._open) >= 2 * self.limit:
+                self._cut_oldest(time.monotonic())
+            if not self._lock.wait_for(lambda: len(self._open) < 2 * self.limit, BRIEF_SECONDS):
                 return False
-            self._open[connection] = _Open(now)
+            self._open[connection] = _Open(time.monotonic())
             return True
 
     def asked(self, connection: socket.socket) -> None:
@@ -61,6 +60,7 @@ class Room:
     def leave(self, connection: socket.socket) -> None:
         with self._lock:
             self._open.pop(connection, None)
+            self._lock.notify()
 
     def cut_late(self) -> None:
         """From time to time: the deadlines."""

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.errors import DagwallError
 from agent.model.flow import PeerKind, PeerName
 from agent.model.report import DenialRow, View
+from agent.outputs.bounded import Room
 from agent.outputs.http import REQUESTS, HttpServer, app, split_address
 from agent.outputs.metrics import Metrics
 from agent.outputs.series import TaskSeries
@@ -269,6 +270,19 @@ def test_connections_that_never_ask_do_not_keep_others_out(scraped: Scraped) -> 
         assert scraped.get("/livez") == (200, "ok\n")
     for each in slow:
         each.close()
+
+
+def test_who_comes_while_those_that_were_cut_are_still_ending_waits_for_them() -> None:
+    """On a busy machine their threads take a moment; a probe must not be turned away for it."""
+    room, pairs = Room(limit=1, seconds=5.0, whole=True), [socket.socketpair() for _ in range(3)]
+    first, second, third = (ours for ours, _ in pairs)
+    assert room.enter(first)
+    assert room.enter(second)
+    threading.Timer(0.1, room.leave, [first]).start()
+    assert room.enter(third), "the first one's thread has ended meanwhile"
+    for pair in pairs:
+        for each in pair:
+            each.close()
 
 
 def test_a_connection_that_drips_ends_at_its_deadline(scraped: Scraped) -> None:
