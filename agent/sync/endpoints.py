@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -58,6 +58,7 @@ class EndpointTable:
         self._nearby: dict[int, int] = {}
         self._leaving: dict[int, float] = {}  # when a folder's entry goes; what left first stands first
         self._unexplained: dict[PodUid, None] = {}  # no assignment yet, in the order they came
+        self._forgotten: set[PodUid] = set()  # with the last assignment that there was; nobody gives them another
         self.touched: set[PodUid] = set()
         self._hurried: list[PodUid] = []
         self._ops = EndpointOps()
@@ -108,6 +109,7 @@ class EndpointTable:
         """The compiler's word on a pod. None: nothing is known of it (any more)."""
         endpoint = self._endpoint(uid)
         if assignment is None and endpoint.folders:
+            self._forgotten.add(uid)
             self._hold_without_rules(endpoint, rulesets)
             return  # deleted in the API while its folder is there: keeps identity and rules (L4)
         if endpoint.assignment and endpoint.number is not None:
@@ -116,14 +118,16 @@ class EndpointTable:
         managed = assignment is not None and assignment.state is not EndpointState.UNMANAGED
         endpoint.number = self.numbers.acquire(assignment.identity) if assignment and managed else None
         self._unexplained.pop(uid, None)
+        self._forgotten.discard(uid)
         if assignment is None:
             del self.by_uid[uid]
             return
         self.refresh(uid, rulesets)
 
     def hold_unexplained(self, rulesets: Mapping[RulesetId, Ruleset]) -> None:
-        """After the first complete list: those found in the maps that it does not explain."""
-        for uid in self._unexplained:
+        """Of a complete snapshot: those that it does not explain, found in the maps or of one before, when the
+        ruleset goes that they have."""
+        for uid in (*self._unexplained, *self._forgotten):
             self._hold_without_rules(self.by_uid[uid], rulesets)
 
     def _hold_without_rules(self, endpoint: Endpoint, rulesets: Mapping[RulesetId, Ruleset]) -> None:
@@ -151,8 +155,16 @@ class EndpointTable:
     def bump(self, revoked: set[RulesetId]) -> None:
         """New epochs for the endpoints of rulesets in which something is not allowed any more (P10)."""
         for endpoint in self.by_uid.values() if revoked else ():
-            if endpoint.slot and endpoint.assignment and endpoint.assignment.ruleset in revoked:
+            if endpoint.slot and not revoked.isdisjoint(self._rulesets_of(endpoint)):
                 self._ops.bumped.add(endpoint.slot)
+
+    def _rulesets_of(self, endpoint: Endpoint) -> Iterator[RulesetId]:
+        """Of one that nobody has explained: as its entries say."""
+        if endpoint.assignment is not None:
+            yield endpoint.assignment.ruleset
+            return
+        for cgroup in endpoint.folders & self._rendered.keys():
+            yield RulesetId(int(ENDPOINT.unpack(self._rendered[cgroup])["ruleset"]))
 
     def bump_all(self) -> None:
         """New epochs for everyone: nobody knows what was allowed before."""
@@ -283,6 +295,7 @@ class EndpointTable:
         if endpoint.folders:
             return None
         self._unexplained.pop(endpoint.uid, None)
+        self._forgotten.discard(endpoint.uid)
         if endpoint.slot:
             self._ops.bumped.add(endpoint.slot)
             self.slots.give_back(endpoint.slot)

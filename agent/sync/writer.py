@@ -127,6 +127,7 @@ class Writer:
         held = self._hold_back(self.endpoints.rendered(deltas[0].held))
         for uid, assignment in deltas[0].assignments.items():
             self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
+        self.endpoints.hold_unexplained(self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
         return self._carry_out(held, *plans)
 
@@ -156,6 +157,7 @@ class Writer:
             *(uid for uid in self.endpoints.by_uid if uid not in self.want.assignments),
         ]:
             self.endpoints.assign(uid, self._assignment(uid), self.want.rulesets)
+        self.endpoints.hold_unexplained(self.want.rulesets)
         self.endpoints.redo(())
         return self._carry_out(*self._whole(self.endpoints.with_another_ruleset(before)))
 

@@ -488,6 +488,24 @@ def test_a_pod_that_nobody_knows_after_a_start_does_not_fall_to_its_defaults() -
     assert [passes(maps, cgroup, TO_80) for cgroup in (10, 11)] == [False, False]
 
 
+def test_a_pod_that_nobody_knows_is_revoked_and_held_with_the_ruleset_that_it_shares() -> None:
+    """An agent that has lost its state finds its entry in the maps: it is good while another pod has that ruleset."""
+    maps = DictMaps()
+    denies = replace(policy(80), egress=None, deny=policy(80).egress or ())
+    snapshot = replace(cluster(pod(A), pod(B)), policies=Map({POLICY: denies}))
+    Writer(maps, IdentityNumbers(), Intake(Limit())).start(snapshot, [(A, 10), (B, 20)])
+    writer = Writer(maps, IdentityNumbers(), Intake(Limit()))
+    writer.start(replace(snapshot, pods=Map({B: pod(B)})), [(A, 10), (B, 20)])
+    assert [passes(maps, cgroup, TO_80) for cgroup in (10, 20)] == [False, False]
+    assert passes(maps, 10, TO_443) is True
+    epoch = maps.epoch(slot(maps, 10))
+    writer.update(replace(snapshot, pods=Map({B: pod(B)}), policies=Map(), revision=2), EVERYTHING)
+    assert [passes(maps, 20, TO_80), passes(maps, 20, TO_443)] == [True, True]
+    assert [passes(maps, 10, TO_80), passes(maps, 10, TO_443)] == [False, False], "pending: its rules are gone"
+    assert maps.epoch(slot(maps, 10)) > epoch
+    assert writer.pending() == [A]
+
+
 def test_a_pod_of_a_namespace_that_was_never_known_is_pending() -> None:
     maps = DictMaps()
     writer = started(maps, without_namespace(pod(A)))
