@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -98,7 +98,9 @@ def addresses_of(messages: Iterable[Any], interfaces: Mapping[int, Interface]) -
     """Addresses in RTM_NEWADDR messages, sorted: bridges and gateways included, loopback left out, and what an
     interface holds for others.
 
-    Where IFA_LOCAL is given it is ours; IFA_ADDRESS may be a peer's. Without fe80::/10 of veths: every pod brings
+    Where IFA_LOCAL is given it is ours; IFA_ADDRESS may be a peer's. What is sent to a subnet's broadcast address
+    reaches this host's daemons like what is sent to the address itself (fib_add_ifaddr() makes one of each prefix of
+    less than 31 bits, whether it is configured or not). Without fe80::/10 of veths: every pod brings
     one, each change would cost a whole compile, and deny rules cover that range anyway.
     """
     own, dns = set[Address](), set[Address]()
@@ -112,7 +114,17 @@ def addresses_of(messages: Iterable[Any], interfaces: Mapping[int, Interface]) -
             dns.add(address)
         elif interface.name not in HOLDERS and not (address in _FE80 and interface.kind == "veth"):
             own.add(address)
+            own.update(_broadcasts(message, address))
     return HostAddresses(_sorted(own), _sorted(dns))
+
+
+def _broadcasts(message: Any, address: Address) -> Iterator[Address]:
+    """Of the subnet that comes with an address: the last one in it, and what is configured."""
+    length = message.get("prefixlen", 32)
+    if address.version == 4 and length < 31:
+        yield ip_network((address, length), strict=False).broadcast_address
+        if configured := message.get_attr("IFA_BROADCAST"):
+            yield ip_address(configured)
 
 
 def _sorted(addresses: Iterable[Address]) -> tuple[Address, ...]:

@@ -34,6 +34,7 @@ def test_what_an_interface_holds_for_others_is_not_the_node_s() -> None:
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)
     assert ip_address("10.244.0.1") in found.own
+    assert ip_address("10.244.0.255") in found.own, "the same daemons hear what is sent there (P12)"
     assert ip_address("fe80::77") in found.own
     held = {ip_address(a) for a in ("10.96.0.77", "10.96.0.10", "169.254.20.10", "fe80::99")}
     assert not held & set(found.own)

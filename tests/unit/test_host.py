@@ -32,7 +32,9 @@ def test_addresses_of_messages() -> None:
         Message(index=0, IFA_ADDRESS="127.0.0.1", IFA_LOCAL="127.0.0.1"),
         Message(index=0, IFA_ADDRESS="::1"),
         Message(index=1, IFA_ADDRESS="10.9.9.9", IFA_LOCAL="10.0.0.2"),
-        Message(index=1, IFA_ADDRESS="fd00::2"),
+        Message(index=1, IFA_ADDRESS="fd00::2", prefixlen=64),
+        Message(index=2, IFA_LOCAL="10.244.0.1", IFA_BROADCAST="10.244.0.127", prefixlen=24),
+        Message(index=2, IFA_LOCAL="10.245.0.1", prefixlen=32),
         Message(index=2, IFA_ADDRESS="fe80::1"),
         Message(index=3, IFA_ADDRESS="fe80::1234"),
         Message(index=4, IFA_ADDRESS="10.96.0.1"),
@@ -45,8 +47,12 @@ def test_addresses_of_messages() -> None:
         Message(index=9, IFA_ADDRESS="10.0.0.3"),
         Message(index=1),
     ]
+    own = (
+        "10.0.0.2", "10.0.0.3", "10.244.0.1", "10.244.0.127", "10.244.0.255", "10.245.0.1", "203.0.113.1", "fd00::2",
+        "fe80::1",
+    )  # fmt: skip
     assert addresses_of(messages, interfaces) == HostAddresses(
-        own=tuple(map(ip_address, ("10.0.0.2", "10.0.0.3", "203.0.113.1", "fd00::2", "fe80::1"))),
+        own=tuple(map(ip_address, own)),
         dns=tuple(map(ip_address, ("10.96.0.10", "169.254.20.10"))),
     )
 
