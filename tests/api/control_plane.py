@@ -127,6 +127,10 @@ class ControlPlane(Requests):
         revision = post("range", {"key": "AA=="})["header"]["revision"]
         post("compaction", {"revision": revision, "physical": True})
 
+    def send(self, name: str, number: int) -> None:
+        """A signal that does not end it."""
+        self._processes[name].send_signal(number)
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self._processes.pop(name, None)
         if process is not None:

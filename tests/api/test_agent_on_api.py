@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import uuid
@@ -18,10 +19,11 @@ from agent.app.agent import Agent, build
 from agent.config import Config
 from agent.kernel.datapath import detach
 from agent.model.cluster import Settings
+from agent.sources.store import FRESH_SECONDS
 from lab.node import Pod, ScratchNode, cgroup_mount
 from tests.api.control_plane import ROOT, ControlPlane
 from tests.api.test_definitions import served  # noqa: F401
-from tests.api.test_source import in_namespace
+from tests.api.test_source import in_namespace, pod
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
 from tests.kernel.test_agent import Collected
@@ -124,6 +126,34 @@ def test_verdicts_follow_the_api(cluster: Cluster) -> None:
         assert pod.run(tcp, V4, 8201) in REFUSED
         cluster.plane.delete(policy(cluster.name, 8202))
         assert cluster.follows(lambda: pod.run(tcp, V4, 8201) == "ok"), "observed: nothing isolates it any more"
+
+
+def test_a_remote_pod_that_is_relabelled_stays_who_it_was_across_a_restart(cluster: Cluster) -> None:
+    """I2 for peers: what is known from the API only is worth no more after a restart, with or without a state."""
+    cluster.node.serve(V4, 8211)
+    wanted = policy(cluster.name, 8211)
+    wanted["spec"]["egress"] = [{"to": [{"tasks": {"dagIds": ["billing"]}}], "ports": [{"port": 8211}]}]
+    cluster.plane.apply(wanted)
+    remote = pod("remote", cluster.name, "n2", dag_id="reports", task_id="t")
+    cluster.plane.apply(remote)
+    where = cluster.plane.path_of(remote, named=True)
+    patch = "application/merge-patch+json"
+    cluster.plane.request("PATCH", f"{where}/status", {"status": {"podIP": V4, "phase": "Running"}}, kind=patch)
+    with cluster.agent():
+        task = cluster.admit("3.3.2-ke-normal", "etl-1")
+        assert cluster.follows(lambda: task.run(tcp, V4, 8211) in REFUSED)
+        cluster.plane.request("PATCH", where, {"metadata": {"annotations": {"dag_id": "billing"}}}, kind=patch)
+        time.sleep(3)
+        assert task.run(tcp, V4, 8211) in REFUSED
+    with cluster.agent():
+        assert cluster.follows(lambda: task.run(tcp, V4, 8211) in REFUSED)
+        assert task.run(tcp, V4, 8211) in REFUSED
+    time.sleep(FRESH_SECONDS)  # what was made just now counts by what it says
+    shutil.rmtree(cluster.folder / "state")
+    with cluster.agent() as agent:
+        assert agent.node.writer.cluster.complete
+        time.sleep(1)
+        assert task.run(tcp, V4, 8211) in REFUSED, "late: nobody knows what it said when it was made"
 
 
 def test_a_namespace_that_is_managed_or_not(cluster: Cluster) -> None:

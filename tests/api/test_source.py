@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from agent.model.cluster import Cluster
+from agent.sources.informer import QUIET_SECONDS
 from agent.sources.kube_api import KubeApi
-from agent.sources.kubernetes import KubernetesSource
+from agent.sources.kubernetes import UNREADY_SECONDS, KubernetesSource
 from agent.sources.store import Store
 from tests.api.control_plane import ControlPlane
 
@@ -132,3 +134,20 @@ def test_etcd_may_die_too_and_compaction_makes_a_new_list(plane: ControlPlane, r
         plane.apply(pod(f"p{number}", "fourth"))
     plane.compact()
     reading.until(lambda _: {f"p{n}" for n in range(20)} <= reading.names(), 60)
+
+
+@pytest.mark.timeout(400)
+def test_a_server_that_stands_still_is_found_out(plane: ControlPlane, reading: Reading) -> None:
+    """Its kernel takes every byte and its connections stay; only that no bookmark comes tells."""
+    in_namespace(plane, "fifth")
+    reading.until(lambda c: c.complete and "fifth" in c.namespaces)
+    plane.send("kube-apiserver", signal.SIGSTOP)
+    try:
+        reading.until(lambda _: reading.source.stale_seconds() > QUIET_SECONDS + UNREADY_SECONDS, 200)
+        assert "nothing new is known of" in reading.source.trouble()
+        assert "fifth" in reading.cluster.namespaces
+    finally:
+        plane.send("kube-apiserver", signal.SIGCONT)
+    in_namespace(plane, "sixth")
+    reading.until(lambda c: "sixth" in c.namespaces, 60)
+    reading.until(lambda _: reading.source.stale_seconds() == 0 and not reading.source.trouble(), 60)
