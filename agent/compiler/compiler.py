@@ -14,13 +14,14 @@ from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members
 from agent.compiler.bindings import Bindings
 from agent.compiler.ledger import Tracked
 from agent.compiler.peerpods import PeerPods
+from agent.compiler.policy_layer import LayerOf
 from agent.compiler.prefixes import Lpm, compressed
 from agent.compiler.refs import RuleRefs
 from agent.compiler.registry import Registry
 from agent.compiler.revoking import Moves, Transition
 from agent.compiler.rulesets import Content
 from agent.compiler.services import ServiceAtoms
-from agent.compiler.subjects import Subjects
+from agent.compiler.subjects import LAYERS, Subjects
 from agent.compiler.terms import AtNamedPort, AtService, Term
 from agent.model.changes import EVERYTHING, Changes, between
 from agent.model.cluster import Cluster, Namespace, Pod
@@ -43,10 +44,13 @@ def whole(cluster: Cluster) -> Want:
 class Compiler:
     """Keeps Want in step with snapshots. One thread calls `update`."""
 
-    def __init__(self, room: int | None = None) -> None:
-        """`room`: rows that fit. What may need more raises TooManyRows; then this compiler is of no use any more."""
+    def __init__(self, room: int | None = None, layers: tuple[LayerOf, ...] = LAYERS) -> None:
+        """`room`: rows that fit. What may need more raises TooManyRows; then this compiler is of no use any more.
+        `layers`: kinds of policies, in the order in which they are asked.
+        """
         self.want = Want()
         self._refs = RuleRefs()
+        self._layers = layers
         self._table = AtomTable()
         self._peers, self._hosts = Tracked(self.want.peers), Tracked(self.want.hosts)
         self._ports, self._rules = Tracked(self.want.ports), Tracked(self.want.rules)
@@ -166,13 +170,13 @@ class Compiler:
     def _rebuild(self, cluster: Cluster) -> set[Transition]:
         """Lowers all policies anew; addresses are indexed by what the old ones and the new ones ask."""
         self._bindings = Bindings(cluster)
-        self._subjects = Subjects(cluster, self._table)
+        self._subjects = Subjects(cluster, self._table, self._layers)
         old, self._terms = self._terms, tuple(self._subjects.terms())
         return self._index(cluster, (*self._terms, *old))
 
     def _index(self, cluster: Cluster, terms: tuple[Term, ...]) -> set[Transition]:
         """Indexes all addresses by what these terms ask; numbers stay with their contents."""
-        backends = self._subjects.native.asks_about_services
+        backends = self._subjects.judges_backends
         self._addresses = _addresses(cluster, list(terms), self._table, self._bindings, backends=backends)
         self._asked = _asked_atoms(terms)
         old = self._around

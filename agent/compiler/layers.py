@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
 
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import Term
@@ -11,20 +13,50 @@ from agent.model.verdict import Direction, DropReason, Verdict
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
 
+class Part(IntEnum):
+    """Where in one direction of a layer a rule stands (Side)."""
+
+    DENY = 0
+    ALLOW = 1
+    GUARD = 2
+    RANKED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What all policies of one kind have in common. `decide`: what rules that match come to, at a port.
+
+    `reaches_metadata`: a rule without peers does (P11 speaks against it). `judges_backends`: a service's address
+    means the endpoints behind it (P13). `default`: names what lets pass what no policy speaks about. `last_resort`:
+    asked only where no layer before has a rule for it.
+    """
+
+    name: str
+    decide: Callable[[Hits, int, bool], Outcome] = field(repr=False, compare=False)
+    default: RuleRef | None = None
+    reaches_metadata: bool = False
+    judges_backends: bool = False
+    last_resort: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class LoweredRule:
-    """A rule of one direction. `enforced` False: its policy's posture is audit (P3)."""
+    """A rule of one direction. `enforced` False: its policy's posture is audit (P3). `action`: of a ranked rule, a
+    word of its kind's own.
+    """
 
     ref: RuleRef
     enforced: bool
     terms: tuple[Term, ...]
+    action: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One direction of a layer: rules in the order of P2, and isolation by the enforced policies, and by all.
 
-    `guard`: denies what no rule allows where the direction is not isolated either.
+    `guard`: denies what no rule allows where the direction is not isolated either. `ranked`: of kinds whose first
+    matching rule decides, by priority.
     """
 
     deny: tuple[LoweredRule, ...] = ()
@@ -32,15 +64,23 @@ class Side:
     isolated: bool = False
     isolated_with_audit: bool = False
     guard: tuple[LoweredRule, ...] = ()
+    ranked: tuple[LoweredRule, ...] = ()
+
+    def parts(self) -> tuple[tuple[LoweredRule, ...], ...]:
+        """In the order of Part."""
+        return self.deny, self.allow, self.guard, self.ranked
+
+    def rules(self) -> Iterator[LoweredRule]:
+        return (rule for part in self.parts() for rule in part)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """All policies of one kind that select an endpoint (P1). `native`: NetworkPolicies; P5, P6, P11 do not hold."""
+    """All policies of one kind that select an endpoint (P1)."""
 
+    kind: LayerKind
     egress: Side
     ingress: Side
-    native: bool = False
 
     def side(self, direction: Direction) -> Side:
         return self.egress if direction is Direction.EGRESS else self.ingress
@@ -48,11 +88,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict with its reason and the rule to name, as in want.RuleValue."""
+    """A verdict with its reason and the rule to name, as in want.RuleValue. `final`: no layer after it is asked."""
 
     verdict: Verdict
     reason: DropReason = DropReason.NONE
     rule: RuleRef | None = None
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +109,40 @@ class Hit:
 class Hits:
     """Of one layer and direction, for one set of members."""
 
+    kind: LayerKind
     side: Side
-    deny: tuple[Hit, ...]
-    allow: tuple[Hit, ...]
-    guard: tuple[Hit, ...]
+    parts: tuple[tuple[Hit, ...], ...]  # in the order of Part
     unknown: bool  # nobody known has the address (P15)
     from_host: bool  # it is this host's (P8)
-    unspoken: RuleRef | None  # names what lets pass what no policy speaks about
 
     def decide(self, port: int, *, audited: bool) -> Outcome:
-        """The verdict at a port (P2); `audited`: with the policies in audit as if enforced."""
-        for hit in self.deny:
-            if (audited or hit.rule.enforced) and covers(hit.ports, port) and (hit.node or not self.from_host):
-                return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
-        if self.from_host:
-            return Outcome(Verdict.ALLOW, DropReason.NONE, NODE_TO_OWN_PODS)
-        for hit in self.allow:
+        """The verdict at a port; `audited`: with the policies in audit as if enforced."""
+        return self.kind.decide(self, port, audited)
+
+    def first(self, part: Part, port: int, audited: bool) -> Hit | None:  # noqa: FBT001  as in decide
+        """The first rule that counts at this port."""
+        for hit in self.parts[part]:
             if (audited or hit.rule.enforced) and covers(hit.ports, port):
-                return Outcome(Verdict.ALLOW, DropReason.NONE, hit.rule.ref)
-        if self.side.isolated_with_audit if audited else self.side.isolated:
-            return Outcome(Verdict.DENY, DropReason.UNKNOWN_PEER if self.unknown else DropReason.NO_RULE)
-        for hit in self.guard:
-            if (audited or hit.rule.enforced) and covers(hit.ports, port):
-                return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
-        return Outcome(Verdict.ALLOW, DropReason.NONE, self.unspoken)
+                return hit
+        return None
+
+
+def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa: FBT001  a LayerKind's
+    """P2: deny rules, allow rules, isolation; to the node's own pods only what names the node may deny (P8)."""
+    for hit in hits.parts[Part.DENY]:
+        if (audited or hit.rule.enforced) and covers(hit.ports, port) and (hit.node or not hits.from_host):
+            return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
+    if hits.from_host:
+        return Outcome(Verdict.ALLOW, DropReason.NONE, NODE_TO_OWN_PODS)
+    allowing = hits.first(Part.ALLOW, port, audited)
+    if allowing is not None:
+        return Outcome(Verdict.ALLOW, DropReason.NONE, allowing.rule.ref)
+    if hits.side.isolated_with_audit if audited else hits.side.isolated:
+        return Outcome(Verdict.DENY, DropReason.UNKNOWN_PEER if hits.unknown else DropReason.NO_RULE)
+    guarding = hits.first(Part.GUARD, port, audited)
+    if guarding is not None:
+        return Outcome(Verdict.DENY, DropReason.DENY_RULE, guarding.rule.ref)
+    return Outcome(Verdict.ALLOW, DropReason.NONE, hits.kind.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +166,10 @@ class View:
         """Every layer must let it pass; the rule to name is the first that is more than dagwall's default."""
         outcome = Outcome(Verdict.ALLOW, DropReason.NONE, OBSERVED)
         for layer in self.layers:
+            if layer.kind.last_resort and outcome.rule != OBSERVED:
+                continue
             said = layer.decide(port, audited=audited)
-            if said.verdict is Verdict.DENY:
+            if said.verdict is Verdict.DENY or said.final:
                 return said
             if outcome.rule == OBSERVED and said.rule is not None:
                 outcome = said
@@ -124,5 +177,5 @@ class View:
 
     def intervals(self) -> set[Interval]:
         """The only ports at which the verdict may differ from that at ANY_PORT or OTHER_PORT."""
-        hits = (hit for layer in self.layers for group in (layer.deny, layer.allow, layer.guard) for hit in group)
+        hits = (hit for layer in self.layers for part in layer.parts for hit in part)
         return {each for hit in hits for each in mentioned(hit.ports)}

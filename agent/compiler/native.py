@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from agent.compiler.layers import Layer, LoweredRule, Side
+from agent.compiler.layers import Layer, LayerKind, LoweredRule, Side, deny_allow_isolate
 from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
 from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.terms import Lowering, Term
-from agent.model.cluster import Cluster, Pod
+from agent.model.cluster import Cluster, Namespace, Pod
+from agent.model.identity import Attestation
 from agent.model.network_policy import NetworkPolicy
 from agent.model.policy import RuleRef
 from agent.model.verdict import Direction
@@ -27,7 +28,11 @@ class LoweredNative:
         return (term for group in self.rules for rule in group for term in rule.terms)
 
 
-class NativeSubjects:
+NETWORK_POLICY = LayerKind("NetworkPolicy", deny_allow_isolate, reaches_metadata=True, judges_backends=True)
+"""P5, P6 and P11 do not hold for it (P2)."""
+
+
+class NativePolicies:
     """NetworkPolicies by namespace; none where the agent was not told to read them (`--network-policy`)."""
 
     def __init__(self, cluster: Cluster, lowering: Lowering) -> None:
@@ -42,16 +47,16 @@ class NativeSubjects:
         self._selections: dict[Hashable, tuple[int, ...]] = {}
 
     @property
-    def asks_about_services(self) -> bool:
-        """Does any of them allow egress, so that a service's address means its endpoints (P13)?"""
+    def judges_backends(self) -> bool:
+        """Where any of them allows egress."""
         return any(lowered.policy.egress for lowered in self.policies)
 
     def terms(self) -> Iterator[Term]:
         for lowered in self.policies:
             yield from lowered.terms()
 
-    def selected(self, pod: Pod) -> tuple[int, ...]:
-        """Those that select the pod. A hostNetwork pod's traffic is the node's: none does."""
+    def select(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> tuple[int, ...]:  # noqa: ARG002
+        """By live labels. A hostNetwork pod's traffic is the node's: none selects it."""
         near = self._by_namespace.get(pod.namespace, ())
         if pod.host_network or not near:
             return ()
@@ -65,12 +70,19 @@ class NativeSubjects:
             self._selections[key] = known
         return known
 
-    def layers(self, selected: tuple[int, ...], own: OwnPorts) -> tuple[Layer, ...]:
+    def own_ports(self, selected: tuple[int, ...]) -> Iterator[PortName]:
+        return (name for i in selected for name in self.policies[i].own_ports)
+
+    def grants_raw_sockets(self, selected: tuple[int, ...]) -> bool:  # noqa: ARG002
+        """It cannot."""
+        return False
+
+    def layers(self, selected: tuple[int, ...], own: OwnPorts, namespace: Namespace) -> tuple[Layer, ...]:  # noqa: ARG002
         """One layer, or none where nothing selects the pod."""
         if not selected:
             return ()
         egress, ingress = (self._side([self.policies[i] for i in selected], own, each) for each in Direction)
-        return (Layer(egress, ingress, native=True),)
+        return (Layer(NETWORK_POLICY, egress, ingress),)
 
     def _side(self, enlisted: list[LoweredNative], own: OwnPorts, direction: Direction) -> Side:
         speaks = any(each.policy.speaks_about(direction) is not None for each in enlisted)

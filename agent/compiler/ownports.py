@@ -40,4 +40,4 @@ def resolved(rule: LoweredRule, own: OwnPorts) -> LoweredRule:
                 terms.append(AtPorts(term.atom, tuple((n, n) for n in numbers)))
         else:
             terms.append(term)
-    return LoweredRule(rule.ref, rule.enforced, tuple(terms))
+    return LoweredRule(rule.ref, rule.enforced, tuple(terms), rule.action)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 
 from typing_extensions import assert_never
 
@@ -26,22 +25,13 @@ from agent.compiler.atoms import (
     PortAtom,
     ServicePortAtom,
 )
-from agent.compiler.layers import Hit, Hits, Layer, LoweredRule, Side, View
+from agent.compiler.layers import Hit, Hits, Layer, LayerKind, LoweredRule, Part, View
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
-
-
-class Part(IntEnum):
-    """Of one direction of a layer (layers.Side)."""
-
-    DENY = 0
-    ALLOW = 1
-    GUARD = 2
-
 
 Place = tuple[int, Direction, Part]
 """Layer, direction, and in which part of it a rule stands."""
@@ -59,7 +49,7 @@ class Asked:
     position: int
     rule: LoweredRule
     term: Term
-    native: bool
+    kind: LayerKind
 
 
 class Content:
@@ -71,18 +61,20 @@ class Content:
         self._hash = hash((layers, sockets))
         sides = [layer.side(direction) for layer in layers for direction in Direction]
         self._audits = any(
-            side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in _rules(side))
+            side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in side.rules())
             for side in sides
         )
         self._asked: dict[Hashable, list[Asked]] = {}
         for i, layer in enumerate(layers):
             for direction in Direction:
                 side = layer.side(direction)
-                for part, rules in zip(Part, (side.deny, side.allow, side.guard), strict=True):
-                    self._index((i, direction, part), rules, native=layer.native)
+                for part, rules in zip(Part, side.parts(), strict=True):
+                    self._index((i, direction, part), rules, layer.kind)
         self._atoms = frozenset(key for key in self._asked if isinstance(key, int) and key != ANY_ADDRESS)
         self._visible = self._atoms | ALWAYS_SEEN | self._parts()
-        self._natives = [(i, Direction.EGRESS, Part.ALLOW) for i, layer in enumerate(layers) if layer.native]
+        self._judging_backends = [
+            (i, Direction.EGRESS, Part.ALLOW) for i, layer in enumerate(layers) if layer.kind.judges_backends
+        ]
 
     def text(self) -> str:
         """The same for equal contents, in every process."""
@@ -96,10 +88,10 @@ class Content:
             return True
         return isinstance(other, Content) and (self.layers, self.sockets) == (other.layers, other.sockets)
 
-    def _index(self, place: Place, rules: tuple[LoweredRule, ...], *, native: bool) -> None:
+    def _index(self, place: Place, rules: tuple[LoweredRule, ...], kind: LayerKind) -> None:
         for position, rule in enumerate(rules):
             for term in rule.terms:
-                self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term, native))
+                self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term, kind))
 
     def _parts(self) -> Members:
         """Atoms of rules that name a port by its name: they are not what the terms are found by."""
@@ -137,7 +129,7 @@ class Content:
     def refs(self) -> set[RuleRef]:
         """Every rule that an outcome may name."""
         sides = [layer.side(direction) for layer in self.layers for direction in Direction]
-        named = {rule.ref for side in sides for rule in _rules(side)}
+        named = {rule.ref for side in sides for rule in side.rules()}
         return named | {NODE_TO_OWN_PODS, OBSERVED}
 
     def intervals(self) -> set[Interval]:
@@ -163,13 +155,11 @@ class Content:
     def _hits(self, i: int, direction: Direction, members: Members, hits: Mapping[Place, tuple[Hit, ...]]) -> Hits:
         layer = self.layers[i]
         return Hits(
+            kind=layer.kind,
             side=layer.side(direction),
-            deny=hits.get((i, direction, Part.DENY), ()),
-            allow=hits.get((i, direction, Part.ALLOW), ()),
-            guard=hits.get((i, direction, Part.GUARD), ()),
+            parts=tuple(hits.get((i, direction, part), ()) for part in Part),
             unknown=UNKNOWN in members,
             from_host=direction is Direction.INGRESS and HOST in members,
-            unspoken=None if layer.native else OBSERVED,
         )
 
     def _matches(self, members: Members) -> Iterator[tuple[Asked, Ports]]:
@@ -194,9 +184,9 @@ class Content:
                 yield from self._at_backends(atom)
 
     def _at_backends(self, atom: BackedAtom) -> Iterator[tuple[Asked, Ports]]:
-        """P13: a native layer lets pass what it lets pass to every backend; the earliest of those rules is named."""
+        """P13: what a layer lets pass to every backend passes; the earliest of those rules is named."""
         index = port_index(atom.protocol, atom.port)
-        for place in self._natives:
+        for place in self._judging_backends:
             found = [self._first(place, frozenset(parts), target, atom.protocol) for parts, target in atom.backends]
             reached = [asked for asked in found if asked is not None]
             if len(reached) == len(found):
@@ -218,10 +208,6 @@ class Content:
                     yield asked, ((index, index),)
 
 
-def _rules(side: Side) -> tuple[LoweredRule, ...]:
-    return (*side.deny, *side.allow, *side.guard)
-
-
 def _key(term: Term) -> Hashable:
     match term:
         case AtPorts():
@@ -235,10 +221,10 @@ def _key(term: Term) -> Hashable:
 
 
 def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
-    """A rule without peers reaches every address; metadata only if it denies, or is NetworkPolicy's (P11)."""
+    """A rule without peers reaches every address; metadata only if it denies, or its kind says so (P11)."""
     if atom != ANY_ADDRESS:
         return atom in members
-    return asked.native or asked.place[2] is Part.DENY or METADATA not in members
+    return asked.kind.reaches_metadata or asked.place[2] is Part.DENY or METADATA not in members
 
 
 def _passes(ports: tuple[PortMatch, ...], atom: ServicePortAtom) -> bool:

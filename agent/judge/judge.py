@@ -5,7 +5,7 @@ No classes, no numbers: it looks at every policy, pod and service each time it i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from typing_extensions import assert_never
@@ -13,7 +13,7 @@ from typing_extensions import assert_never
 from agent.judge.address import Facts, matches_number, plain
 from agent.judge.claims import Worth, worth_of
 from agent.judge.native import NativeCase
-from agent.model.cluster import Address, Cluster, Pod
+from agent.model.cluster import Address, Cluster, Namespace, Pod
 from agent.model.identity import Attestation
 from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import (
@@ -55,19 +55,46 @@ class Decision:
     nearest: Nearest | None = None
     layer: str = ""
     note: str = ""
+    final: bool = False  # no layer after the one that said so is asked
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedLayer:
+    """All policies of one kind (P1); its twin for the compiler is agent/compiler/policy_layer.py.
+
+    `decide`: of a case, with the policies in audit as if enforced, or without them. `last_resort`: asked only where
+    no layer before has a rule for it.
+    """
+
+    name: str
+    decide: Callable[[Case, bool], Decision]
+    last_resort: bool = False
 
 
 def judge(  # noqa: PLR0917  the order of lookup()
-    cluster: Cluster, pod: Pod, direction: Direction, address: Address, protocol: int, port: int = 0
-) -> Decision:
-    """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress."""
+    cluster: Cluster, pod: Pod, direction: Direction, address: Address, protocol: int, port: int = 0,
+    layers: tuple[JudgedLayer, ...] = (),
+) -> Decision:  # fmt: skip
+    """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress.
+
+    `layers`: in place of LAYERS.
+    """
     namespace = cluster.namespaces.get(pod.namespace)
     if namespace is None or not namespace.managed or _stays_in_pod(pod, plain(address)):
         return Decision(Verdict.ALLOW)
     worth = worth_of(cluster, pod.claim.identity)
     if worth.quarantined:
         return Decision(Verdict.DENY, DropReason.QUARANTINED, note=worth.contradiction)
-    return Case(cluster, pod, direction, Facts(cluster, address), protocol, port, worth).decision()
+    peer, chosen = Facts(cluster, address), tuple(_selected(cluster, pod, namespace))
+    return Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS).decision()
+
+
+def _selected(cluster: Cluster, pod: Pod, namespace: Namespace) -> Iterator[Policy]:
+    """Policies that select the pod, cluster policies first, then by name (P2)."""
+    labels = dict(pod.claim.labels)
+    for _, policy in sorted(cluster.policies.items()):
+        if selects(policy, pod, labels, namespace):
+            yield policy
 
 
 def _stays_in_pod(pod: Pod, address: Address) -> bool:
@@ -87,6 +114,8 @@ class Case:
     protocol: int
     port: int
     worth: Worth
+    selected: tuple[Policy, ...]
+    layers: tuple[JudgedLayer, ...]
 
     @property
     def native(self) -> NativeCase:
@@ -98,24 +127,28 @@ class Case:
 
     def decision(self) -> Decision:
         """P3: once by the enforced policies, once with those in audit as if enforced."""
-        selected = list(self.selected())
-        enforced = self._through([p for p in selected if self._enforced(p)], audited=False)
+        enforced = self._through(audited=False)
         if enforced.verdict is Verdict.DENY:
-            return self._explained(enforced, selected)
-        wished = self._through(selected, audited=True)
+            return self._explained(enforced)
+        wished = self._through(audited=True)
         if wished.verdict is Verdict.DENY:
-            return self._explained(replace(wished, verdict=Verdict.AUDIT), selected)
-        return self._explained(enforced, selected)
+            return self._explained(replace(wished, verdict=Verdict.AUDIT))
+        return self._explained(enforced)
 
-    def _through(self, policies: list[Policy], *, audited: bool) -> Decision:
+    def _through(self, *, audited: bool) -> Decision:
         """P1: every layer must let it pass. A rule of any layer says more than dagwall's default posture."""
-        own = self._decided(policies, audited=audited)
-        if own.verdict is Verdict.DENY:
-            return own
-        other = self._native_decided(audited=audited)
-        return other if other.verdict is Verdict.DENY or (own.rule == OBSERVED and other.rule is not None) else own
+        outcome = Decision(Verdict.ALLOW, rule=OBSERVED)
+        for layer in self.layers:
+            if layer.last_resort and outcome.rule != OBSERVED:
+                continue
+            said = layer.decide(self, audited)
+            if said.verdict is Verdict.DENY or said.final:
+                return said
+            if outcome.rule == OBSERVED and said.rule is not None:
+                outcome = said
+        return outcome
 
-    def _native_decided(self, *, audited: bool) -> Decision:
+    def native_decided(self, *, audited: bool) -> Decision:
         """NetworkPolicies have no posture of their own; the agent's `--posture audit` holds for every policy (P3)."""
         if self.direction is Direction.INGRESS and self.peer.is_host():
             return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
@@ -126,13 +159,6 @@ class Case:
             return Decision(Verdict.DENY, self._unheard(), layer=NATIVE_LAYER, note=self.native.note())
         return Decision(Verdict.ALLOW)
 
-    def selected(self) -> Iterator[Policy]:
-        """Policies that select the pod, cluster policies first, then by name (P2)."""
-        namespace, labels = self.peer.namespace(self.pod.namespace), dict(self.pod.claim.labels)
-        for _, policy in sorted(self.cluster.policies.items()):
-            if selects(policy, self.pod, labels, namespace):
-                yield policy
-
     def _surely(self, policy: Policy) -> bool:
         """Does it select the pod for sure, so that its allow rules count (I1)?"""
         namespace, labels = self.peer.namespace(self.pod.namespace), dict(self.pod.claim.labels)
@@ -141,7 +167,9 @@ class Case:
     def _enforced(self, policy: Policy) -> bool:
         return policy.posture is Posture.ENFORCE and not self.cluster.settings.audit_everything
 
-    def _decided(self, policies: list[Policy], *, audited: bool) -> Decision:
+    def own_decided(self, *, audited: bool) -> Decision:
+        """Dagwall's own kinds (P2)."""
+        policies = [policy for policy in self.selected if audited or self._enforced(policy)]
         from_host = self.direction is Direction.INGRESS and self.peer.is_host()
         for policy in policies:
             for rule in policy.deny:
@@ -202,7 +230,7 @@ class Case:
                 assert_never(peer)
         return more and self._at(ports)
 
-    def _allowing(self, policies: list[Policy]) -> Iterator[RuleRef]:
+    def _allowing(self, policies: Iterable[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it. Attestation counts for these only (I4)."""
         for policy in policies:
             if policy.attestation <= self.attestation and self._surely(policy):
@@ -296,22 +324,23 @@ class Case:
             return self._at(own if ports is None else ports)
         return all(any(matches_number(m, self.protocol, self.port) for m in each) for each in (own, ports))
 
-    def _explained(self, decision: Decision, selected: list[Policy]) -> Decision:
+    def _explained(self, decision: Decision) -> Decision:
         from_host = self.direction is Direction.INGRESS and self.peer.is_host()
-        denying = [RuleRef(p.ref, r.name) for p in selected for r in p.deny if self._denies(r, from_host=from_host)]
-        allowing = (*self._allowing(selected), *self._baseline(), *self.native.allowing())
+        denies = [(p.ref, r) for p in self.selected for r in p.deny if self._denies(r, from_host=from_host)]
+        denying = [RuleRef(ref, rule.name) for ref, rule in denies]
+        allowing = (*self._allowing(self.selected), *self._baseline(), *self.native.allowing())
         nearest = None
         if decision.layer == NATIVE_LAYER:
             nearest = self.native.nearest()
         elif decision.layer and decision.reason is not DropReason.DENY_RULE:  # no rule helps against a deny rule
-            nearest = self._nearest(selected)
+            nearest = self._nearest()
         note = decision.note or self.worth.contradiction
         return replace(decision, denying=tuple(denying), allowing=allowing, nearest=nearest, note=note)
 
-    def _nearest(self, selected: list[Policy]) -> Nearest | None:
+    def _nearest(self) -> Nearest | None:
         """By what they lack: the attestation only, the port, the peer. Rules on other peers only are not near."""
         found: list[tuple[int, Nearest]] = []
-        for policy in selected:
+        for policy in self.selected:
             for rule in policy.speaks_about(self.direction) or ():
                 lacking = self._lacks(policy, rule)
                 if lacking is not None:
@@ -336,3 +365,10 @@ class Case:
         return (
             (3, left_out) if self._at(rule.ports) else (4, replace(left_out, protocol=self.protocol, port=self.port))
         )
+
+
+LAYERS = (
+    JudgedLayer(OWN_LAYER, lambda case, audited: case.own_decided(audited=audited)),
+    JudgedLayer(NATIVE_LAYER, lambda case, audited: case.native_decided(audited=audited)),
+)
+"""Kinds of policies, in the order in which they are asked."""
