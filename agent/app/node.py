@@ -145,6 +145,7 @@ class Node:
                 if fileno in ready:
                     answer()
             self._on_time(time.monotonic())
+            self._sweep()
             self._tell()
         self._save()
 
@@ -338,8 +339,7 @@ class Node:
 
     def _after(self, outcome: Outcome, changes: Changes) -> None:
         """Others are told once for all that one turn of the loop has changed."""
-        if outcome.questioned:
-            self.closer.inbox.put(Sweep(outcome.questioned))
+        self._sweep()
         too_big, self._too_big = self._too_big, tuple(map(str, self.writer.intake.errors()))
         for text in self._too_big:
             if text not in too_big:
@@ -352,6 +352,11 @@ class Node:
             self.health.say("revision", "")
             changes, self._refused = changes | self._refused, Changes()
         self._untold = changes if self._untold is None else self._untold | changes
+
+    def _sweep(self) -> None:
+        """Whoever called verdicts into question, a repair too: what is open and denied by now ends (P10)."""
+        if questioned := self.writer.take_questioned():
+            self.closer.inbox.put(Sweep(questioned))
 
     def _tell(self, also: Iterable[PodUid] = ()) -> None:
         """Before records that may speak of what is new, and before the next wait. `also`: whose claims to save."""

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import errno
+import os
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
+from agent.abi.structs import ENDPOINT, NEARBY, NEARBY_SLOTS, pack_folder
 from agent.app.agent import Agent
+from agent.app.node import HEALTH_SECONDS
+from agent.errors import MapError
+from agent.kernel import syscall
+from agent.kernel.maps import KernelMap
+from agent.kernel.pins import Pins
+from agent.kernel.syscall import AttachType, ProgType
+from agent.model.verdict import EndpointState
+from agent.sync.entries import pack_index
 from lab.node import Pod, in_netns
 from tests.kernel.rig import eventually
 from tests.kernel.test_agent import NAMESPACE, Machine, machine, pod_manifest  # noqa: F401  machine is a fixture
+from tests.kernel.test_faults import ALLOW_ALL
 
 SECONDS = 1.0
 PEERS = {4: "192.0.2.50", 6: "2001:db8::50"}
@@ -223,6 +234,76 @@ def test_one_in_a_folder_below_the_container(machine: Machine, family: int) -> N
     finally:
         (scene.pod.container / "cgroup.procs").write_text(str(scene.held.pid))
         inner.rmdir()
+
+
+def test_after_a_map_that_refused_the_revocation(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What mends the maps carries out the revision, its end of connections included."""
+    refused: list[str] = []
+    put_all = KernelMap.put_all
+
+    def refuse_once(self: KernelMap, items: Iterable[tuple[bytes, bytes]]) -> None:
+        kept = list(items)
+        if kept and self.name == "rules" and not refused:
+            refused.append(self.name)
+            raise MapError("rules: no memory")
+        put_all(self, kept)
+
+    with scene.machine.agent():
+        scene.open()
+        monkeypatch.setattr(KernelMap, "put_all", refuse_once)
+        assert scene.revoked() < HEALTH_SECONDS + SECONDS
+        assert refused
+
+
+def test_ones_that_were_opened_while_a_map_said_something_else(scene: Scene) -> None:
+    scene.allow(ELSEWHERE[scene.family])
+    with scene.machine.agent() as agent:
+        _put_off_health(agent)
+        _open_up(agent, scene.pod)
+        scene.open()
+        assert eventually(scene.held.ended, 2 * HEALTH_SECONDS + SECONDS), scene.held("states")
+
+
+def test_ones_that_were_opened_while_a_hook_was_off(machine: Machine, family: int) -> None:  # noqa: F811
+    """Another program is in our links, until that is found."""
+    scene = Scene(machine, family)
+    scene.allow(ELSEWHERE[family])
+    with machine.agent() as agent:
+        _put_off_health(agent)
+        for hook in (f"connect{family}", "egress", "ingress"):
+            program = syscall.load_program(*_KINDS_OF_HOOKS[hook], ALLOW_ALL)
+            link = syscall.open_pin(str(next(Pins(machine.config().pins).links.glob(f"*/{hook}"))))
+            syscall.link_update(link, program)
+            os.close(program)
+            os.close(link)
+        scene.open()
+        assert eventually(scene.held.ended, 2 * HEALTH_SECONDS + SECONDS), scene.held("states")
+        assert agent.node.health.problems.keys() <= {"hooks"}
+
+
+def _put_off_health(agent: Agent) -> None:
+    """So that it does not mend what the test breaks before the test is done; and the sweep of the start is over."""
+    time.sleep(0.5)
+    agent.node._timers.health = time.monotonic() + HEALTH_SECONDS
+
+
+_KINDS_OF_HOOKS = {
+    "connect4": (ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
+    "connect6": (ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
+    "egress": (ProgType.CGROUP_SKB, AttachType.INET_EGRESS),
+    "ingress": (ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
+}
+
+
+def _open_up(agent: Agent, pod: Pod) -> None:
+    """As another program on this node might."""
+    maps = agent.datapath.maps
+    for folder in (pod.folder, pod.container):
+        number = folder.stat().st_ino
+        value = bytearray(maps["endpoints"].get(pack_folder(number)) or b"")
+        value[ENDPOINT.offsets["state"]] = int(EndpointState.UNMANAGED)
+        maps["endpoints"].put(pack_folder(number), bytes(value))
+        maps["nearby"].put(pack_index(number % NEARBY_SLOTS), bytes(NEARBY.size))
 
 
 def _flows(agent: Agent) -> list[bytes]:
