@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent.abi.structs import U32, U64
-from agent.app.closer import Closer, Sweep, stalls
+from agent.app.closer import Closer, Sweep, stalled, stalls
 from agent.app.connections import Connections
 from agent.app.drain import Drain, Snapshot, lost_evictions
 from agent.app.folders import DEFAULT_LEVELS, Folders
@@ -253,10 +253,15 @@ class Node:
                 asked = True
                 continue
             if stalls(record):
-                self.closer.inbox.put(record)
+                self._end(record)
             self.drain.offer(record)
         if asked:
             self._answer()
+
+    def _end(self, record: RawEvent) -> None:
+        """A socket may be in any folder below a container's: the slot names the endpoint."""
+        folders = self.writer.endpoints.a_folder_of_each([record.slot])
+        self.closer.inbox.put(stalled(record, folders[0] if folders else record.cgroup_id))
 
     def _answer(self) -> None:
         """The kernel has met cgroups that it does not know: perhaps the folders' events are still on their way."""
