@@ -99,6 +99,10 @@ class Closer:
         self._turns: deque[int] = deque()
         self._again: deque[tuple[float, int, int]] = deque()  # when, which pod, how often it was tried
 
+    def lost(self) -> dict[str, int]:
+        """Denied connections that were not looked for, and work that failed, by reason. Any thread."""
+        return {"stalls_unended": self.left_out, "sockets_not_ended": self.failed}
+
     def run(self) -> None:
         while self._read():
             if self._turns:

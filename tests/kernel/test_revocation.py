@@ -289,7 +289,7 @@ def test_ones_that_were_opened_while_a_hook_was_off(machine: Machine, family: in
 
 
 def test_a_denied_connect_from_a_folder_below_the_container(machine: Machine) -> None:  # noqa: F811
-    """To a link's address, so that the packet is denied and not connect(): the socket's folder is none of the pod's."""
+    """To a link's address, so that the packet is denied and not connect(). No folder known is the socket's."""
     pod = machine.node.add_pod()
     machine.write("pod.yaml", pod_manifest("p", pod.uid, pod.ipv4))
     inner = pod.container / "one" / "two"
