@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import queue
 import time
@@ -182,11 +183,11 @@ class Closer:
             pod.running = None
 
     def _fail(self, cgroup_id: int, pod: _Pod, exc: OSError) -> None:
-        """A sweep is tried again; a connection that stalls is told again when it sends again."""
+        """A sweep is tried again, unless the kernel cannot; a stalled connection comes again when it sends again."""
         self.failed += 1
         pod.running = None
         event("socket.not_ended", level=logging.WARNING, cgroup_id=cgroup_id, why=str(exc))
-        if pod.sweeping and not pod.sweep and pod.tries < MOST_TRIES:
+        if pod.sweeping and not pod.sweep and pod.tries < MOST_TRIES and exc.errno != errno.EOPNOTSUPP:
             self._again.append((self._clock() + AGAIN_SECONDS, cgroup_id, pod.tries + 1))
 
 

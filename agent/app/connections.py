@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, FLOW_KEY, pack_folder, unpack_address
 from agent.kernel.maps import KernelMap
-from agent.kernel.namespaces import Namespaces, Sockets, own_inode
+from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
 from agent.kernel.sock_filter import Ends, Network, any_of, none_to
 from agent.model.verdict import Direction, EndpointState, Verdict
@@ -27,6 +27,14 @@ _MOST_FOLDERS = 4096
 
 FoldersOf = Callable[[int], Iterable[Path]]
 """Cgroup folders in which processes of an endpoint may be, the nearest to a cgroup id first."""
+
+
+class Listed(Protocol):
+    """TCP sockets of one network namespace."""
+
+    def listening(self) -> Iterator[list[TcpSocket]]: ...
+    def connections(self, only: bytes = b"") -> Iterator[list[TcpSocket]]: ...
+    def end(self, sockets: Iterable[TcpSocket]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class Connections:
                 yield 0
             for namespace in namespaces.found:
                 with closing(namespace.sockets()) as sockets:
-                    on_host = namespace.inode == own_inode()
+                    on_host = _on_host(endpoint) or namespace.inode == own_inode()
                     yield from self._ending_denied(endpoint, cgroup_id, sockets, on_host=on_host)
 
     def ending(self, cgroup_id: int, stalled: Mapping[int, Ends]) -> Iterator[int]:
@@ -66,6 +74,7 @@ class Connections:
                         yield sockets.end([each for each in part if left.pop(each.cookie, None)])
                 if not left:
                     return
+                yield 0
 
     def still_open(self, keys: Iterable[bytes]) -> set[bytes]:
         """Of these keys of `flows`, all of TCP: those that an open connection belongs to. In doubt it does."""
@@ -117,13 +126,14 @@ class Connections:
         return Direction.INGRESS if connection.local_port in listening else Direction.EGRESS
 
     def _ending_denied(
-        self, endpoint: Mapping[str, Any], cgroup_id: int, sockets: Sockets, *, on_host: bool
+        self, endpoint: Mapping[str, Any], cgroup_id: int, sockets: Listed, *, on_host: bool
     ) -> Iterator[int]:
         own = self._folder_ids(cgroup_id) if on_host else frozenset()
         ports: set[int] = set()
         for part in sockets.listening():
             ports.update(each.local_port for each in part)
             yield 0
+        yield 0
         denied: list[TcpSocket] = []  # ended last: a listing may skip sockets while others of it go
         for part in sockets.connections(b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))):
             found = [each for each in part if not on_host or each.cgroup_id in own]
@@ -139,8 +149,9 @@ class Connections:
                 pass
             found: list[TcpSocket] = []
             for namespace in namespaces.found:
+                only = b"" if namespace.inode == own_inode() else none_to(_LOOPBACK)
                 with closing(namespace.sockets()) as sockets:
-                    found += chain.from_iterable(sockets.connections(none_to(_LOOPBACK)))
+                    found += chain.from_iterable(sockets.connections(only))
             return found
 
     def _folder_ids(self, cgroup_id: int) -> frozenset[int]:

@@ -67,7 +67,11 @@ class Namespaces:
                 return
             raise
         self._seen.add(inode)
-        self.found.append(Namespace(fd, os.fstat(fd).st_ino, _depth(fd)))
+        try:
+            self.found.append(Namespace(fd, inode, _depth(fd)))
+        except OSError:
+            os.close(fd)
+            raise
         self.found.sort(key=lambda each: each.depth)
         if len(self.found) > MOST:
             os.close(self.found.pop().fd)

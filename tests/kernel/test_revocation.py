@@ -463,7 +463,7 @@ class _Sockets:
             kept[0].setblocking(False)
             with contextlib.suppress(OSError):
                 kept[0].connect(to)
-            time.sleep(0.08)
+            time.sleep(0.01)
 
     def receive(self, path: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK
 from agent.app.connections import Connections
 from agent.kernel.namespaces import Namespaces, own_inode
+from agent.kernel.sock_diag import TcpSocket
+from agent.model.verdict import EndpointState
 
 NOBODY = 2**22 + 1  # above the kernel's greatest process id
 
@@ -35,3 +40,38 @@ def test_a_namespace_is_kept_once_and_who_has_gone_has_none() -> None:
 def test_many_processes_are_looked_at_in_parts() -> None:
     with closing(Namespaces()) as namespaces:
         assert len(list(namespaces.look([NOBODY] * 1000))) == 3
+
+
+@dataclass
+class Shown:
+    """A namespace with these connections, two in a part."""
+
+    sockets: list[TcpSocket]
+    ended: list[TcpSocket] = field(default_factory=list)
+
+    def listening(self) -> Iterator[list[TcpSocket]]:
+        return iter(())
+
+    def connections(self, only: bytes = b"") -> Iterator[list[TcpSocket]]:
+        for at in range(0, len(self.sockets), 2):
+            yield self.sockets[at : at + 2]
+            assert not only
+            assert not self.ended, "a listing skips sockets while others of it end"
+
+    def end(self, sockets: Iterable[TcpSocket]) -> int:
+        self.ended += sockets
+        return len(self.ended)
+
+
+def test_in_the_hosts_namespace_only_a_pods_own_sockets_are_ended(tmp_path: Path) -> None:
+    """A process of a pod that has entered it makes none of the node's connections the pod's."""
+    inner = tmp_path / "container"
+    inner.mkdir()
+    host = ENDPOINT.unpack(ENDPOINT.pack(state=EndpointState.QUARANTINED, flags=FLAG_HOST_NETWORK))
+    connections = Connections({}, lambda _: [tmp_path])
+    own = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (7, tmp_path.stat().st_ino, inner.stat().st_ino)]
+    others = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (1, 0)]
+    for on_host, expected in ((True, own), (False, own + others)):
+        shown = Shown(own + others)
+        assert sum(connections._ending_denied(host, 7, shown, on_host=on_host)) == len(expected)
+        assert shown.ended == expected
