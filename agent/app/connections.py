@@ -134,10 +134,11 @@ class Connections:
             ports.update(each.local_port for each in part)
             yield 0
         yield 0
+        listen = frozenset(ports)
         denied: list[TcpSocket] = []  # ended last: a listing may skip sockets while others of it go
         for part in sockets.connections(b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))):
             found = [each for each in part if not on_host or each.cgroup_id in own]
-            denied += [each for each in found if self._is_denied(endpoint, cgroup_id, each, frozenset(ports))]
+            denied += [each for each in found if self._is_denied(endpoint, cgroup_id, each, listen)]
             yield 0
         for at in range(0, len(denied), _PART):
             yield sockets.end(denied[at : at + _PART])
