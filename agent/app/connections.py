@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, FLOW_KEY, pack_folder, unpack_address
-from agent.kernel import sock_diag
 from agent.kernel.maps import KernelMap
+from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
+from agent.kernel.sock_filter import Ends, Network, any_of, none_to
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.sync.verdicts import tcp_verdict
 
 _TCP = 6
+_PART = 256
+_LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _MOST_FOLDERS = 4096
 """Folders below a pod's that are looked into; the kernel judges what is in the others all the same."""
 
 FoldersOf = Callable[[int], Iterable[Path]]
 """Cgroup folders in which processes of an endpoint may be, the nearest to a cgroup id first."""
+
+
+class Listed(Protocol):
+    """TCP sockets of one network namespace."""
+
+    def listening(self) -> Iterator[list[TcpSocket]]: ...
+    def connections(self, only: bytes = b"") -> Iterator[list[TcpSocket]]: ...
+    def end(self, sockets: Iterable[TcpSocket]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +44,37 @@ class Connections:
     maps: Mapping[str, KernelMap]
     folders_of: FoldersOf
 
-    def end_denied(self, cgroup_id: int) -> int:
-        """End what the rules of this endpoint deny by now, however long it was silent (P10); how many.
+    def ending_denied(self, cgroup_id: int) -> Iterator[int]:
+        """End what the rules of this endpoint deny by now, however long it was silent (P10).
 
-        Raises OSError where the kernel has no SOCK_DESTROY, or a namespace cannot be entered.
+        A piece of work at a time; yields how many each has ended. Raises OSError where the kernel has no
+        SOCK_DESTROY, or a namespace cannot be entered.
         """
         raw = self.maps["endpoints"].get(pack_folder(cgroup_id))
         endpoint = ENDPOINT.unpack(raw) if raw else None
         if endpoint is None or endpoint["state"] not in (EndpointState.MANAGED, EndpointState.QUARANTINED):
-            return 0
-        with self._namespace(cgroup_id) as there:
-            if not there:
-                return 0
-            listed = self._own(cgroup_id, sock_diag.connections(), on_host=_on_host(endpoint))
-            ports = frozenset(each.local_port for each in listed if each.listens)
-            found = (each for each in listed if not each.listens)
-            return sock_diag.destroy_all([e for e in found if self._is_denied(endpoint, cgroup_id, e, ports)])
+            return
+        with closing(Namespaces()) as namespaces:
+            for _ in namespaces.look(self._processes(cgroup_id)):
+                yield 0
+            for namespace in namespaces.found:
+                with closing(namespace.sockets()) as sockets:
+                    on_host = _on_host(endpoint) or namespace.inode == own_inode()
+                    yield from self._ending_denied(endpoint, cgroup_id, sockets, on_host=on_host)
 
-    def end(self, cgroup_id: int, cookie: int) -> bool:
-        """End one connection of an endpoint; False where it is over. Raises OSError, as above."""
-        with self._namespace(cgroup_id) as there:
-            return there and sock_diag.destroy(cookie)
+    def ending(self, cgroup_id: int, stalled: Mapping[int, Ends]) -> Iterator[int]:
+        """End these connections of an endpoint, by their cookies. Raises OSError, as above."""
+        left = dict(stalled)
+        with closing(Namespaces()) as namespaces:
+            for _ in namespaces.look(self._processes(cgroup_id)):
+                yield 0
+            for namespace in namespaces.found:
+                with closing(namespace.sockets()) as sockets:
+                    for part in sockets.connections(any_of(left.values())):
+                        yield sockets.end([each for each in part if left.pop(each.cookie, None)])
+                if not left:
+                    return
+                yield 0
 
     def still_open(self, keys: Iterable[bytes]) -> set[bytes]:
         """Of these keys of `flows`, all of TCP: those that an open connection belongs to. In doubt it does."""
@@ -62,12 +85,10 @@ class Connections:
 
     def _still_open(self, cgroup_id: int, keys: list[bytes]) -> Iterator[bytes]:
         try:
-            with self._namespace(cgroup_id) as there:
-                listed = sock_diag.connections() if there else []
+            sockets = self._open(cgroup_id)
         except OSError:
             yield from keys
             return
-        sockets = [each for each in listed if not each.listens]
         services = {
             Direction.EGRESS: {each.remote for each in sockets},
             Direction.INGRESS: {(each.remote[0], each.local_port) for each in sockets},
@@ -104,29 +125,43 @@ class Connections:
             return known[0]
         return Direction.INGRESS if connection.local_port in listening else Direction.EGRESS
 
-    def _own(self, cgroup_id: int, found: list[TcpSocket], *, on_host: bool) -> list[TcpSocket]:
-        """A pod's namespace is its own; in the host's only sockets that its folders made are."""
-        if not on_host:
+    def _ending_denied(
+        self, endpoint: Mapping[str, Any], cgroup_id: int, sockets: Listed, *, on_host: bool
+    ) -> Iterator[int]:
+        own = self._folder_ids(cgroup_id) if on_host else frozenset()
+        ports: set[int] = set()
+        for part in sockets.listening():
+            ports.update(each.local_port for each in part)
+            yield 0
+        yield 0
+        listen = frozenset(ports)
+        denied: list[TcpSocket] = []  # ended last: a listing may skip sockets while others of it go
+        for part in sockets.connections(b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))):
+            found = [each for each in part if not on_host or each.cgroup_id in own]
+            denied += [each for each in found if self._is_denied(endpoint, cgroup_id, each, listen)]
+            yield 0
+        for at in range(0, len(denied), _PART):
+            yield sockets.end(denied[at : at + _PART])
+
+    def _open(self, cgroup_id: int) -> list[TcpSocket]:
+        """All connections in all namespaces of an endpoint."""
+        with closing(Namespaces()) as namespaces:
+            for _ in namespaces.look(self._processes(cgroup_id)):
+                pass
+            found: list[TcpSocket] = []
+            for namespace in namespaces.found:
+                only = b"" if namespace.inode == own_inode() else none_to(_LOOPBACK)
+                with closing(namespace.sockets()) as sockets:
+                    found += chain.from_iterable(sockets.connections(only))
             return found
+
+    def _folder_ids(self, cgroup_id: int) -> frozenset[int]:
+        """Cgroup ids of an endpoint's folders: in the host's namespace its own sockets are those that they made."""
         own = {cgroup_id}
         for folder in self._folders(cgroup_id):
             with suppress(OSError):  # it has gone
                 own.add(folder.stat().st_ino)
-        return [each for each in found if each.cgroup_id in own or each.listens]
-
-    @contextmanager
-    def _namespace(self, cgroup_id: int) -> Iterator[bool]:
-        """The calling thread is in the pod's network namespace; False where it has no process any more."""
-        with ExitStack() as stack:
-            yield any(self._enters(stack, pid) for pid in self._processes(cgroup_id))
-
-    @staticmethod
-    def _enters(stack: ExitStack, pid: int) -> bool:
-        try:
-            stack.enter_context(sock_diag.network_of(pid))
-        except FileNotFoundError:
-            return False  # the process has gone; another one may share its namespace
-        return True
+        return frozenset(own)
 
     def _processes(self, cgroup_id: int) -> Iterator[int]:
         """Of an endpoint, the nearest to a folder first; those in folders below containers' too."""
@@ -144,6 +179,12 @@ class Connections:
                 left -= 1
                 if left <= 0:
                     below.clear()
+
+
+def _in_the_pod(endpoint: Mapping[str, Any]) -> list[Network]:
+    """Where a connection stays in the pod (P7): a pod may hold very many such, and none of them is judged."""
+    own = [unpack_address(endpoint["own"][at : at + 16]) for at in (0, 16)]
+    return [*_LOOPBACK, *(ip_network(address) for address in own if not address.is_unspecified)]
 
 
 def _on_host(endpoint: Mapping[str, Any]) -> bool:

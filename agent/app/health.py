@@ -53,6 +53,12 @@ class Health:
         self.datapath.attach([self.mount / root.path.lstrip("/") for root in self.folders.roots.values()])
         return Outcome()
 
+    def _attach_again(self) -> Outcome:
+        """What was opened while a hook was off is judged now."""
+        self.attach()
+        self.writer.question_all()
+        return Outcome()
+
     def check(self) -> None:
         """Hooks lost, roots missing, pins gone, containers that no program sees."""
         if "kernel" in self.problems:
@@ -68,7 +74,7 @@ class Health:
         hooks = self.datapath.hooks()
         missing = [root.path for root in roots if any((root.cgroup_id, hook) not in attached for hook in hooks)]
         if missing:
-            self.guarded(self.attach)
+            self.guarded(self._attach_again)
         self.say("roots", "" if roots else "no pods' root in the cgroup tree: nothing is enforced")
         self.say("hooks", f"not attached to {', '.join(missing)}" if missing else "")
         self.say("outside", _outside([self.writer.cluster.pod_name(uid) for uid in self.folders.unguarded_pods()]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent.abi.structs import U32, U64
-from agent.app.closer import Closer, Sweep, stalls
+from agent.app.closer import Closer, Sweep, stalled, stalls
 from agent.app.connections import Connections
 from agent.app.drain import Drain, Snapshot, lost_evictions
 from agent.app.folders import DEFAULT_LEVELS, Folders
@@ -145,6 +145,7 @@ class Node:
                 if fileno in ready:
                     answer()
             self._on_time(time.monotonic())
+            self._sweep()
             self._tell()
         self._save()
 
@@ -252,10 +253,15 @@ class Node:
                 asked = True
                 continue
             if stalls(record):
-                self.closer.inbox.put(record)
+                self._end(record)
             self.drain.offer(record)
         if asked:
             self._answer()
+
+    def _end(self, record: RawEvent) -> None:
+        """A socket may be in any folder below a container's: the slot names the endpoint."""
+        folders = self.writer.endpoints.a_folder_of_each([record.slot])
+        self.closer.inbox.put(stalled(record, folders[0] if folders else record.cgroup_id))
 
     def _answer(self) -> None:
         """The kernel has met cgroups that it does not know: perhaps the folders' events are still on their way."""
@@ -338,8 +344,7 @@ class Node:
 
     def _after(self, outcome: Outcome, changes: Changes) -> None:
         """Others are told once for all that one turn of the loop has changed."""
-        if outcome.questioned:
-            self.closer.inbox.put(Sweep(outcome.questioned))
+        self._sweep()
         too_big, self._too_big = self._too_big, tuple(map(str, self.writer.intake.errors()))
         for text in self._too_big:
             if text not in too_big:
@@ -352,6 +357,11 @@ class Node:
             self.health.say("revision", "")
             changes, self._refused = changes | self._refused, Changes()
         self._untold = changes if self._untold is None else self._untold | changes
+
+    def _sweep(self) -> None:
+        """Whoever called verdicts into question, a repair too: what is open and denied by now ends (P10)."""
+        if questioned := self.writer.take_questioned():
+            self.closer.inbox.put(Sweep(questioned))
 
     def _tell(self, also: Iterable[PodUid] = ()) -> None:
         """Before records that may speak of what is new, and before the next wait. `also`: whose claims to save."""

@@ -18,6 +18,7 @@ from immutables import Map
 
 from agent import __version__
 from agent.app.agent import Agent, resident_bytes
+from agent.app.closer import Closer
 from agent.app.drain import Drain
 from agent.app.news import News
 from agent.app.rows import (
@@ -55,6 +56,7 @@ class _Published:
     context: Context
     numbers: Map[Identity, IdentityNumber]
     drain: Drain
+    closer: Closer
     maps: Mapping[str, KernelMap]
     at: float  # monotonic
 
@@ -79,7 +81,7 @@ class Reporter:
         self._news.snapshot(agent.node.writer.cluster)
         self._news.readiness(status.problems)
         self._published = _Published(
-            status, told.rows, agent.node.context, numbers, agent.drain,
+            status, told.rows, agent.node.context, numbers, agent.drain, agent.node.closer,
             dict(agent.datapath.maps), time.monotonic(),
         )  # fmt: skip
 
@@ -127,9 +129,8 @@ class Reporter:
     def _complete(self, published: _Published) -> View:
         status, drain = published.status, published.drain
         raw = drain.denial_totals()
-        losses = (
-            {loss.name.lower(): count for loss, count in drain.losses().items()} | drain.unread() | dict(self._lost())
-        )
+        losses = {loss.name.lower(): count for loss, count in drain.losses().items()}
+        losses |= drain.unread() | published.closer.lost() | dict(self._lost())
         status = replace(
             status, losses=tuple(losses.items()), maps=status.maps + read_fill(published.maps, len(raw)),
             notices=status.notices + peer_notices(published.context.cluster),

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NETLINK_SOCK_DIAG = 4
@@ -22,11 +22,13 @@ _ERROR, _DONE = 2, 3
 _TCP = 6
 _TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
 _ALL_BUT_LISTEN = 0xFFF & ~(1 << _LISTEN)
-_OPEN_OR_LISTENING = 0xFFF & ~(1 << _TIME_WAIT) & ~(1 << _CLOSE)
+LISTENING = 1 << _LISTEN
+OPEN = _ALL_BUT_LISTEN & ~(1 << _TIME_WAIT) & ~(1 << _CLOSE)
 _MESSAGE = struct.Struct("=BBBB48s5I")
 _PORTS = struct.Struct("!HH16s16s")
 _ATTRIBUTE = struct.Struct("=HH")
-_CGROUP_ID = 21
+_REQUEST_BYTECODE, _CGROUP_ID = 1, 21
+_CODE = struct.Struct("=i")
 _HEADER = struct.Struct("=IHHII")
 _REQUEST_HEAD = struct.Struct("=BBBBI")
 _ID_BYTES = 48
@@ -68,15 +70,11 @@ class TcpSocket:
 
 
 @contextlib.contextmanager
-def network_of(pid: int) -> Iterator[None]:
-    """The calling thread is in the network namespace of a process (needs CAP_SYS_ADMIN)."""
+def inside(namespace: int) -> Iterator[None]:
+    """The calling thread is in this network namespace, of which it has a descriptor (needs CAP_SYS_ADMIN)."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _setns(there)
-        finally:
-            os.close(there)
+        _setns(namespace)
         try:
             yield
         finally:
@@ -85,51 +83,36 @@ def network_of(pid: int) -> Iterator[None]:
         os.close(before)
 
 
-def destroy(cookie: int) -> bool:
-    """End the socket with this cookie in the namespace of the calling thread; False where there is none.
+def netlink() -> socket.socket:
+    """For the other functions. It stays in the namespace in which it was made, wherever its thread goes."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    made.settimeout(2)
+    return made
 
-    Listening sockets are left alone. Raises OSError where the kernel has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY).
+
+def end(netlink: socket.socket, found: TcpSocket) -> bool:
+    """End this socket; False where it has ended by itself. Listening ones are left alone.
+
+    Raises OSError where the kernel has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY).
     """
-    with _netlink() as netlink:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for found in list(_list(netlink, family, _ALL_BUT_LISTEN)):
-                if found.cookie == cookie:
-                    return _end(netlink, found)
-    return False
-
-
-def connections() -> list[TcpSocket]:
-    """All TCP sockets in the namespace of the calling thread that have a peer or listen. Raises OSError."""
-    with _netlink() as netlink:
-        families = (socket.AF_INET, socket.AF_INET6)
-        return [found for family in families for found in _list(netlink, family, _OPEN_OR_LISTENING)]
-
-
-def destroy_all(sockets: Iterable[TcpSocket]) -> int:
-    """End these, of the calling thread's namespace; how many were still there. Raises OSError."""
-    with _netlink() as netlink:
-        return sum(_end(netlink, each) for each in sockets)
-
-
-def _netlink() -> socket.socket:
-    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-    netlink.settimeout(2)
-    return netlink
-
-
-def _end(netlink: socket.socket, found: TcpSocket) -> bool:
     _ask(netlink, _SOCK_DESTROY, _REQUEST | _ACK, _request(found.family, found.identity, _ALL_BUT_LISTEN))
     return _acknowledged(netlink.recv(8192))
 
 
-def _list(netlink: socket.socket, family: int, states: int) -> Iterator[TcpSocket]:
-    _ask(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, _request(family, bytes(_ID_BYTES), states))
+def listed(netlink: socket.socket, family: int, states: int, only: bytes = b"") -> Iterator[TcpSocket]:
+    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. Raises OSError."""
+    request = _request(family, bytes(_ID_BYTES), states)
+    if only:
+        request += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(only), _REQUEST_BYTECODE) + only
+    _ask(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, request)
     while True:
         data = netlink.recv(65536)
         at = 0
         while at + _HEADER.size <= len(data):
             length, kind, *_ = _HEADER.unpack_from(data, at)
-            if kind in (_DONE, _ERROR):
+            if kind == _ERROR:
+                raise _refusal(data, at)
+            if kind == _DONE:
                 return
             body = data[at + _HEADER.size : at + length]
             yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES], _cgroup_id(body))
@@ -158,10 +141,15 @@ def _ask(netlink: socket.socket, kind: int, flags: int, request: bytes) -> None:
 
 
 def _acknowledged(data: bytes) -> bool:
-    (code,) = struct.unpack_from("=i", data, _HEADER.size)
+    (code,) = _CODE.unpack_from(data, _HEADER.size)
     if code in (0, -2):  # -ENOENT: it ended by itself meanwhile
         return bool(code == 0)
     raise OSError(-code, f"SOCK_DESTROY: {os.strerror(-code)}")
+
+
+def _refusal(data: bytes, at: int) -> OSError:
+    (code,) = _CODE.unpack_from(data, at + _HEADER.size)
+    return OSError(-code, f"sock_diag: {os.strerror(-code)}")
 
 
 def _setns(fd: int) -> None:

@@ -12,6 +12,7 @@ from agent.errors import KernelError
 from agent.sources.cgroup_names import Place, Role, step
 from agent.sources.cgroups import GONE, ContainerFolder, Folder, RootFolder, folder_at, subfolders, walk
 from agent.sources.folder_events import FolderEvents
+from agent.sources.inner_folders import InnerFolders
 
 _MASK = flags.CREATE | flags.DELETE | flags.ONLYDIR
 _WATCH_DEPTH = 1  # beside the roots: the mount's top and its children, where roots and stray containers appear
@@ -49,7 +50,11 @@ class CgroupWatcher:
     overflows: int = 0
     events: FolderEvents = field(default_factory=FolderEvents)
     _places: dict[int, Place] = field(default_factory=dict)  # watch descriptor -> folder
+    _inner: InnerFolders = field(init=False)
     _untold: list[CgroupEvent] = field(default_factory=list)  # found, and not returned yet
+
+    def __post_init__(self) -> None:
+        self._inner = InnerFolders(self.mount)
 
     @property
     def trouble(self) -> str:
@@ -80,9 +85,14 @@ class CgroupWatcher:
         return self._take()
 
     def paths_of(self, cgroup_id: int) -> list[Path]:
-        """Where processes of a folder's pod may be: the folder itself, then the pod's containers. Any thread."""
+        """Where processes of a folder's pod may be: the folder itself, then the pod's containers. Any thread.
+
+        Of a folder below a container's: that of the container, then the pod's others.
+        """
         known = list(self.known.values())
         own = [folder for folder in known if folder.cgroup_id == cgroup_id]
+        if not own and (above := self._inner.above(cgroup_id, known)):
+            own = [folder for folder in known if folder.path == above]
         uids = {folder.uid for folder in own if not isinstance(folder, RootFolder)}
         others = [folder for folder in known if isinstance(folder, ContainerFolder) and folder.uid in uids]
         return [self.mount / folder.path.lstrip("/") for folder in (*own, *others)]

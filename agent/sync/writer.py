@@ -46,7 +46,6 @@ class Outcome:
     writes: int = 0
     bumped: int = 0
     refused: str = ""
-    questioned: tuple[int, ...] = ()  # a folder of each endpoint whose verdicts were called into question
     gone: list[PodUid] = field(default_factory=list)
 
 
@@ -75,6 +74,7 @@ class Writer:
         self._deserted = Deserted()
         self._orphans: frozenset[PodUid] = frozenset()  # folders without a pod, whose claim was kept
         self._missed = Changes()
+        self._questioned: set[int] = set()  # slots, until take_questioned
 
     @property
     def want(self) -> Want:
@@ -256,6 +256,18 @@ class Writer:
             self._epochs[slot] = (epoch, (after[0], after[1]))
         self._maps["epochs"].put_all(self._packed_epochs({slot for slot, _ in by_share}))
 
+    def take_questioned(self) -> tuple[int, ...]:
+        """A folder of each endpoint whose verdicts any step has called into question since the last call.
+
+        Their open connections are to be judged again (P10). After an error `resync` questions all.
+        """
+        slots, self._questioned = self._questioned, set()
+        return self.endpoints.a_folder_of_each(slots)
+
+    def question_all(self) -> None:
+        """The programs did not judge for a while: no cached verdict is wrong, but connections may be open."""
+        self._questioned.update(self.endpoints.by_slot)
+
     def pending(self) -> list[PodUid]:
         """Pods with a folder that nobody has explained yet; those found in the maps stay as they are (L5)."""
         return self.endpoints.pending()
@@ -336,10 +348,10 @@ class Writer:
         carrier = Carrier(self._maps)
         for plan in plans:
             carrier.apply(plan)
+        self._questioned |= ops.bumped
         return Outcome(
             writes=sum(plan.writes for plan in plans),
             bumped=len(ops.bumped),
-            questioned=self.endpoints.a_folder_of_each(ops.bumped),
         )
 
     def _new_epochs(self, slots: Iterable[int], nearby: Iterable[int]) -> tuple[list[Item], list[Item]]:

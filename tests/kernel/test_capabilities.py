@@ -29,10 +29,12 @@ SO_COOKIE = 57
 
 END = """
 import sys
-from agent.kernel import sock_diag
+from agent.kernel.namespaces import Namespaces
 pid, cookie = map(int, sys.argv[1:])
-with sock_diag.network_of(pid):
-    assert sock_diag.destroy(cookie)
+namespaces = Namespaces()
+assert not list(namespaces.look([pid]))
+sockets = namespaces.found[0].sockets()
+assert sum(sockets.end(e for e in part if e.cookie == cookie) for part in sockets.connections()) == 1
 """
 
 

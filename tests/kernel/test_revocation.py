@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import os
+import resource
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.abi.structs import ENDPOINT, NEARBY, NEARBY_SLOTS, pack_folder
 from agent.app.agent import Agent
-from lab.node import Pod, in_netns
+from agent.app.node import HEALTH_SECONDS
+from agent.errors import MapError
+from agent.kernel import syscall
+from agent.kernel.maps import KernelMap
+from agent.kernel.namespaces import MOST
+from agent.kernel.pins import Pins
+from agent.kernel.syscall import AttachType, ProgType
+from agent.model.verdict import EndpointState
+from agent.sync.entries import pack_index
+from lab.node import Pod, in_netns, join_cgroup
 from tests.kernel.rig import eventually
 from tests.kernel.test_agent import NAMESPACE, Machine, machine, pod_manifest  # noqa: F401  machine is a fixture
+from tests.kernel.test_faults import ALLOW_ALL
 
 SECONDS = 1.0
 PEERS = {4: "192.0.2.50", 6: "2001:db8::50"}
@@ -24,6 +40,8 @@ ELSEWHERE = {4: "192.0.2.99", 6: "2001:db8::99"}
 PORT, OWN_PORT = 8001, 9001
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 OPEN = "open"
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def policy(direction: str, peer: str) -> str:
@@ -225,6 +243,135 @@ def test_one_in_a_folder_below_the_container(machine: Machine, family: int) -> N
         inner.rmdir()
 
 
+def test_after_a_map_that_refused_the_revocation(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What mends the maps carries out the revision, its end of connections included."""
+    refused: list[str] = []
+    put_all = KernelMap.put_all
+
+    def refuse_once(self: KernelMap, items: Iterable[tuple[bytes, bytes]]) -> None:
+        kept = list(items)
+        if kept and self.name == "rules" and not refused:
+            refused.append(self.name)
+            raise MapError("rules: no memory")
+        put_all(self, kept)
+
+    with scene.machine.agent():
+        scene.open()
+        monkeypatch.setattr(KernelMap, "put_all", refuse_once)
+        assert scene.revoked() < HEALTH_SECONDS + SECONDS
+        assert refused
+
+
+def test_ones_that_were_opened_while_a_map_said_something_else(scene: Scene) -> None:
+    scene.allow(ELSEWHERE[scene.family])
+    with scene.machine.agent() as agent:
+        _put_off_health(agent)
+        _open_up(agent, scene.pod)
+        scene.open()
+        assert eventually(scene.held.ended, 2 * HEALTH_SECONDS + SECONDS), scene.held("states")
+
+
+def test_ones_that_were_opened_while_a_hook_was_off(machine: Machine, family: int) -> None:  # noqa: F811
+    """Another program is in our links, until that is found."""
+    scene = Scene(machine, family)
+    scene.allow(ELSEWHERE[family])
+    with machine.agent() as agent:
+        _put_off_health(agent)
+        for hook in (f"connect{family}", "egress", "ingress"):
+            program = syscall.load_program(*_KINDS_OF_HOOKS[hook], ALLOW_ALL)
+            link = syscall.open_pin(str(next(Pins(machine.config().pins).links.glob(f"*/{hook}"))))
+            syscall.link_update(link, program)
+            os.close(program)
+            os.close(link)
+        scene.open()
+        assert eventually(scene.held.ended, 2 * HEALTH_SECONDS + SECONDS), scene.held("states")
+        assert agent.node.health.problems.keys() <= {"hooks"}
+
+
+def test_a_denied_connect_from_a_folder_below_the_container(machine: Machine) -> None:  # noqa: F811
+    """To a link's address, so that the packet is denied and not connect(). No folder known is the socket's."""
+    pod = machine.node.add_pod()
+    machine.write("pod.yaml", pod_manifest("p", pod.uid, pod.ipv4))
+    inner = pod.container / "one" / "two"
+    inner.mkdir(parents=True)
+    try:
+        with machine.agent():
+            assert pod.run(_connect_from, str(inner), "fe80::7%eth0") == "ECONNABORTED"
+    finally:
+        inner.rmdir()
+        inner.parent.rmdir()
+
+
+def test_their_flow_stays_too_where_the_process_is_in_a_folder_below(machine: Machine) -> None:  # noqa: F811
+    scene = Scene(machine, 4)
+    inner = scene.pod.container / "container"
+    inner.mkdir()
+    (inner / "cgroup.procs").write_text(str(scene.held.pid))
+    try:
+        with machine.agent(tcp_idle_seconds=0.5) as agent:
+            scene.open()
+            time.sleep(2)
+            assert _flows(agent), "who opened it would be forgotten"
+            scene.held("close")
+            assert eventually(lambda: not _flows(agent))
+    finally:
+        (scene.pod.container / "cgroup.procs").write_text(str(scene.held.pid))
+        inner.rmdir()
+
+
+@pytest.mark.parametrize("others", [0, MOST], ids=["alone", "among_many"])
+def test_ones_of_a_process_that_has_left_the_network_namespace(machine: Machine, others: int) -> None:  # noqa: F811
+    """For one of its own, as anybody may: the pod's own one is that of its other process."""
+    scene = Scene(machine, 4)
+    with machine.agent():
+        scene.open()
+        scene.held("leave")
+        for _ in range(others):
+            Held(scene.pod)("leave")
+        scene.pod.spawn(time.sleep, 60)
+        assert scene.revoked() < SECONDS
+
+
+def test_while_another_pod_floods(machine: Machine) -> None:  # noqa: F811
+    """With thousands of sockets that stay in it (P7), and denials one after the other."""
+    scene, other = Scene(machine, 4), machine.node.add_pod()
+    machine.write("other.yaml", pod_manifest("other", other.uid, other.ipv4, dag="other"))
+    with machine.agent() as agent:
+        scene.open()
+        flood = Held(other)
+        flood("fill", 4000)
+        flood.here.send(("flood", "fe80::1234%eth0", 5.0))
+        time.sleep(4)
+        assert agent.node.closer.ended > 10, "there is no flood"
+        assert scene.revoked() < SECONDS
+        assert flood.here.poll(10)
+
+
+def _put_off_health(agent: Agent) -> None:
+    """So that it does not mend what the test breaks before the test is done; and the sweep of the start is over."""
+    time.sleep(0.5)
+    agent.node._timers.health = time.monotonic() + HEALTH_SECONDS
+
+
+_KINDS_OF_HOOKS = {
+    "connect4": (ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
+    "connect6": (ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
+    "egress": (ProgType.CGROUP_SKB, AttachType.INET_EGRESS),
+    "ingress": (ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
+}
+
+
+def _open_up(agent: Agent, pod: Pod) -> None:
+    """As another program on this node might."""
+    maps = agent.datapath.maps
+    for folder in (pod.folder, pod.container):
+        number = folder.stat().st_ino
+        value = bytearray(maps["endpoints"].get(pack_folder(number)) or b"")
+        value[ENDPOINT.offsets["state"]] = int(EndpointState.UNMANAGED)
+        maps["endpoints"].put(pack_folder(number), bytes(value))
+        maps["nearby"].put(pack_index(number % NEARBY_SLOTS), bytes(NEARBY.size))
+
+
 def _flows(agent: Agent) -> list[bytes]:
     return agent.datapath.maps["flows"].keys()
 
@@ -292,6 +439,32 @@ class _Sockets:
             assert not selector.get_map(), f"{len(selector.get_map())} are open"
         return time.monotonic()
 
+    def leave(self) -> None:
+        """The pod's network namespace, without any privilege."""
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        if _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "unshare")
+
+    def fill(self, count: int) -> None:
+        """So many connections that stay in the pod."""
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        listener = socket.create_server(("127.0.0.1", 2000), backlog=128)
+        for _ in range(count):
+            self.sockets += [socket.create_connection(("127.0.0.1", 2000)), listener.accept()[0]]
+
+    def flood(self, address: str, seconds: float) -> None:
+        """Connects that are denied."""
+        to, end, kept = socket.getaddrinfo(address, 9)[0][4], time.monotonic() + seconds, []
+        while time.monotonic() < end:
+            kept = [socket.socket(socket.AF_INET6), *kept[:50]]
+            kept[0].setblocking(False)
+            with contextlib.suppress(OSError):
+                kept[0].connect(to)
+            time.sleep(0.01)
+
     def receive(self, path: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
@@ -307,6 +480,18 @@ class _Sockets:
         with socket.socket(socket.AF_UNIX) as way:
             way.connect(path)
             socket.send_fds(way, [b"x"], [self.sockets[0].fileno()])
+
+
+def _connect_from(folder: str, address: str) -> str:
+    """What a connect to this address gets in a folder."""
+    join_cgroup(Path(folder))
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.settimeout(3)
+        try:
+            sock.connect(socket.getaddrinfo(address, 9)[0][4])
+        except OSError as exc:
+            return errno.errorcode.get(exc.errno or 0, repr(exc))
+    return "ok"
 
 
 def _state(sock: socket.socket) -> str:

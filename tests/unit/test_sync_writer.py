@@ -246,7 +246,10 @@ def test_resync_mends_what_a_refusing_map_left(name: str) -> None:
     with pytest.raises(MapError):
         writer.update(snapshot, EVERYTHING | Changes(pods=frozenset({B})))
     maps[name].refuse = None
+    writer.take_questioned()
     writer.resync()
+    assert set(writer.take_questioned()) == {10, 20}, "their open connections are judged again (P10)"
+    assert writer.take_questioned() == ()
     other = started(reference, snapshot)
     other.add_folder(B, 20)
     assert in_step(writer, maps)
