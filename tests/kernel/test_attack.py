@@ -85,9 +85,7 @@ def test_what_is_revoked_while_the_sender_stalls_its_own_processor_stays_revoked
         time.sleep(0.01)
         _revoke(rig, slot, ruleset, address)
         time.sleep(0.05)
-        before = _sent(rig, slot)
-        time.sleep(0.05)
-        if _sent(rig, slot) != before:
+        if _current(rig, slot) or _goes_on(rig, slot):
             survived.append(round_)
         os.kill(sender, 9)
     assert not survived, f"{len(survived)} of {ROUNDS} flows went on"
@@ -99,6 +97,21 @@ def _revoke(rig: Rig, slot: int, ruleset: int, address: str) -> None:
         if structs.RULE_KEY.unpack(key)["ruleset"] == ruleset:
             rig.maps["rules"].delete(key)
     rig.bump(slot)
+
+
+def _current(rig: Rig, slot: int) -> bool:
+    """Is any verdict that was remembered still good?"""
+    epoch = structs.EPOCH.unpack(rig.maps["epochs"].get(structs.U32.pack(value=slot)) or b"")["epoch"]
+    return any(flow["stamp"] & 0xFFFFFFFF == epoch for _, flow in rig.flows(slot))
+
+
+def _goes_on(rig: Rig, slot: int) -> bool:
+    """Does the sender, which never rests? A program that stalled with its verdict may count one packet late."""
+    counts = []
+    for _ in range(20):
+        counts.append(_sent(rig, slot))
+        time.sleep(0.02)
+    return len(set(counts[5:])) > 2
 
 
 def _sent(rig: Rig, slot: int) -> int:
