@@ -1,10 +1,11 @@
-"""The writes of one step in their order: rules, ports, hosts and peers, endpoints; then deletes, of rules last; then
-epochs and `nearby`.
+"""The writes of one step in their order: rules, ports, hosts and peers; then hosts and peers that go; then endpoints,
+epochs and `nearby`; then endpoints and rules that go.
 
-A rule is there before anything refers to it, and goes after everything that did. An epoch is written after everything
-that a revocation changes or deletes: a packet on the way may be judged by what was before, but its verdict is stored
-under an epoch that is over (P10). Where there are deletes, one more is written before them, so that what is revoked
-does not wait for them.
+A rule is there before anything refers to it, and goes after everything that did. Addresses are what they will be
+before an endpoint gets its new ruleset: whom that would let reach what an address was is found by no packet. An epoch
+is written after everything that a revocation changes or deletes: a packet on the way may be judged by what was,
+but its verdict is stored under an epoch that is over (P10). Where addresses go, one more is written before them, so
+that what is revoked does not wait for them.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ class Map(Protocol):
 
 @dataclass(slots=True)
 class Plan:
-    """In this order: (map, upserts), (map, upserts that call verdicts into question), (map, keys to delete), and the
-    second again.
+    """By map, in this order: `upserts`; `questions` (which call verdicts into question), and `deletes` of addresses;
+    `endpoints`; `closing`, which does it again; all other `deletes`.
     """
 
     upserts: list[tuple[str, list[Item]]] = field(default_factory=list)
     deletes: list[tuple[str, list[bytes]]] = field(default_factory=list)
+    endpoints: list[Item] = field(default_factory=list)
     questions: list[tuple[str, list[Item]]] = field(default_factory=list)
     closing: list[tuple[str, list[Item]]] = field(default_factory=list)
     holds: bool = False  # only holds endpoints back until the next plan moves them
@@ -51,7 +53,7 @@ class Plan:
     @property
     def writes(self) -> int:
         upserts = sum(len(items) for _, items in (*self.upserts, *self.questions, *self.closing))
-        return upserts + sum(len(keys) for _, keys in self.deletes)
+        return upserts + len(self.endpoints) + sum(len(keys) for _, keys in self.deletes)
 
 
 _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
@@ -88,8 +90,7 @@ def plan_delta(delta: Delta) -> Plan:
 
 def add_endpoints(plan: Plan, ops: EndpointOps) -> None:
     """Endpoints after everything they refer to; deletes of endpoints before those of rules."""
-    changed = [(pack_folder(cgroup), value) for cgroup, value in ops.entries.items() if value is not None]
-    plan.upserts.append(("endpoints", changed))
+    plan.endpoints += [(pack_folder(cgroup), value) for cgroup, value in ops.entries.items() if value is not None]
     plan.deletes.insert(0, ("endpoints", [pack_folder(c) for c, value in ops.entries.items() if value is None]))
 
 
@@ -98,9 +99,8 @@ def questioning(epochs: Iterable[Item], nearby: Iterable[Item]) -> list[tuple[st
     return [("epochs", list(epochs)), ("nearby", list(nearby))]
 
 
-def deletes_what_leads_to_rules(plan: Plan) -> bool:
-    """May a program that has read the new epoch still be led to an old verdict?"""
-    return any(keys for name, keys in plan.deletes if name in _MOVES)
+def deletes_addresses(plan: Plan) -> bool:
+    return any(keys for name, keys in plan.deletes if name in _ADDRESSES)
 
 
 def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
@@ -155,16 +155,21 @@ class Carrier:
 
     def apply(self, plan: Plan) -> None:
         """Stops at the first map that refuses; what was enforced before still is."""
-        if any(items for _, items in plan.upserts) or any(keys for _, keys in plan.deletes):
+        if any(items for _, items in plan.upserts) or plan.endpoints or any(keys for _, keys in plan.deletes):
             self._wait_for_readers_of(_MOVES)  # of the plan before
         self._put(plan.upserts)
         self._put(plan.questions)
-        for name, keys in plan.deletes:
+        self._delete((name, keys) for name, keys in plan.deletes if name in _ADDRESSES)
+        self._put([("endpoints", plan.endpoints)])
+        self._put(plan.closing)
+        self._delete((name, keys) for name, keys in plan.deletes if name not in _ADDRESSES)
+
+    def _delete(self, deletes: Iterable[tuple[str, list[bytes]]]) -> None:
+        for name, keys in deletes:
             if keys:
                 self._wait_for_readers_of(_BEFORE_DELETES.get(name, _NOTHING))
                 self._maps[name].delete_all(keys)
                 self._written.add(name)
-        self._put(plan.closing)
 
     def _put(self, upserts: Iterable[tuple[str, list[Item]]]) -> None:
         for name, items in upserts:
@@ -180,7 +185,8 @@ class Carrier:
 
 
 _NOTHING: frozenset[str] = frozenset()
-_MOVES = frozenset({"endpoints", "hosts", "peers", "ports"})
+_ADDRESSES = frozenset({"hosts", "peers"})
+_MOVES = _ADDRESSES | {"endpoints", "ports"}
 """Maps that lead to a rule."""
 _BEFORE_UPSERTS = {"peers": frozenset({"hosts"})}
 """A program reads `hosts` first: one that has missed a new host there must not find the new prefix around it."""

@@ -25,8 +25,8 @@ from agent.sync.plan import (
     Map,
     Plan,
     add_endpoints,
+    deletes_addresses,
     deletes_first,
-    deletes_what_leads_to_rules,
     plan_delta,
     plan_whole,
     questioning,
@@ -332,7 +332,7 @@ class Writer:
             for cgroup, value in entries
             if ENDPOINT.unpack(value)["state"] == EndpointState.MANAGED
         ]
-        return Plan(upserts=[("endpoints", held)], holds=True)
+        return Plan(endpoints=held, holds=True)
 
     def _carry_out(self, *plans: Plan) -> Outcome:
         """The steps of one revision: in one of them endpoints move, and what is revoked is revoked. Later ones take
@@ -342,9 +342,9 @@ class Writer:
         nearby = ops.nearby.union(*(self.endpoints.nearby_of(slot) for slot in ops.bumped))
         moves = next(plan for plan in plans if not plan.holds)
         add_endpoints(moves, ops)
-        moves.questions = questioning(*self._new_epochs(ops.bumped, nearby))
-        if deletes_what_leads_to_rules(moves):
-            moves.closing = questioning(*self._new_epochs(ops.bumped, nearby))
+        if deletes_addresses(moves):
+            moves.questions = questioning(*self._new_epochs(ops.bumped, nearby))
+        moves.closing = questioning(*self._new_epochs(ops.bumped, nearby))
         carrier = Carrier(self._maps)
         for plan in plans:
             carrier.apply(plan)

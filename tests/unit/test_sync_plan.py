@@ -85,8 +85,8 @@ def test_endpoints_come_after_what_they_refer_to_and_go_before_it() -> None:
     Carrier(maps).apply(plan)
     order = [(name, value is None) for name, _, value in maps.journal]
     assert order == [
-        ("rules", False), ("endpoints", False), ("endpoints", True), (GRACE, True), ("rules", True),
-        ("epochs", False), ("nearby", False),
+        ("rules", False), ("endpoints", False), ("epochs", False), ("nearby", False), ("endpoints", True),
+        (GRACE, True), ("rules", True),
     ]  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_a_rule_goes_after_the_addresses_that_lead_to_it() -> None:
     writer.update(now, between(was, now))
     gone = [name for name, _, value in maps.take_journal() if value is None and name != GRACE]
     assert {"rules", "hosts"} <= set(gone)
-    assert gone == sorted(gone, key=["endpoints", "peers", "hosts", "rules"].index)
+    assert gone == sorted(gone, key=["peers", "hosts", "endpoints", "rules"].index)
 
 
 def test_an_empty_plan_is_false_and_touches_nothing() -> None:

@@ -25,6 +25,7 @@ from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
+from agent.sync.plan import Carrier, Plan
 from agent.sync.writer import Writer
 from tests.unit import clusters
 from tests.unit.dictmaps import DictMaps, History, Lookup, Program, Write, current_epoch, passes
@@ -204,5 +205,17 @@ def test_the_model_sees_programs_that_stall(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_model_sees_epochs_that_come_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.sync.writer.deletes_what_leads_to_rules", lambda _: False)
+    apply = Carrier.apply
+
+    def early(carrier: Carrier, plan: Plan) -> None:
+        plan.questions, plan.closing = plan.closing, []
+        apply(carrier, plan)
+
+    monkeypatch.setattr(Carrier, "apply", early)
     assert any(history_of(seed, 3, 2) for seed in range(150))
+
+
+def test_the_model_sees_addresses_that_go_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the endpoints have their new rulesets, which may let reach what an address was."""
+    monkeypatch.setattr("agent.sync.plan._ADDRESSES", frozenset())
+    assert any(history_of(seed, 2, 4) for seed in (241, *range(150)))
