@@ -156,10 +156,11 @@ static __always_inline struct slot *room_in_share(const struct config *config, _
 }
 
 /* An entry of `flows` with this verdict; null where there is no room, which is counted and changes nothing. `local` is
- * the tag of our address; 0: not known.
+ * the tag of our address; 0: not known. `network`: see struct flow.
  */
 static __always_inline struct flow *remember(struct flow_key *key, const struct config *config,
-					     const struct judged *judged, const struct rule *rule, __u32 local)
+					     const struct judged *judged, const struct rule *rule, __u32 local,
+					     __u64 network)
 {
 	const struct endpoint *endpoint = judged->endpoint;
 	__u64 stamp = stamp_of(key, judged->epoch);
@@ -177,6 +178,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 			.local = local,
 			.verdict = rule->verdict,
 			.reason = rule->reason,
+			.network = network,
 		};
 
 		if (!slot)
@@ -196,6 +198,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	flow->last = bpf_jiffies64();
 	if (local)
 		flow->local = local;
+	flow->network = network;
 	*(volatile __u64 *)&flow->stamp = stamp;
 	return flow;
 }
@@ -212,7 +215,7 @@ static __always_inline struct answer *answer_of(__u32 slot, const struct flow_ke
 	return answers.lookup(&index);
 }
 
-static __always_inline void remember_answer(const struct flow_key *key, __u32 slot, __u64 stamp)
+static __always_inline void remember_answer(const struct flow_key *key, __u32 slot, __u64 stamp, __u64 network)
 {
 	struct answer *answer = answer_of(slot, key);
 
@@ -220,6 +223,7 @@ static __always_inline void remember_answer(const struct flow_key *key, __u32 sl
 		return;
 	*(volatile __u64 *)&answer->stamp = 0;
 	answer->key = *key;
+	answer->network = network;
 	answer->last = bpf_jiffies64();
 	*(volatile __u64 *)&answer->stamp = stamp;
 }
@@ -229,6 +233,25 @@ static __always_inline int keys_equal(const struct flow_key *a, const struct flo
 	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
 
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+/* Of an entry of `creators`: a mixture of what two processors wrote at once has none that fits. */
+static __always_inline __u64 seal_of(const struct creator *c)
+{
+	return c->cookie * 0x9e3779b185ebca87ull + c->cgroup_id * 0xc2b2ae3d27d4eb4full +
+	       c->network * 0x165667b19e3779f9ull + 1;
+}
+
+/* Who made the socket with this cookie; 0: another socket has taken the entry. */
+static __always_inline int find_creator(__u64 cookie, struct creator *out)
+{
+	int index = cookie & (CREATOR_SLOTS - 1);
+	struct creator *creator = creators.lookup(&index);
+
+	if (!creator)
+		return 0;
+	*out = *creator;
+	return out->cookie == cookie && out->seal == seal_of(out);
 }
 
 /* What `nearby` says of a cgroup. `state` is STATE_PENDING where it says nothing: look in `endpoints`. */
