@@ -8,7 +8,7 @@
 
 static __always_inline __u64 creator_of(__u64 cookie, __u64 otherwise)
 {
-	struct creator creator;
+	struct creator creator = {};
 
 	return find_creator(cookie, &creator) ? creator.cgroup_id : otherwise;
 }

@@ -17,7 +17,7 @@ SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent 
 SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
 SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */
 SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel; agent drains, evicts; full: slow path */
-SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten */
+SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten, a peer's own first */
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("array", int, __u64, ports, PORT_INDEXES, 0);           /* agent -> kernel: port class */

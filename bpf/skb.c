@@ -97,7 +97,7 @@ static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, c
 	s->last = bpf_jiffies64();
 	s->flush_at = s->last + flush_ticks();
 	s->remote_port = packet->remote_port;
-	s->local = tag_of_local(&packet->local);
+	s->local = tag_of_address(&packet->local);
 	s->key = *key;
 	s->epoch = epoch;
 }
@@ -117,7 +117,7 @@ static __always_inline int serves_socket(const struct promoted *s, const struct 
 {
 	return s->remote_port == packet->remote_port && s->key.protocol == packet->protocol &&
 	       packet->role != ROLE_OPENS && address_equal(&s->key.peer, &packet->peer) &&
-	       s->local == tag_of_local(&packet->local) && is_current(s->epoch, s->slot, place) &&
+	       s->local == tag_of_address(&packet->local) && is_current(s->epoch, s->slot, place) &&
 	       is_live(packet->protocol, s->key.direction, inbound, s->last);
 }
 
@@ -258,7 +258,7 @@ static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 		__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
 
 		if (flow && is_stamp_of(stamp, &key) && is_current(stamp, flow->slot, &place) &&
-		    flow->local == tag_of_local(&packet.local) &&
+		    flow->local == tag_of_address(&packet.local) &&
 		    is_at_home(flow, stamp, s, packet.protocol, key.direction) &&
 		    is_live(packet.protocol, key.direction, inbound, flow->last)) {
 			count_flow(flow, skb, &packet, &key, inbound);

@@ -62,7 +62,7 @@ static __always_inline __u64 network_of(struct __sk_buff *skb)
 		s->network = bpf_get_netns_cookie(skb);
 #else
 		__u64 cookie = bpf_get_socket_cookie(skb);
-		struct creator creator;
+		struct creator creator = {};
 
 		s->network = find_creator(cookie, &creator) && creator.network ? creator.network : cookie | 1ull << 63;
 #endif
@@ -93,7 +93,7 @@ static __always_inline int asked_for(struct __sk_buff *skb, const struct flow_ke
 		if (!is_stamp_of(stamp, key) || stamp != *(volatile __u64 *)&flow->stamp)
 			return 0;
 	} else {
-		struct answer *answer = answer_of(slot, key);
+		struct answer *answer = find_answer(slot, key);
 
 		if (!answer)
 			return 0;
@@ -154,7 +154,7 @@ static __always_inline int opener_of(struct __sk_buff *skb, const struct packet 
 	enum { SYN_SENT = 2, LISTEN = 10 };
 	struct bpf_sock *sk = skb->sk;
 	struct flow_key key = {};
-	struct creator creator;
+	struct creator creator = {};
 
 	if (sk) {
 		if (sk->state == LISTEN)
@@ -369,10 +369,10 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 	int fresh = !before;
 	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || before->stamp != stamp);
 	__u64 network = is_stream || key.direction == DIRECTION_EGRESS ? 0 : network_of(skb);
-	struct flow *flow = remember(&key, config, &judged, &rule, tag_of_local(&packet.local), network);
+	struct flow *flow = remember(&key, config, &judged, &rule, tag_of_address(&packet.local), network);
 
 	if (!flow && !is_stream)
-		remember_answer(&key, endpoint->slot, stamp, network);
+		remember_answer(&key, endpoint->slot, config, stamp, network);
 	count_first(flow, skb, &packet, endpoint->identity, key.direction, inbound, fresh && flow);
 	if (first_audit) {
 		describe(skb, endpoint, &packet, &key, inbound, &subject);

@@ -67,6 +67,8 @@ enum limit {
 	PORT_OTHER = 1,           /* any other protocol that no policy mentions */
 	POD_LEVELS = 2,
 	ANSWER_SLOTS = 32, /* entries of `answers` for an endpoint and a direction; a power of two */
+	ANSWER_WAYS = 8,   /* of these, where the questions of a peer may be; a power of two */
+	ANSWERS_A_PEER = 2, /* of these, what a peer has where others need the rest */
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
 

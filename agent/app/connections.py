@@ -124,8 +124,8 @@ class Connections:
         return tcp_verdict(self.maps, endpoint, direction, peer, service) is Verdict.DENY
 
     def _opened(self, cgroup_id: int, connection: TcpSocket, listening: frozenset[int]) -> Direction:
-        """Who opened it: what the handshake or the socket says. A socket older than dagwall says nothing: then as `flows`
-        has it; where that has neither or both, as the pod listens on the port or not.
+        """Who opened it: what the handshake or the socket says. A socket older than dagwall says nothing: then as
+        `flows` has it; where that has neither or both, as the pod listens on the port or not.
         """
         if connection.asks or connection.is_asked:
             return Direction.EGRESS if connection.asks else Direction.INGRESS

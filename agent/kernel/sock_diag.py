@@ -117,8 +117,8 @@ def end(netlink: socket.socket, found: TcpSocket) -> bool:
 def listed(
     netlink: socket.socket, family: int, states: int, only: bytes = b"", storages: int = -1
 ) -> Iterator[TcpSocket]:
-    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. `storages`: descriptor of a map of socket
-    storages, whose values are asked for too (needs CAP_BPF). Raises OSError.
+    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. `storages`: descriptor of a map of
+    socket storages, whose values are asked for too (needs CAP_BPF). Raises OSError.
     """
     request = _request(family, bytes(_ID_BYTES), states)
     if only:

@@ -155,6 +155,30 @@ def _flooded(rig: Rig, victim: Pod, port: int) -> bool:
 
 
 @pytest.mark.core
+def test_a_peer_that_asks_without_end_takes_no_answer_of_another(small: Rig) -> None:
+    """The share of what others open is full; a question of each peer waits while one sends from 500 ports."""
+    pod = small.node.add_pod()
+    slot, ruleset = small.manage(pod)
+    small.rule(ruleset, V4, UDP, 8125, direction=Direction.INGRESS)
+    small.rule(ruleset, "192.0.2.80/28", UDP, 8126, direction=Direction.INGRESS)
+    peers = [small.node.serve(f"192.0.2.{n}", 7412, socket.SOCK_DGRAM) for n in range(80, 96)]
+    small.node.add_addresses(V4)
+    pod.spawn(_swallow, 8125)
+    asked, answer = Pipe()
+    pod.spawn(_answer_when_told, answer, 8126)
+    assert eventually(lambda: _flooded(small, pod, 8125) and len(small.flows(slot)) >= 64)
+    for peer in peers:
+        peer.sendto(b"question", pod.ipv4, 8126)
+        assert asked.poll(5), "the question came"
+        asked.recv()
+        for _ in range(5):
+            _flooded(small, pod, 8125)
+        asked.send("answer")
+        assert eventually(lambda p=peer: (b"answer", pod.ipv4) in p.received, 2)  # type: ignore[misc]
+    assert len(small.flows(slot)) == 64
+
+
+@pytest.mark.core
 def test_expired_flows_make_room_without_an_agent(small: Rig) -> None:
     """Nobody evicts; every question has its answer all the same."""
     pod = small.node.add_pod()
@@ -648,6 +672,17 @@ def _swallow(port: int) -> None:
         sock.bind(("", port))
         while True:
             sock.recv(64)
+
+
+def _answer_when_told(orders: Connection, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", port))
+        while True:
+            data, peer = sock.recvfrom(64)
+            if data == b"question":  # not the echo of an answer
+                orders.send(data)
+                orders.recv()
+                attempt(sock.sendto, b"answer", peer)
 
 
 def _ask_many(address: str, port: int, count: int) -> int:
