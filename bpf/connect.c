@@ -8,10 +8,9 @@
 
 static __always_inline __u64 creator_of(__u64 cookie, __u64 otherwise)
 {
-	int index = cookie & (CREATOR_SLOTS - 1);
-	struct creator *creator = creators.lookup(&index);
+	struct creator creator = {};
 
-	return creator && creator->cookie == cookie ? creator->cgroup_id : otherwise;
+	return find_creator(cookie, &creator) ? creator.cgroup_id : otherwise;
 }
 
 static __always_inline int refuse(void)
@@ -64,27 +63,29 @@ static __always_inline int may_reach_group(__u64 task, const struct address *pee
 	return 0;
 }
 
-static __always_inline struct promoted *storage_of(struct bpf_sock_addr *ctx)
+static __always_inline struct promoted *storage_of(struct bpf_sock_addr *ctx, int flags)
 {
 	struct bpf_sock *sk = ctx->sk;
 
-	return sk ? sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	return sk ? sockets.sk_storage_get(sk, 0, flags) : 0;
 }
 
 static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
 {
-	struct promoted *s = storage_of(ctx);
+	struct promoted *s = storage_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (s && !s->pending)
 		s->pending = 1;
 }
 
-/* `flows` has no room: who opened the connection is kept in the socket (P9). */
-static __always_inline void mark_opened(struct bpf_sock_addr *ctx)
+/* Who calls connect() opens the connection (P9), also where the socket has listened, or was accepted, before. Without
+ * `flags` only a socket that knows something else is told. One that finds no memory for it is denied at its SYN.
+ */
+static __always_inline void mark_opened(struct bpf_sock_addr *ctx, int flags)
 {
-	struct promoted *s = storage_of(ctx);
+	struct promoted *s = storage_of(ctx, flags);
 
-	if (s)
+	if (s && s->opened != OPENED_BY_US)
 		s->opened = OPENED_BY_US;
 }
 
@@ -147,10 +148,8 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 		record_denial(config, &subject, &rule, 1);
 		return refuse();
 	}
-	struct flow *flow = remember(key, config, judged, &rule, 0);
+	struct flow *flow = remember(key, config, judged, &rule, 0, 0);
 
-	if (!flow)
-		mark_opened(ctx);
 	count_connection(flow, endpoint->identity);
 	if (rule.verdict == VERDICT_AUDIT) {
 		record_audit(config, &subject, &rule);
@@ -185,6 +184,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 	struct place place;
 
 	place_of(key.cgroup_id, &place);
+	mark_opened(ctx, place.state == STATE_UNMANAGED ? 0 : BPF_SK_STORAGE_GET_F_CREATE);
 	if (place.state == STATE_UNMANAGED)
 		return 1;
 	struct flow *flow = flows.lookup(&key);

@@ -156,10 +156,11 @@ static __always_inline struct slot *room_in_share(const struct config *config, _
 }
 
 /* An entry of `flows` with this verdict; null where there is no room, which is counted and changes nothing. `local` is
- * the tag of our address; 0: not known.
+ * the tag of our address; 0: not known. `network`: see struct flow.
  */
 static __always_inline struct flow *remember(struct flow_key *key, const struct config *config,
-					     const struct judged *judged, const struct rule *rule, __u32 local)
+					     const struct judged *judged, const struct rule *rule, __u32 local,
+					     __u64 network)
 {
 	const struct endpoint *endpoint = judged->endpoint;
 	__u64 stamp = stamp_of(key, judged->epoch);
@@ -177,6 +178,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 			.local = local,
 			.verdict = rule->verdict,
 			.reason = rule->reason,
+			.network = network,
 		};
 
 		if (!slot)
@@ -196,32 +198,9 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	flow->last = bpf_jiffies64();
 	if (local)
 		flow->local = local;
+	flow->network = network;
 	*(volatile __u64 *)&flow->stamp = stamp;
 	return flow;
-}
-
-/* Where a datagram's flow is kept for want of room in `flows`: the last ANSWER_SLOTS of an endpoint and direction, so
- * that a question has its answer whoever fills the map, and whether an agent lives or not.
- */
-static __always_inline struct answer *answer_of(__u32 slot, const struct flow_key *key)
-{
-	__u32 spread = bpf_ntohs(key->client_port) ^ bpf_ntohs(key->service_port) ^ bpf_ntohl(key->peer.word[3]);
-	int index = ((slot & (ENDPOINT_SLOTS - 1)) * 2 + (key->direction & 1)) * ANSWER_SLOTS +
-		    (spread & (ANSWER_SLOTS - 1));
-
-	return answers.lookup(&index);
-}
-
-static __always_inline void remember_answer(const struct flow_key *key, __u32 slot, __u64 stamp)
-{
-	struct answer *answer = answer_of(slot, key);
-
-	if (!answer)
-		return;
-	*(volatile __u64 *)&answer->stamp = 0;
-	answer->key = *key;
-	answer->last = bpf_jiffies64();
-	*(volatile __u64 *)&answer->stamp = stamp;
 }
 
 static __always_inline int keys_equal(const struct flow_key *a, const struct flow_key *b)
@@ -229,6 +208,138 @@ static __always_inline int keys_equal(const struct flow_key *a, const struct flo
 	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
 
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+/* Where a datagram's flow is kept for want of room in `flows`, so that a question has its answer whoever fills the map,
+ * and whether an agent lives or not. The first of the entries that a peer's questions may be in.
+ */
+static __always_inline __u32 first_answer(__u32 slot, const struct flow_key *key)
+{
+	__u32 set = tag_of_address(&key->peer) & (ANSWER_SLOTS / ANSWER_WAYS - 1);
+
+	return ((slot & (ENDPOINT_SLOTS - 1)) * 2 + (key->direction & 1)) * ANSWER_SLOTS + set * ANSWER_WAYS;
+}
+
+static __always_inline struct answer *answer_at(__u32 index)
+{
+	int at = index;
+
+	return answers.lookup(&at);
+}
+
+/* 1: zero; 0: not. Without a branch, of which the verifier would follow both sides for each entry. */
+static __always_inline __u64 is_zero(__u64 value)
+{
+	value |= -value;
+	asm volatile("" : "+r"(value)); /* or LLVM makes a branch of it */
+	return 1 - (value >> 63);
+}
+
+static __always_inline __u64 is_of_peer(const struct answer *answer, const struct flow_key *key)
+{
+	const __u64 *x = (const __u64 *)&answer->key.peer, *y = (const __u64 *)&key->peer;
+
+	return is_zero((x[0] ^ y[0]) | (x[1] ^ y[1]));
+}
+
+static __always_inline __u64 has_tag(const struct answer *answer, const struct flow_key *key)
+{
+	return is_zero(*(volatile __u64 *)&answer->stamp >> 32 ^ tag_of_key(key));
+}
+
+static __always_inline struct answer *find_answer(__u32 slot, const struct flow_key *key)
+{
+	__u32 first = first_answer(slot, key);
+	__u64 found = 0, way = 0;
+
+	for (int i = 0; i < ANSWER_WAYS; i++) {
+		struct answer *answer = answer_at(first + i);
+
+		if (!answer)
+			return 0;
+		__u64 is_it = has_tag(answer, key);
+
+		found |= is_it;
+		way |= -is_it & i;
+	}
+	return found ? answer_at(first + (way & (ANSWER_WAYS - 1))) : 0;
+}
+
+/* How well an entry may be given to a question: it is the question's own; it has expired; it is of the same peer, which
+ * has its part already. Among equals the oldest.
+ */
+static __always_inline __u64 fitness_of(const struct answer *answer, const struct flow_key *key, __u64 crowded,
+					const struct config *config)
+{
+	__u64 stamp = *(volatile __u64 *)&answer->stamp;
+	__u64 age = (__u32)bpf_jiffies64() - *(volatile __u32 *)&answer->last;
+	__u64 expired = (config->reply_ticks - age) >> 63 | is_zero(stamp);
+
+	return has_tag(answer, key) << 34 | expired << 33 | (is_of_peer(answer, key) & crowded) << 32 |
+	       (age & 0xffffffff);
+}
+
+/* The entry that a question takes. Whoever asks without end takes none of another peer's. */
+static __always_inline struct answer *place_for_answer(__u32 slot, const struct flow_key *key,
+						       const struct config *config)
+{
+	__u32 first = first_answer(slot, key);
+	__u64 of_peer = 0, best = 0;
+
+	for (int i = 0; i < ANSWER_WAYS; i++) {
+		struct answer *answer = answer_at(first + i);
+
+		if (!answer)
+			return 0;
+		of_peer += is_of_peer(answer, key);
+	}
+	__u64 crowded = (ANSWERS_A_PEER - 1 - of_peer) >> 63;
+
+	for (int i = 0; i < ANSWER_WAYS; i++) {
+		struct answer *answer = answer_at(first + i);
+
+		if (!answer)
+			return 0;
+		__u64 mine = fitness_of(answer, key, crowded, config) * ANSWER_WAYS + i;
+		__u64 better = (best - mine) >> 63;
+
+		asm volatile("" : "+r"(better));
+		best += (mine - best) & -better;
+	}
+	return answer_at(first + (best & (ANSWER_WAYS - 1)));
+}
+
+static __always_inline void remember_answer(const struct flow_key *key, __u32 slot, const struct config *config,
+					    __u64 stamp, __u64 network)
+{
+	struct answer *answer = place_for_answer(slot, key, config);
+
+	if (!answer)
+		return;
+	*(volatile __u64 *)&answer->stamp = 0;
+	answer->key = *key;
+	answer->network = network;
+	answer->last = bpf_jiffies64();
+	*(volatile __u64 *)&answer->stamp = stamp;
+}
+
+/* Of an entry of `creators`: a mixture of what two processors wrote at once has none that fits. */
+static __always_inline __u64 seal_of(const struct creator *c)
+{
+	return c->cookie * 0x9e3779b185ebca87ull + c->cgroup_id * 0xc2b2ae3d27d4eb4full +
+	       c->network * 0x165667b19e3779f9ull + 1;
+}
+
+/* Who made the socket with this cookie; 0: another socket has taken the entry. */
+static __always_inline int find_creator(__u64 cookie, struct creator *out)
+{
+	int index = cookie & (CREATOR_SLOTS - 1);
+	struct creator *creator = creators.lookup(&index);
+
+	if (!creator)
+		return 0;
+	*out = *creator;
+	return out->cookie == cookie && out->seal == seal_of(out);
 }
 
 /* What `nearby` says of a cgroup. `state` is STATE_PENDING where it says nothing: look in `endpoints`. */

@@ -17,7 +17,7 @@ SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent 
 SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
 SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */
 SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel; agent drains, evicts; full: slow path */
-SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten */
+SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten, a peer's own first */
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("array", int, __u64, ports, PORT_INDEXES, 0);           /* agent -> kernel: port class */
@@ -25,7 +25,7 @@ SHARED("lpm_trie", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_
 SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
 SHARED("hash", struct denial_key, struct denial, denials, DENIALS_ENTRIES, 0); /* kernel; agent drains; full: counted */
 SHARED("percpu_array", int, __u64, losses, LOSS_MAX, 0);       /* kernel -> agent */
-SHARED("array", int, struct creator, creators, CREATOR_SLOTS, 0); /* kernel only; overwritten: the caller is judged */
+SHARED("array", int, struct creator, creators, CREATOR_SLOTS, 0); /* kernel only; overwritten: the caller is judged, and the socket answers only what it was asked itself */
 
 struct events_table_t { /* kernel -> agent; full: counted in `losses`, the verdict stands */
 	int key;
@@ -38,7 +38,7 @@ struct events_table_t { /* kernel -> agent; full: counted in `losses`, the verdi
 __attribute__((section("maps/ringbuf:" PIN_MAPS "/events")))
 struct events_table_t events = { .max_entries = EVENTS_BYTES };
 
-struct sockets_table_t { /* kernel only: promoted flows and marks; a listener's mark is inherited (BPF_F_CLONE) */
+struct sockets_table_t { /* kernel -> agent (sock_diag): promoted flows, who opened; a listener's mark is inherited (BPF_F_CLONE) */
 	int key;
 	struct promoted leaf;
 	void *(*sk_storage_get)(void *, void *, int);

@@ -280,8 +280,8 @@ static __always_inline void flow_key_of(const struct packet *packet, __u64 cgrou
 	out->pad[0] = out->pad[1] = 0;
 }
 
-/* Of our address; 0 for IPv4. */
-static __always_inline __u32 tag_of_local(const struct address *local)
+/* Of an address; 0 of none, as ours is with IPv4. */
+static __always_inline __u32 tag_of_address(const struct address *local)
 {
 	const __u64 *half = (const __u64 *)local;
 

@@ -97,7 +97,7 @@ static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, c
 	s->last = bpf_jiffies64();
 	s->flush_at = s->last + flush_ticks();
 	s->remote_port = packet->remote_port;
-	s->local = tag_of_local(&packet->local);
+	s->local = tag_of_address(&packet->local);
 	s->key = *key;
 	s->epoch = epoch;
 }
@@ -117,7 +117,7 @@ static __always_inline int serves_socket(const struct promoted *s, const struct 
 {
 	return s->remote_port == packet->remote_port && s->key.protocol == packet->protocol &&
 	       packet->role != ROLE_OPENS && address_equal(&s->key.peer, &packet->peer) &&
-	       s->local == tag_of_local(&packet->local) && is_current(s->epoch, s->slot, place) &&
+	       s->local == tag_of_address(&packet->local) && is_current(s->epoch, s->slot, place) &&
 	       is_live(packet->protocol, s->key.direction, inbound, s->last);
 }
 
@@ -140,9 +140,28 @@ static __always_inline void count_socket(struct promoted *s, struct __sk_buff *s
 	}
 }
 
-/* The flow of this packet, opened by either side; a packet that only opens looks in its own direction. */
-static __always_inline struct flow *find_flow(const struct packet *packet, int inbound, int connected,
-					      struct flow_key *key)
+/* The flow of a TCP packet: in the direction that its socket knows, never in whichever has one (P9). A socket that does
+ * not know is for the slow path, and so is a listener that is not marked yet: its connections inherit the mark.
+ */
+static __always_inline struct flow *find_stream(const struct packet *packet, int inbound, const struct bpf_sock *sk,
+						const struct promoted *s, struct flow_key *key)
+{
+	enum { LISTEN = 10 };
+	int opened = s ? s->opened : OPENED_UNKNOWN;
+
+	if (!sk || !opened || (sk->state == LISTEN && opened != OPENED_BY_PEER))
+		return 0;
+	int direction = opened == OPENED_BY_US ? DIRECTION_EGRESS : DIRECTION_INGRESS;
+
+	if (packet->role == ROLE_OPENS && direction != inbound)
+		return 0;
+	flow_key_of(packet, key->cgroup_id, direction, 0, key);
+	return flows.lookup(key);
+}
+
+/* The flow of a datagram, opened by either side; a packet that only opens looks in its own direction. */
+static __always_inline struct flow *find_datagram(const struct packet *packet, int inbound, int connected,
+						  struct flow_key *key)
 {
 	struct flow *flow = 0;
 
@@ -177,6 +196,18 @@ static __always_inline void count_flow(struct flow *flow, struct __sk_buff *skb,
 		if (flow->verdict == VERDICT_AUDIT)
 			count_audited(flow, key->direction);
 	}
+}
+
+/* What others asked is answered in the network namespace in which it was asked: a task may make namespaces of its own,
+ * and send from any address there.
+ */
+static __always_inline int is_at_home(const struct flow *flow, __u64 stamp, const struct promoted *s, __u8 protocol,
+				      int direction)
+{
+	if (protocol == PROTOCOL_TCP || direction == DIRECTION_EGRESS)
+		return 1;
+	return s && s->network && s->network == *(volatile __u64 *)&flow->network &&
+	       stamp == *(volatile __u64 *)&flow->stamp;
 }
 
 /* The rare rest. Without a slow path, managed endpoints are closed and unmanaged ones open. */
@@ -222,12 +253,13 @@ static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 			count_socket(s, skb, inbound);
 			return 1;
 		}
-		struct flow *flow = find_flow(&packet, inbound, connected, &key);
-
+		struct flow *flow = packet.protocol == PROTOCOL_TCP ? find_stream(&packet, inbound, sk, s, &key)
+								    : find_datagram(&packet, inbound, connected, &key);
 		__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
 
 		if (flow && is_stamp_of(stamp, &key) && is_current(stamp, flow->slot, &place) &&
-		    flow->local == tag_of_local(&packet.local) &&
+		    flow->local == tag_of_address(&packet.local) &&
+		    is_at_home(flow, stamp, s, packet.protocol, key.direction) &&
 		    is_live(packet.protocol, key.direction, inbound, flow->last)) {
 			count_flow(flow, skb, &packet, &key, inbound);
 			if (packet.role != ROLE_OPENS && is_long(flow, skb, inbound))

@@ -40,23 +40,73 @@ static __always_inline void endpoint_and_epoch(struct __sk_buff *skb, const stru
 		out->epoch = 0;
 }
 
+static __always_inline struct promoted *storage_of_skb(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	sk = sk ? bpf_sk_fullsock(sk) : 0;
+	return sk ? sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+}
+
+/* The network namespace of a packet's socket, kept with the socket. Where the kernel does not tell and `creators` does
+ * not know (any more), a number that is this socket's alone. 0: there is no memory for it.
+ */
+static __always_inline __u64 network_of(struct __sk_buff *skb)
+{
+	struct promoted *s = storage_of_skb(skb);
+
+	if (!s)
+		return 0;
+	if (!s->network) {
+#ifdef HAVE_SKB_NETNS
+		s->network = bpf_get_netns_cookie(skb);
+#else
+		__u64 cookie = bpf_get_socket_cookie(skb);
+		struct creator creator = {};
+
+		s->network = find_creator(cookie, &creator) && creator.network ? creator.network : cookie | 1ull << 63;
+#endif
+	}
+	return s->network;
+}
+
+/* May this packet's socket answer a question that a socket of this network namespace got? What we asked has its answer
+ * in each of them, since a task may ask it in each.
+ */
+static __always_inline int is_asked_here(struct __sk_buff *skb, const struct flow_key *key, __u64 network)
+{
+	return key->direction == DIRECTION_EGRESS || (network && network == network_of(skb));
+}
+
 /* The live flow, or its stand-in in `answers`, that a datagram may be an answer to. `stale`: it came too late. */
-static __always_inline int asked_for(const struct flow_key *key, __u32 slot, const struct config *config, int *stale)
+static __always_inline int asked_for(struct __sk_buff *skb, const struct flow_key *key, __u32 slot,
+				     const struct config *config, int *stale)
 {
 	struct flow *flow = flows.lookup(key);
-	__u32 now = bpf_jiffies64();
+	__u64 stamp, network;
+	__u32 last;
 
 	if (flow) {
-		if (now - flow->last <= config->reply_ticks)
-			return 1;
-		*stale = 1;
-		return 0;
-	}
-	struct answer *answer = answer_of(slot, key);
+		stamp = *(volatile __u64 *)&flow->stamp;
+		network = *(volatile __u64 *)&flow->network;
+		last = *(volatile __u32 *)&flow->last;
+		if (!is_stamp_of(stamp, key) || stamp != *(volatile __u64 *)&flow->stamp)
+			return 0;
+	} else {
+		struct answer *answer = find_answer(slot, key);
 
-	if (!answer || !is_stamp_of(*(volatile __u64 *)&answer->stamp, key) || !keys_equal(&answer->key, key))
+		if (!answer)
+			return 0;
+		stamp = *(volatile __u64 *)&answer->stamp;
+		network = *(volatile __u64 *)&answer->network;
+		last = *(volatile __u32 *)&answer->last;
+		if (!is_stamp_of(stamp, key) || !keys_equal(&answer->key, key) ||
+		    stamp != *(volatile __u64 *)&answer->stamp)
+			return 0;
+	}
+	if (!is_asked_here(skb, key, network))
 		return 0;
-	if (now - answer->last <= config->reply_ticks)
+	if ((__u32)bpf_jiffies64() - last <= config->reply_ticks)
 		return 1;
 	*stale = 1;
 	return 0;
@@ -94,30 +144,29 @@ static __always_inline int is_listening(struct __sk_buff *skb, const struct pack
 	return listening;
 }
 
-/* Who opened the connection that a TCP packet without a fresh SYN belongs to (P9): never whichever direction allows.
- * What is known for certain first: a mark in the socket, a handshake's state, the socket() call of the pod. Then
- * `flows`, and where it has neither direction or both, whether the pod listens on this port.
+/* Who opened the connection of a TCP packet's socket (P9): never whichever direction allows. What is known for certain
+ * first: the handshake's state, the mark in the socket, the socket() call of the pod. What is left is older than
+ * dagwall, or than its namespace's label: `flows`, and where it has neither direction or both, whether the pod listens
+ * on this port.
  */
 static __always_inline int opener_of(struct __sk_buff *skb, const struct packet *packet, int inbound, __u64 cgroup_id)
 {
 	enum { SYN_SENT = 2, LISTEN = 10 };
 	struct bpf_sock *sk = skb->sk;
 	struct flow_key key = {};
-	__u64 cookie = bpf_get_socket_cookie(skb);
-	int index = cookie & (CREATOR_SLOTS - 1);
-	struct creator *creator = creators.lookup(&index);
+	struct creator creator = {};
 
 	if (sk) {
-		struct promoted *s = sockets.sk_storage_get(sk, 0, 0);
-
-		if (s && s->opened)
-			return s->opened == OPENED_BY_US ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 		if (sk->state == LISTEN)
 			return DIRECTION_INGRESS;
 		if (sk->state == SYN_SENT)
 			return DIRECTION_EGRESS;
+		struct promoted *s = sockets.sk_storage_get(sk, 0, 0);
+
+		if (s && s->opened)
+			return s->opened == OPENED_BY_US ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 	}
-	if (cookie && creator && creator->cookie == cookie)
+	if (find_creator(bpf_get_socket_cookie(skb), &creator))
 		return DIRECTION_EGRESS;
 	flow_key_of(packet, cgroup_id, DIRECTION_EGRESS, 0, &key);
 	int by_us = flows.lookup(&key) != 0;
@@ -130,24 +179,42 @@ static __always_inline int opener_of(struct __sk_buff *skb, const struct packet 
 	return is_listening(skb, packet, inbound) ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 }
 
+/* From its first packet on a socket knows who opened its connection; those that a listener accepts inherit its mark.
+ * 0: there is no memory for the mark.
+ */
+static __always_inline int mark_opener(struct __sk_buff *skb, int direction)
+{
+	__u8 opened = direction == DIRECTION_EGRESS ? OPENED_BY_US : OPENED_BY_PEER;
+	struct promoted *s = storage_of_skb(skb);
+
+	if (!s)
+		return 0;
+	if (s->opened != opened)
+		s->opened = opened;
+	return 1;
+}
+
 /* TCP: who opened the connection decides which direction is judged. `key` becomes the key of the flow. */
 static __always_inline void decide_stream(struct __sk_buff *skb, const struct endpoint *endpoint,
 					  const struct packet *packet, int inbound, struct flow_key *key,
 					  struct rule *out)
 {
 	__u64 cgroup_id = key->cgroup_id;
-	int direction = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+	int direction = opener_of(skb, packet, inbound, cgroup_id);
+	int marked = mark_opener(skb, direction);
 
-	if (packet->role != ROLE_OPENS)
-		direction = opener_of(skb, packet, inbound, cgroup_id);
+	if (packet->role == ROLE_OPENS)
+		direction = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 	flow_key_of(packet, cgroup_id, direction, 0, key);
-	judge_direction(endpoint, packet, direction, out);
+	if (marked)
+		judge_direction(endpoint, packet, direction, out);
+	else
+		out->reason = DROP_NOT_READY;
 }
 
 /* All else: an answer is good while its question is allowed and live, anything else is judged as a question (P9). */
-static __always_inline void decide_datagram(const struct endpoint *endpoint, const struct packet *packet, int inbound,
-					    int connected, const struct config *config, struct flow_key *key,
-					    struct rule *out)
+static __always_inline void decide_datagram(struct __sk_buff *skb, const struct endpoint *endpoint,
+					    const struct packet *packet, int inbound, int connected, const struct config *config, struct flow_key *key, struct rule *out)
 {
 	int own = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 	__u64 cgroup_id = key->cgroup_id;
@@ -159,7 +226,7 @@ static __always_inline void decide_datagram(const struct endpoint *endpoint, con
 	}
 	if (!known && packet->role != ROLE_OPENS) {
 		flow_key_of(packet, cgroup_id, !own, connected, key);
-		if (asked_for(key, endpoint->slot, config, &stale)) {
+		if (asked_for(skb, key, endpoint->slot, config, &stale)) {
 			known = 1;
 			judge_direction(endpoint, packet, !own, out);
 			if (out->verdict != VERDICT_DENY)
@@ -206,24 +273,6 @@ static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoi
 	if (address_is_loopback(&packet->peer)) /* by another device than lo: lo's packets are not judged */
 		return DROP_LOOPBACK;
 	return !inbound && is_foreign_source(skb, endpoint, &packet->local) ? DROP_FOREIGN_SOURCE : DROP_NONE;
-}
-
-/* There was no room in `flows`: what a later packet must know is kept with the socket, or in `answers`. */
-static __always_inline void keep_elsewhere(struct __sk_buff *skb, const struct flow_key *key, __u32 slot, __u64 stamp)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	if (key->protocol != PROTOCOL_TCP) {
-		remember_answer(key, slot, stamp);
-		return;
-	}
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
-	if (!sk)
-		return;
-	struct promoted *s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-
-	if (s && !s->opened)
-		s->opened = key->direction == DIRECTION_EGRESS ? OPENED_BY_US : OPENED_BY_PEER;
 }
 
 static __always_inline void describe(struct __sk_buff *skb, const struct endpoint *endpoint,
@@ -299,13 +348,15 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 		if (inbound && packet.role == ROLE_OPENS && is_connection(sk))
 			packet.role = ROLE_ANY; /* a SYN in the middle opens nothing: the stack answers with an ACK */
 	}
+	int is_stream = packet.protocol == PROTOCOL_TCP;
+
 	rule.reason = defect_of(skb, endpoint, &packet, inbound);
 	if (rule.reason)
 		flow_key_of(&packet, key.cgroup_id, inbound, connected, &key);
-	else if (packet.protocol == PROTOCOL_TCP)
+	else if (is_stream)
 		decide_stream(skb, endpoint, &packet, inbound, &key, &rule);
 	else
-		decide_datagram(endpoint, &packet, inbound, connected, config, &key, &rule);
+		decide_datagram(skb, endpoint, &packet, inbound, connected, config, &key, &rule);
 	struct subject subject = {};
 
 	if (rule.verdict == VERDICT_DENY) {
@@ -317,10 +368,11 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 	struct flow *before = flows.lookup(&key);
 	int fresh = !before;
 	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || before->stamp != stamp);
-	struct flow *flow = remember(&key, config, &judged, &rule, tag_of_local(&packet.local));
+	__u64 network = is_stream || key.direction == DIRECTION_EGRESS ? 0 : network_of(skb);
+	struct flow *flow = remember(&key, config, &judged, &rule, tag_of_address(&packet.local), network);
 
-	if (!flow)
-		keep_elsewhere(skb, &key, endpoint->slot, stamp);
+	if (!flow && !is_stream)
+		remember_answer(&key, endpoint->slot, config, stamp, network);
 	count_first(flow, skb, &packet, endpoint->identity, key.direction, inbound, fresh && flow);
 	if (first_audit) {
 		describe(skb, endpoint, &packet, &key, inbound, &subject);

@@ -62,21 +62,33 @@ static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol
 	return 0;
 }
 
+static __always_inline void note_creator(struct bpf_sock *sk)
+{
+	struct creator made = {
+		.cookie = bpf_get_socket_cookie(sk),
+		.cgroup_id = bpf_get_current_cgroup_id(),
+#ifndef HAVE_SKB_NETNS
+		.network = bpf_get_netns_cookie(sk),
+#endif
+	};
+	int index = made.cookie & (CREATOR_SLOTS - 1);
+	struct creator *creator = creators.lookup(&index);
+
+	made.seal = seal_of(&made);
+	if (creator)
+		*creator = made;
+}
+
 int sock_create(struct bpf_sock *sk)
 {
-	enum { STREAM = 1, RAW = 3 };
+#ifdef HAVE_SKB_NETNS
+	enum { STREAM = 1, RAW = 3, NOTES_ALL = 0 };
+#else
+	enum { STREAM = 1, RAW = 3, NOTES_ALL = 1 };
+#endif
 
-	if (sk->type == STREAM) {
-		__u64 cookie = bpf_get_socket_cookie(sk);
-		int index = cookie & (CREATOR_SLOTS - 1);
-		struct creator *creator = creators.lookup(&index);
-
-		if (creator) {
-			creator->cgroup_id = bpf_get_current_cgroup_id();
-			creator->cookie = cookie;
-		}
-		return 1;
-	}
+	if (NOTES_ALL || sk->type == STREAM)
+		note_creator(sk);
 	return sk->type == RAW ? may_have_socket(HOOK_SOCK_CREATE, 0, sk->protocol) : 1;
 }
 
@@ -86,7 +98,8 @@ int sock_release(struct bpf_sock *sk)
 
 	if (!s)
 		return 1;
-	flush(s);
+	if (s->sent_packets | s->received_packets)
+		flush(s);
 	if (s->sent_packets | s->received_packets) { /* the flow was evicted: the identity's totals are exact all the same */
 		count_loss(LOSS_FLUSH_MISS, s->sent_packets + s->received_packets);
 		count_identity(s->identity, s->key.direction, 0, s->sent_packets, s->sent_bytes);

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 enum direction { DIRECTION_EGRESS = 0, DIRECTION_INGRESS = 1 };
 
@@ -67,6 +67,8 @@ enum limit {
 	PORT_OTHER = 1,           /* any other protocol that no policy mentions */
 	POD_LEVELS = 2,
 	ANSWER_SLOTS = 32, /* entries of `answers` for an endpoint and a direction; a power of two */
+	ANSWER_WAYS = 8,   /* of these, where the questions of a peer may be; a power of two */
+	ANSWERS_A_PEER = 2, /* of these, what a peer has where others need the rest */
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
 
@@ -168,18 +170,20 @@ struct flow { /* value of `flows`: verdict cache, connection table and accountin
 	__u64 received_packets;
 	__u64 received_bytes;
 	__u64 connections;
+	__u64 network; /* datagrams that others opened: network namespace of the socket that was asked; 0: nobody answers */
 };
-_Static_assert(sizeof(struct flow) == 80, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct flow) == 88, "ABI: agent/abi/layout.py");
 
 struct answer { /* value of `answers`: a datagram's flow for which `flows` has no room, until the next one takes its place */
 	struct flow_key key;
 	__u64 stamp; /* as in struct flow; written last */
+	__u64 network; /* as in struct flow */
 	__u32 last;
 	__u32 pad;
 };
-_Static_assert(sizeof(struct answer) == 48, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct answer) == 56, "ABI: agent/abi/layout.py");
 
-enum opened { OPENED_UNKNOWN = 0, OPENED_BY_US = 1, OPENED_BY_PEER = 2 };
+enum opened { OPENED_UNKNOWN = 0, OPENED_BY_US = 1, OPENED_BY_PEER = 2 }; /* 1 + enum direction */
 
 struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u32 slot;
@@ -188,7 +192,7 @@ struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u32 last;    /* jiffies of the last packet */
 	__u32 flush_at; /* jiffies at which the counters are due in `flows` */
 	__u8 pending;  /* 1: connect() met a pending endpoint; 2: its first retry is set */
-	__u8 opened;   /* enum opened, where `flows` had no room for it; sockets inherit it from their listener */
+	__u8 opened;   /* enum opened: of TCP; sockets inherit it from their listener */
 	__be16 remote_port;
 	__u32 local;   /* tag of our address: a packet from another one is judged */
 	__u32 pad;
@@ -197,8 +201,9 @@ struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u64 sent_bytes;
 	__u64 received_packets;
 	__u64 received_bytes;
+	__u64 network; /* network namespace of the socket, from the first question to it on; 0: not asked yet */
 };
-_Static_assert(sizeof(struct promoted) == 96, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct promoted) == 104, "ABI: agent/abi/layout.py");
 
 struct prefix { /* key of `peers` and `hosts` */
 	__u32 length; /* bits, 0..128 */
@@ -257,8 +262,10 @@ _Static_assert(sizeof(struct denial) == 16, "ABI: agent/abi/layout.py");
 struct creator { /* value of `creators`: who made a socket, until another socket's cookie takes the place (L7) */
 	__u64 cookie;
 	__u64 cgroup_id;
+	__u64 network; /* network namespace; 0 where the kernel tells it for each packet (HAVE_SKB_NETNS) */
+	__u64 seal;    /* of the other three: they are written by several processors at once */
 };
-_Static_assert(sizeof(struct creator) == 16, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct creator) == 32, "ABI: agent/abi/layout.py");
 
 struct event { /* record of the ring buffer `events` */
 	__u64 time_ns;        /* CLOCK_MONOTONIC */

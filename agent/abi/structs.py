@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.abi.layout import Layout, array, be16, nested, raw, u8, u32, u64
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 IDENTITY_SLOTS = 4096
 ENDPOINT_SLOTS = 4096
@@ -16,6 +16,9 @@ NEARBY_SLOTS = 65536
 CREATOR_SLOTS = 65536
 POD_LEVELS = 2
 ANSWER_SLOTS = 32
+
+OPENED_BY_US = 1
+OPENED_BY_PEER = 2
 
 FLAG_HOST_NETWORK = 1
 FLAG_RAW_SOCKETS = 2
@@ -82,8 +85,9 @@ FLOW = Layout(
     received_packets=u64,
     received_bytes=u64,
     connections=u64,
+    network=u64,
 )
-ANSWER = Layout("answer", key=nested(FLOW_KEY), stamp=u64, last=u32, pad=u32)
+ANSWER = Layout("answer", key=nested(FLOW_KEY), stamp=u64, network=u64, last=u32, pad=u32)
 PROMOTED = Layout(
     "promoted",
     slot=u32,
@@ -101,6 +105,7 @@ PROMOTED = Layout(
     sent_bytes=u64,
     received_packets=u64,
     received_bytes=u64,
+    network=u64,
 )
 PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32)
@@ -119,7 +124,7 @@ IDENTITY_COUNTS = Layout(
 IDENTITY_TOTALS = Layout("identity_totals", by=nested(IDENTITY_COUNTS, 2))
 DENIAL_KEY = Layout("denial_key", slot=u32, rule=u32, identity=u32, reason=u8, direction=u8, verdict=u8, pad=u8)
 DENIAL = Layout("denial", packets=u64, bytes=u64)
-CREATOR = Layout("creator", cookie=u64, cgroup_id=u64)
+CREATOR = Layout("creator", cookie=u64, cgroup_id=u64, network=u64, seal=u64)
 EVENT = Layout(
     "event",
     time_ns=u64,

@@ -11,7 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, FLOW_KEY, pack_folder, unpack_address
+from agent.abi.structs import (
+    ENDPOINT,
+    FLAG_HOST_NETWORK,
+    FLOW_KEY,
+    OPENED_BY_PEER,
+    OPENED_BY_US,
+    PROMOTED,
+    pack_folder,
+    unpack_address,
+)
 from agent.kernel.maps import KernelMap
 from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
@@ -22,6 +31,7 @@ from agent.sync.verdicts import tcp_verdict
 _TCP = 6
 _PART = 256
 _LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+_MARKS = {OPENED_BY_US: Direction.EGRESS, OPENED_BY_PEER: Direction.INGRESS}
 _MOST_FOLDERS = 4096
 """Folders below a pod's that are looked into; the kernel judges what is in the others all the same."""
 
@@ -33,16 +43,17 @@ class Listed(Protocol):
     """TCP sockets of one network namespace."""
 
     def listening(self) -> Iterator[list[TcpSocket]]: ...
-    def connections(self, only: bytes = b"") -> Iterator[list[TcpSocket]]: ...
+    def connections(self, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]: ...
     def end(self, sockets: Iterable[TcpSocket]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Reads maps and namespaces only; any thread."""
+    """Reads maps and namespaces only; any thread. `sockets`: descriptor of the map with the marks of sockets."""
 
     maps: Mapping[str, KernelMap]
     folders_of: FoldersOf
+    sockets: int
 
     def ending_denied(self, cgroup_id: int) -> Iterator[int]:
         """End what the rules of this endpoint deny by now, however long it was silent (P10).
@@ -113,7 +124,15 @@ class Connections:
         return tcp_verdict(self.maps, endpoint, direction, peer, service) is Verdict.DENY
 
     def _opened(self, cgroup_id: int, connection: TcpSocket, listening: frozenset[int]) -> Direction:
-        """Who opened it: as `flows` has it; where that has neither or both, as the pod listens on the port or not."""
+        """Who opened it: what the handshake or the socket says. A socket older than dagwall says nothing: then as
+        `flows` has it; where that has neither or both, as the pod listens on the port or not.
+        """
+        if connection.asks or connection.is_asked:
+            return Direction.EGRESS if connection.asks else Direction.INGRESS
+        if len(connection.storage) == PROMOTED.size:
+            mark = _MARKS.get(PROMOTED.unpack(connection.storage)["opened"])
+            if mark is not None:
+                return mark
         peer, port = connection.remote
         folder = connection.cgroup_id or cgroup_id
         known = [
@@ -136,7 +155,8 @@ class Connections:
         yield 0
         listen = frozenset(ports)
         denied: list[TcpSocket] = []  # ended last: a listing may skip sockets while others of it go
-        for part in sockets.connections(b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))):
+        only = b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))
+        for part in sockets.connections(only, self.sockets):
             found = [each for each in part if not on_host or each.cgroup_id in own]
             denied += [each for each in found if self._is_denied(endpoint, cgroup_id, each, listen)]
             yield 0

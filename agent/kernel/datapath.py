@@ -59,7 +59,7 @@ class Datapath:
         self._tails: list[int] = []
         self._links: dict[tuple[int, str], int] = {}
         self._events: RingBuffer | None = None
-        self._sockets = self._schema = -1
+        self.sockets = self._schema = -1  # `sockets`: no KernelMap, since a socket's storage is read by its socket
         self._migration: Migration | None = None
 
     def load(self) -> Loaded:
@@ -207,7 +207,7 @@ class Datapath:
         """Descriptors of all that belongs into the pins, by path."""
         folder = self.pins.programs(generation)
         held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
-        held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self._sockets}
+        held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self.sockets}
         held[self.pins.schema] = self._schema
         held |= {folder / name: fd for name, fd in self.programs.items()}
         held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
@@ -219,17 +219,17 @@ class Datapath:
             self._events.close()
         for kernel_map in self.maps.values():
             kernel_map.close()
-        own = [fd for fd in (self._sockets, self._schema, self._lock) if fd >= 0]
+        own = [fd for fd in (self.sockets, self._schema, self._lock) if fd >= 0]
         for fd in (*self.programs.values(), *self._tails, *self._links.values(), *own):
             os.close(fd)
-        self._sockets = self._schema = self._lock = -1
+        self.sockets = self._schema = self._lock = -1
         self.maps, self.programs, self._tails, self._links, self._events = {}, {}, [], {}, None
 
     def _open_maps(self) -> None:
         for name, spec in MAPS.items():
             self.maps[name] = KernelMap(name, syscall.open_pin(str(self.pins.maps / name)), spec)
         self._events = RingBuffer(syscall.open_pin(str(self.pins.maps / "events")))
-        self._sockets = syscall.open_pin(str(self.pins.maps / "sockets"))
+        self.sockets = syscall.open_pin(str(self.pins.maps / "sockets"))
 
     def _pin_schema(self) -> None:
         """The maps are whole."""

@@ -100,9 +100,8 @@ def _load_here(request: Request) -> Loaded:
     pins = Pins(Path(request.root))
     pins.maps.mkdir(parents=True, exist_ok=True)
     flags = compiler_flags(
-        folder, pins.maps, request.entries,
-        set_retval=request.features["set_retval"], promote_packets=request.promote_packets,
-    )  # fmt: skip
+        folder, pins.maps, request.entries, request.features, promote_packets=request.promote_packets
+    )
     with _quiet_unless_failing():
         module = bcc.BPF(text=source_text(folder), cflags=flags)
         target = pins.programs(request.generation)

@@ -92,17 +92,17 @@ class Sockets:
         """In parts; a listing that is begun must be read to its end, or closed with the sockets."""
         return self._listed(sock_diag.LISTENING)
 
-    def connections(self, only: bytes = b"") -> Iterator[list[TcpSocket]]:
-        """Those that have a peer, in parts. `only`: a program of agent.kernel.sock_filter."""
-        return self._listed(sock_diag.OPEN, only)
+    def connections(self, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]:
+        """Those that have a peer, in parts. `only`, `storages`: as in agent.kernel.sock_diag."""
+        return self._listed(sock_diag.OPEN, only, storages)
 
     def end(self, sockets: Iterable[TcpSocket]) -> int:
         """How many were still there."""
         return sum(sock_diag.end(self._ends, each) for each in sockets)
 
-    def _listed(self, states: int, only: bytes = b"") -> Iterator[list[TcpSocket]]:
+    def _listed(self, states: int, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]:
         for family in (socket.AF_INET, socket.AF_INET6):
-            listed = iter(sock_diag.listed(self._lists, family, states, only))
+            listed = iter(sock_diag.listed(self._lists, family, states, only, storages))
             while part := list(islice(listed, _PART)):
                 yield part
 

@@ -15,6 +15,7 @@ from agent.kernel.syscall import AttachType, ProgType
 
 _MONOTONIC_COARSE = 6
 _HELPER_JIFFIES64 = 118
+_HELPER_NETNS_COOKIE = 122
 _HELPER_SET_RETVAL = 187
 
 
@@ -25,6 +26,7 @@ class Features:
     set_retval: bool  # a refused connect() says EACCES; without it EPERM
     sockops: bool  # pending connections are retried after milliseconds, not after a second
     lsm_cgroup: bool  # sockets that no other hook judges are refused: AF_PACKET, AF_XDP, AF_VSOCK
+    skb_netns: bool  # a packet's network namespace is told; without it, as long as `creators` knows its socket
 
     def as_dict(self) -> dict[str, bool]:
         return asdict(self)
@@ -48,10 +50,12 @@ def features(mount: Path) -> Features:
     syscall.raise_memlock()
     retval = set_register(1, -13) + call(_HELPER_SET_RETVAL) + set_register(0, 0) + EXIT
     sockops = set_register(0, 1) + EXIT
+    netns = call(_HELPER_NETNS_COOKIE) + set_register(0, 1) + EXIT
     return Features(
         set_retval=_loads(ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4, retval),
         sockops=_loads(ProgType.SOCK_OPS, AttachType.SOCK_OPS, sockops),
         lsm_cgroup=lsm.works(mount),
+        skb_netns=_loads(ProgType.CGROUP_SKB, AttachType.INET_EGRESS, netns),
     )
 
 

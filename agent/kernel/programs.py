@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ SOURCES = (
 )
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
+
+_COMPILED = ("set_retval", "skb_netns")
+"""Features that programs use where the kernel has them, in place of another way."""
 
 _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
 
@@ -89,7 +93,7 @@ def source_text(folder: Path) -> str:
 
 
 def compiler_flags(
-    folder: Path, pin_maps: Path, entries: dict[str, int], *, set_retval: bool, promote_packets: int
+    folder: Path, pin_maps: Path, entries: dict[str, int], features: Mapping[str, bool], *, promote_packets: int
 ) -> list[str]:
     """cflags for bcc: sizes of the maps, where they are pinned, and what the kernel has."""
     sizes = {name: spec.entries for name, spec in MAPS.items() if spec.resizable}
@@ -100,6 +104,5 @@ def compiler_flags(
     flags = [f"-I{folder}", f'-DPIN_MAPS="{pin_maps}"', f"-DEVENTS_BYTES={entries.get('events', EVENTS_BYTES)}"]
     flags.append(f"-DPROMOTE_PACKETS={promote_packets}")
     flags += [f"-D{name.upper()}_ENTRIES={size}" for name, size in sizes.items()]
-    if set_retval:
-        flags.append("-DHAVE_SET_RETVAL=1")
+    flags += [f"-DHAVE_{name.upper()}=1" for name in _COMPILED if features[name]]
     return [*flags, "-Wno-unused", "-Wno-macro-redefined"]

@@ -20,14 +20,18 @@ _SOCK_DESTROY = 21
 _REQUEST, _ACK, _DUMP = 0x01, 0x04, 0x300
 _ERROR, _DONE = 2, 3
 _TCP = 6
-_TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
+_SYN_SENT, _SYN_RECEIVED, _TIME_WAIT, _CLOSE, _LISTEN = 2, 3, 6, 7, 10
 _ALL_BUT_LISTEN = 0xFFF & ~(1 << _LISTEN)
 LISTENING = 1 << _LISTEN
 OPEN = _ALL_BUT_LISTEN & ~(1 << _TIME_WAIT) & ~(1 << _CLOSE)
 _MESSAGE = struct.Struct("=BBBB48s5I")
 _PORTS = struct.Struct("!HH16s16s")
 _ATTRIBUTE = struct.Struct("=HH")
-_REQUEST_BYTECODE, _CGROUP_ID = 1, 21
+_MAP = struct.Struct("=HHHHi")
+_REQUEST_BYTECODE, _REQUEST_STORAGES = 1, 2
+_STORAGES, _CGROUP_ID = 20, 21
+_MAP_DESCRIPTOR, _STORAGE, _VALUE = 1, 1, 3
+_TYPE = 0x3FFF
 _CODE = struct.Struct("=i")
 _HEADER = struct.Struct("=IHHII")
 _REQUEST_HEAD = struct.Struct("=BBBBI")
@@ -41,13 +45,24 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
     """One socket as the kernel lists it; `identity` is struct inet_diag_sockid, packed. `cgroup_id`: of its maker's
-    folder; 0 where the kernel does not say.
+    folder; 0 where the kernel does not say. `storage`: what it has in the map that was asked for; empty: nothing.
     """
 
     family: int
     state: int
     identity: bytes
     cgroup_id: int = 0
+    storage: bytes = b""
+
+    @property
+    def asks(self) -> bool:
+        """It has sent a SYN, and no answer has come."""
+        return self.state == _SYN_SENT
+
+    @property
+    def is_asked(self) -> bool:
+        """A SYN has come for it."""
+        return self.state == _SYN_RECEIVED
 
     @property
     def listens(self) -> bool:
@@ -99,11 +114,19 @@ def end(netlink: socket.socket, found: TcpSocket) -> bool:
     return _acknowledged(netlink.recv(8192))
 
 
-def listed(netlink: socket.socket, family: int, states: int, only: bytes = b"") -> Iterator[TcpSocket]:
-    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. Raises OSError."""
+def listed(
+    netlink: socket.socket, family: int, states: int, only: bytes = b"", storages: int = -1
+) -> Iterator[TcpSocket]:
+    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. `storages`: descriptor of a map of
+    socket storages, whose values are asked for too (needs CAP_BPF). Raises OSError.
+    """
     request = _request(family, bytes(_ID_BYTES), states)
     if only:
         request += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(only), _REQUEST_BYTECODE) + only
+        request += bytes(-len(request) % 4)
+    if storages >= 0:
+        inner = _ATTRIBUTE.size + 4
+        request += _MAP.pack(_ATTRIBUTE.size + inner, _REQUEST_STORAGES, inner, _MAP_DESCRIPTOR, storages)
     _ask(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, request)
     while True:
         data = netlink.recv(65536)
@@ -115,21 +138,25 @@ def listed(netlink: socket.socket, family: int, states: int, only: bytes = b"") 
             if kind == _DONE:
                 return
             body = data[at + _HEADER.size : at + length]
-            yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES], _cgroup_id(body))
+            found = dict(_attributes(body, _MESSAGE.size))
+            cgroup_id = int.from_bytes(found.get(_CGROUP_ID, b""), sys.byteorder)
+            yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES], cgroup_id, _storage(found.get(_STORAGES, b"")))
             at += (length + 3) & ~3
 
 
-def _cgroup_id(body: bytes) -> int:
-    """The attribute INET_DIAG_CGROUP_ID (Linux 5.9)."""
-    at = _MESSAGE.size
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
+def _attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
         if length < _ATTRIBUTE.size:
-            break
-        if kind == _CGROUP_ID:
-            return int.from_bytes(body[at + _ATTRIBUTE.size : at + length], sys.byteorder)
+            return
+        yield kind & _TYPE, data[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return 0
+
+
+def _storage(data: bytes) -> bytes:
+    """The value in the only map that was asked for."""
+    of_maps = (dict(_attributes(each)) for kind, each in _attributes(data) if kind == _STORAGE)
+    return next((each[_VALUE] for each in of_maps if _VALUE in each), b"")
 
 
 def _request(family: int, identity: bytes, states: int) -> bytes:

@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -25,10 +26,11 @@ TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
 
 
 @contextlib.contextmanager
-def attached(**entries: int) -> Iterator[Rig]:
-    """A scratch node with the programs attached to its pods' root; maps of these sizes."""
+def attached(*without: str, **entries: int) -> Iterator[Rig]:
+    """A scratch node with the programs attached to its pods' root; maps of these sizes, `without` these features."""
     with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()), entries)
+        found = replace(features(cgroup_mount()), **dict.fromkeys(without, False))
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), found, entries)
         try:
             datapath.load()
             rig = Rig(node, datapath)
@@ -96,13 +98,22 @@ class Rig:
         verdict: Verdict = Verdict.ALLOW, reason: DropReason = DropReason.NONE, rule: int = 0,
     ) -> None:  # fmt: skip
         """A verdict of a ruleset on one address (or prefix) and port; port 0: every unmentioned one."""
+        self.maps["rules"].put(
+            self._rule_key(ruleset, address, protocol, port, direction),
+            structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason)),
+        )
+
+    def unrule(
+        self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS
+    ) -> None:
+        """No verdict any more."""
+        assert self.maps["rules"].delete(self._rule_key(ruleset, address, protocol, port, direction))
+
+    def _rule_key(self, ruleset: int, address: str, protocol: int, port: int, direction: Direction) -> bytes:
         peer_class = self.peer(address)
         port_class = self.port(protocol, port) if port else (PORT_ANY if protocol != SCTP else PORT_OTHER)
-        self.maps["rules"].put(
-            structs.RULE_KEY.pack(
-                length=128, ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=int(direction)
-            ),
-            structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason)),
+        return structs.RULE_KEY.pack(
+            length=128, ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=int(direction)
         )
 
     def peer(self, address: str) -> int:

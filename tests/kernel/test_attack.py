@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 from ipaddress import IPv6Address
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,11 @@ from agent.abi import structs
 from agent.app.closer import stalls
 from agent.flows.decode import decode_event
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
-from lab.node import Pod, in_netns
-from tests.kernel.rig import TCP, UDP, Rig, eventually
+from lab.node import Pod, in_netns, ip
+from tests.kernel.rig import TCP, UDP, Rig, attached, eventually
 from tests.kernel.sockets import attempt, checksum, udp
 
+_NEW_NETWORK = 0x40000000
 SECONDS = float(os.environ.get("ATTACK_SECONDS", "2"))
 ROUNDS = int(os.environ.get("ATTACK_ROUNDS", "40"))
 V4, V6 = "192.0.2.70", "2001:db8::70"
@@ -152,6 +155,30 @@ def _flooded(rig: Rig, victim: Pod, port: int) -> bool:
 
 
 @pytest.mark.core
+def test_a_peer_that_asks_without_end_takes_no_answer_of_another(small: Rig) -> None:
+    """The share of what others open is full; a question of each peer waits while one sends from 500 ports."""
+    pod = small.node.add_pod()
+    slot, ruleset = small.manage(pod)
+    small.rule(ruleset, V4, UDP, 8125, direction=Direction.INGRESS)
+    small.rule(ruleset, "192.0.2.80/28", UDP, 8126, direction=Direction.INGRESS)
+    peers = [small.node.serve(f"192.0.2.{n}", 7412, socket.SOCK_DGRAM) for n in range(80, 96)]
+    small.node.add_addresses(V4)
+    pod.spawn(_swallow, 8125)
+    asked, answer = Pipe()
+    pod.spawn(_answer_when_told, answer, 8126)
+    assert eventually(lambda: _flooded(small, pod, 8125) and len(small.flows(slot)) >= 64)
+    for peer in peers:
+        peer.sendto(b"question", pod.ipv4, 8126)
+        assert asked.poll(5), "the question came"
+        asked.recv()
+        for _ in range(5):
+            _flooded(small, pod, 8125)
+        asked.send("answer")
+        assert eventually(lambda p=peer: (b"answer", pod.ipv4) in p.received, 2)  # type: ignore[misc]
+    assert len(small.flows(slot)) == 64
+
+
+@pytest.mark.core
 def test_expired_flows_make_room_without_an_agent(small: Rig) -> None:
     """Nobody evicts; every question has its answer all the same."""
     pod = small.node.add_pod()
@@ -170,6 +197,131 @@ def test_loopback_takes_no_share(small: Rig) -> None:
     assert pod.run(_talk_to_itself, ("127.0.0.1", "127.9.9.9", "::1", pod.ipv4, pod.ipv6), 40) == "ok"
     assert small.flows(slot) == []
     assert small.denials(slot) == {}
+
+
+# -- network namespaces of a task's own
+
+
+@pytest.fixture(scope="module", params=[(), ("skb_netns",)], ids=["told", "noted"])
+def netns_rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """Where the kernel tells a packet's namespace, and where only `creators` knows it."""
+    with attached(*request.param) as made:
+        yield made
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("quota", [4096, 0], ids=["flows", "answers"])
+@pytest.mark.parametrize(("evil", "allowed"), [("192.0.2.66", V4), ("2001:db8::66", V6)], ids=["v4", "v6"])
+def test_a_question_that_a_task_asks_itself_elsewhere_opens_nothing(
+    netns_rig: Rig, evil: str, allowed: str, quota: int
+) -> None:
+    """Between two namespaces of its own a task sends from any address; the question counts there only (P9)."""
+    pod = netns_rig.node.add_pod()
+    slot, ruleset = netns_rig.manage(pod, ingress=Verdict.ALLOW)
+    netns_rig.rule(ruleset, allowed, UDP, 7470)
+    server = netns_rig.node.serve(evil, 7471 + quota, socket.SOCK_DGRAM)
+    netns_rig.configure(flow_quota=quota)
+    assert pod.run(udp, evil, server.port, 1.0, 7470) == "EPERM"
+    assert pod.run(_ask_itself, evil, server.port, allowed, 7470) == b"question"
+    assert len(netns_rig.flows(slot)) == (2 if quota else 0), "both ends of the question were allowed"
+    assert pod.run(udp, evil, server.port, 1.0, 7470) == "EPERM"
+    assert server.received == []
+    pod.spawn(_answer_from_elsewhere, 7470, _family_of(evil))
+    time.sleep(0.3)
+    server.sendto(b"question", pod.ipv6 if ":" in evil else pod.ipv4, 7470)
+    assert eventually(lambda: [data for data, _ in server.received] == [b"same socket", b"another socket"])
+
+
+@pytest.mark.core
+def test_where_nobody_knows_a_namespace_only_the_socket_that_was_asked_answers() -> None:
+    with attached("skb_netns") as rig:
+        pod = rig.node.add_pod()
+        rig.manage(pod, ingress=Verdict.ALLOW)
+        server = rig.node.serve(V4, 7480, socket.SOCK_DGRAM)
+        pod.spawn(_answer_from_elsewhere, 7470, socket.AF_INET)
+        time.sleep(0.3)
+        _forget_creators(rig)
+        server.sendto(b"question", pod.ipv4, 7470)
+        assert eventually(lambda: [data for data, _ in server.received] == [b"same socket"])
+        time.sleep(0.2)
+        assert [data for data, _ in server.received] == [b"same socket"]
+
+
+def _forget_creators(rig: Rig) -> None:
+    """As if sockets without end had been made."""
+    zero = structs.CREATOR.pack()
+    rig.maps["creators"].put_all((structs.U32.pack(value=n), zero) for n in range(structs.CREATOR_SLOTS))
+
+
+# -- who opened a connection (P9)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("way", "port"), [("accepted", 7490), ("accepted_by_a_former_client", 7492)])
+def test_an_accepted_connection_is_none_of_the_pods_own(rig: Rig, way: str, port: int) -> None:
+    """Its peer's port is one that the pod may connect to, and has connected to; the listener has gone."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.node.add_addresses(V4)
+    rig.rule(ruleset, V4, TCP, port)
+    rig.rule(ruleset, V4, TCP, port + 1, direction=Direction.INGRESS)
+    with in_netns(rig.node.world), _listener(V4, port) as world:
+        here, there = Pipe()
+        pod.spawn(_serve_one, there, V4, port, way)
+        assert world.accept()
+        world.close()
+        assert here.poll(10)
+        client = _reusing(V4, port)
+        client.settimeout(5)
+        client.connect((pod.ipv4, port + 1))
+    with client:
+        assert client.recv(16) == b"hello"
+        _forget_creators(rig)
+        rig.unrule(ruleset, V4, TCP, port + 1, direction=Direction.INGRESS)
+        rig.bump(slot)
+        here.send("the own connection, so that its flow is judged again")
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):
+            client.recv(16)
+    assert rig.denials(slot).get(DropReason.NO_RULE, 0) >= 1
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("way", "port"), [("fresh", 7500), ("former_listener", 7502), ("former_server", 7504)])
+def test_a_connection_of_the_pods_own_is_nobody_elses(rig: Rig, way: str, port: int) -> None:
+    """Ingress is open to all; the pod listens on the port that it connects from, and `flows` has both directions."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod, ingress=Verdict.ALLOW)
+    rig.node.add_addresses(V4)
+    rig.rule(ruleset, V4, TCP, port)
+    with in_netns(rig.node.world), _listener(V4, port) as world:
+        here, there = Pipe()
+        pod.spawn(_connect_where_it_listens, there, V4, port, way)
+        if way == "former_server":
+            assert eventually(lambda: attempt(_connect_once, V4, pod.ipv4, port + 1) == "ok")
+        connection, _ = world.accept()
+        assert here.poll(10)
+        _connect_once(V4, pod.ipv4, here.recv())
+    with connection:
+        connection.settimeout(1)
+        assert connection.recv(16) == b"hello"
+        _forget_creators(rig)
+        _revoke(rig, slot, ruleset, V4)
+        here.send("again")
+        with pytest.raises(TimeoutError):
+            connection.recv(16)
+    assert rig.denials(slot).get(DropReason.NO_RULE, 0) >= 1
+
+
+def test_a_connection_whose_socket_has_no_memory_for_a_mark_is_not_made(rig: Rig) -> None:
+    """A socket's memory for options is bounded, and a task may fill it before it connects."""
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod, ingress=Verdict.ALLOW)
+    rig.node.serve(V4, 7494)
+    rig.rule(ruleset, V4, TCP, 7494)
+    assert pod.run(_connect_full_of_options, V4, 7494, False) == "ok"
+    assert pod.run(_connect_full_of_options, V4, 7494, True) == "TIMEOUT"
+    assert rig.denials(slot) == {DropReason.NOT_READY: pytest.approx(2, abs=1)}
 
 
 # -- the pod itself (P7)
@@ -267,7 +419,7 @@ def test_a_broken_segment_ends_no_connection(rig: Rig) -> None:
     with in_netns(rig.node.world):
         _send_segment_with_headers(V6, 7430, pod.ipv6, 5431)
     assert eventually(lambda: rig.denials(slot).get(DropReason.INVALID_PACKET, 0) >= 1)
-    found = [decode_event(structs.EVENT.pack(**each)) for each in rig.events()]
+    found = [decode_event(structs.EVENT.pack(**each)) for each in rig.events() if each["slot"] == slot]
     assert found
     assert not any(stalls(each) for each in found)
 
@@ -347,6 +499,144 @@ def test_states_of_endpoints_are_not_mixed_up_in_nearby(rig: Rig) -> None:
 # -- inside the pods
 
 
+def _ask_itself(source: str, port: int, address: str, own_port: int) -> bytes:
+    """A datagram between two network namespaces of the task's own; what came."""
+    family, (ready, go) = _family_of(source), (os.pipe(), os.pipe())
+    bits = 128 if family == socket.AF_INET6 else 32
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(_NEW_NETWORK) == 0
+    other = os.fork()
+    if other == 0:
+        assert libc.unshare(_NEW_NETWORK) == 0
+        os.write(ready[1], b"1")
+        os.read(go[0], 1)
+        ip("link set lo up", f"addr add {address}/{bits} dev vb {'nodad' if bits == 128 else ''}", "link set vb up")
+        ip(f"route add {source}/{bits} dev vb", f"neigh add {source} lladdr 02:00:00:00:00:01 dev vb nud permanent")
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, own_port))
+            os.write(ready[1], b"2")
+            sock.settimeout(10)
+            os.write(ready[1], sock.recv(100))
+        os._exit(0)
+    os.read(ready[0], 1)
+    ends = "link add va address 02:00:00:00:00:01 type veth peer name vb address 02:00:00:00:00:02"
+    ip("link set lo up", f"{ends} netns {other}")
+    ip(f"addr add {source}/{bits} dev va {'nodad' if bits == 128 else ''}", "link set va up")
+    ip(f"route add {address}/{bits} dev va", f"neigh add {address} lladdr 02:00:00:00:00:02 dev va nud permanent")
+    os.write(go[1], b"1")
+    os.read(ready[0], 1)
+    time.sleep(0.3)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((source, port))
+        sock.sendto(b"question", (address, own_port))
+        return os.read(ready[0], 100)
+
+
+def _answer_from_elsewhere(port: int, family: socket.AddressFamily) -> None:
+    """As servers do that connect a new socket for each peer."""
+    sockets = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(2)]
+    for each in sockets:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sockets[0].bind(("", port))
+    _, peer = sockets[0].recvfrom(100)
+    sockets[0].sendto(b"same socket", peer)
+    sockets[1].bind(("", port))
+    sockets[1].connect(peer)
+    sockets[1].send(b"another socket")
+
+
+def _family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _reusing(address: str, port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((address, port))
+    return sock
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    sock = _reusing(address, port)
+    sock.listen(8)
+    sock.settimeout(10)
+    return sock
+
+
+def _connect_once(source: str, address: str, port: int) -> None:
+    with socket.socket() as sock:
+        sock.settimeout(5)
+        sock.bind((source, 0))
+        sock.connect((address, port))
+
+
+def _disconnect(sock: socket.socket) -> None:
+    """connect(AF_UNSPEC): the same socket may connect, or listen, once more."""
+    assert ctypes.CDLL(None, use_errno=True).connect(sock.fileno(), bytes(16), 16) == 0
+
+
+def _serve_one(orders: Connection, address: str, port: int, way: str) -> None:
+    own = socket.create_connection((address, port), 5)
+    server = _reusing("", port + 1)
+    if way == "accepted_by_a_former_client":
+        server.connect((address, port))
+        for _ in range(600):
+            server.send(b"x")
+        _disconnect(server)
+    server.listen(1)
+    orders.send("listens")
+    accepted, _ = server.accept()
+    server.close()
+    accepted.send(b"hello")
+    orders.recv()
+    own.send(b"x")
+    for _ in range(40):
+        accepted.send(b"pay")
+        time.sleep(0.05)
+
+
+def _connect_where_it_listens(orders: Connection, address: str, port: int, way: str) -> None:
+    sock = _reusing("", port + 1)
+    if way != "fresh":
+        sock.listen(1)
+    if way == "former_server":
+        listener, (sock, _) = sock, sock.accept()
+        listener.close()
+    if way != "fresh":
+        _disconnect(sock)
+        if way == "former_server":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.connect((address, port))
+    sock.send(b"hello")
+    server = _reusing("", sock.getsockname()[1])
+    server.listen(8)
+    orders.send(sock.getsockname()[1])
+    orders.recv()
+    for _ in range(40):
+        sock.send(b"again")
+        time.sleep(0.05)
+
+
+def _fill_options(sock: socket.socket) -> None:
+    """With keys of TCP_MD5SIG, until the kernel gives no more memory for options of this socket."""
+    for number in range(100_000):
+        peer = struct.pack("=HHI", socket.AF_INET, 0, number) + bytes(120)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, 14, peer + struct.pack("=BBHI", 0, 0, 1, 0) + b"k" + bytes(79))
+        except OSError:
+            assert number > 10
+            return
+
+
+def _connect_full_of_options(address: str, port: int, full: bool) -> str:
+    with socket.socket() as sock:
+        if full:
+            _fill_options(sock)
+        sock.settimeout(1.5)
+        return attempt(sock.connect, (address, port))
+
+
 def _send_for_ever(address: str, port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         while True:
@@ -382,6 +672,17 @@ def _swallow(port: int) -> None:
         sock.bind(("", port))
         while True:
             sock.recv(64)
+
+
+def _answer_when_told(orders: Connection, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", port))
+        while True:
+            data, peer = sock.recvfrom(64)
+            if data == b"question":  # not the echo of an answer
+                orders.send(data)
+                orders.recv()
+                attempt(sock.sendto, b"answer", peer)
 
 
 def _ask_many(address: str, port: int, count: int) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agent.abi.structs import ENDPOINT, NEARBY, NEARBY_SLOTS, pack_folder
+from agent.abi.structs import CREATOR, CREATOR_SLOTS, ENDPOINT, NEARBY, NEARBY_SLOTS, U32, pack_folder
 from agent.app.agent import Agent
 from agent.app.node import HEALTH_SECONDS
 from agent.errors import MapError
@@ -42,6 +42,7 @@ KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 OPEN = "open"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+OBSERVING = NAMESPACE.replace("posture: deny", "posture: observe")
 
 
 def policy(direction: str, peer: str) -> str:
@@ -57,6 +58,15 @@ spec:
     {side}: [{{cidr: {peer}/{128 if ":" in peer else 32}}}]
     ports: [{{port: {port}}}]
 """
+
+
+def reusing(family: int, address: str, port: int) -> socket.socket:
+    """A bound socket beside which others may be bound."""
+    sock = socket.socket(KINDS[family])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((address, port))
+    return sock
 
 
 class Held:
@@ -99,14 +109,17 @@ class Scene:
             assert self.held("connect", self.family, PEERS[self.family], PORT, count) == [OPEN] * count
             return
         self.held("listen", self.family, OWN_PORT)
-        with in_netns(self.machine.node.world):
-            for _ in range(count):
-                client = socket.socket(KINDS[self.family])
-                client.bind((PEERS[self.family], 0))
-                client.settimeout(5)
-                client.connect((self.address, OWN_PORT))
-                self.clients.append(client)
+        for _ in range(count):
+            self.come_in()
         assert self.held("accept", count) == [OPEN] * count
+
+    def come_in(self, port: int = 0) -> None:
+        """The peer connects."""
+        with in_netns(self.machine.node.world):
+            client = reusing(self.family, PEERS[self.family], port)
+            client.settimeout(5)
+            client.connect((self.address, OWN_PORT))
+            self.clients.append(client)
 
     def revoked(self, *, peer: str = "") -> float:
         """Seconds from the edit to the end of the last connection."""
@@ -226,6 +239,52 @@ def test_what_stays_allowed_stays(scene: Scene) -> None:
         (scene.machine.files / "more.yaml").unlink()
         time.sleep(1)
         assert set(scene.held("states")) == {OPEN}
+
+
+@pytest.mark.parametrize("directions", [0, 2])
+def test_ones_from_a_port_that_the_pod_listens_on(machine: Machine, family: int, directions: int) -> None:  # noqa: F811
+    """Ingress is open to all, nobody knows who made the socket, and `flows` has neither direction, or both (P9)."""
+    machine.write("namespace.yaml", OBSERVING)
+    scene = Scene(machine, family)
+    with machine.agent() as agent:
+        assert scene.held("connect_from", family, PEERS[family], PORT, OWN_PORT) == [OPEN]
+        scene.held("listen_beside", family, OWN_PORT)
+        forget_creators(agent)
+        flows = agent.datapath.maps["flows"]
+        if directions:
+            scene.come_in()
+        else:
+            flows.delete_all(flows.keys())
+        assert len(_flows(agent)) == directions
+        assert scene.revoked() < SECONDS
+
+
+def test_accepted_ones_from_a_port_that_the_pod_connects_to(machine: Machine, family: int) -> None:  # noqa: F811
+    """The listener has gone; the pod's own connection has the other direction's flow, and goes on."""
+    machine.write("namespace.yaml", OBSERVING)
+    scene = Scene(machine, family, "ingress")
+    with in_netns(machine.node.world):
+        world = reusing(family, PEERS[family], PORT + 1)
+        world.listen(1)
+    with machine.agent() as agent:
+        assert scene.held("connect", family, PEERS[family], PORT + 1, 1) == [OPEN]
+        scene.clients.append(world.accept()[0])
+        world.close()
+        scene.held("listen", family, OWN_PORT)
+        scene.come_in(PORT + 1)
+        assert scene.held("accept", 1) == [OPEN, OPEN]
+        scene.held("close_listener")
+        forget_creators(agent)
+        scene.held("send")
+        assert len(_flows(agent)) == 2
+        scene.allow(ELSEWHERE[family])
+        assert eventually(lambda: bool(scene.held("states") == [OPEN, "ECONNABORTED"]), SECONDS), scene.held("states")
+
+
+def forget_creators(agent: Agent) -> None:
+    """As if sockets without end had been made."""
+    zero = CREATOR.pack()
+    agent.datapath.maps["creators"].put_all((U32.pack(value=n), zero) for n in range(CREATOR_SLOTS))
 
 
 def test_one_in_a_folder_below_the_container(machine: Machine, family: int) -> None:  # noqa: F811
@@ -404,6 +463,15 @@ class _Sockets:
 
     def listen(self, family: int, port: int) -> None:
         self.listener = socket.create_server(("", port), family=KINDS[family], backlog=64)
+
+    def connect_from(self, family: int, address: str, port: int, own_port: int) -> list[str]:
+        self.sockets.append(reusing(family, "", own_port))
+        self.sockets[-1].connect((address, port))
+        return self.states()
+
+    def listen_beside(self, family: int, port: int) -> None:
+        self.listener = reusing(family, "", port)
+        self.listener.listen(8)
 
     def accept(self, count: int) -> list[str]:
         assert self.listener is not None

@@ -18,7 +18,7 @@ NOBODY = 2**22 + 1  # above the kernel's greatest process id
 
 
 def test_folders_that_have_gone_are_nobody_s(tmp_path: Path) -> None:
-    connections = Connections({}, lambda _: [tmp_path / "gone", tmp_path])
+    connections = Connections({}, lambda _: [tmp_path / "gone", tmp_path], -1)
     assert connections._folder_ids(7) == {7, tmp_path.stat().st_ino}
     assert list(connections._processes(7)) == []
 
@@ -28,7 +28,7 @@ def test_processes_of_folders_below_are_found_too(tmp_path: Path) -> None:
     inner.mkdir(parents=True)
     (inner / "cgroup.procs").write_text("17\n18\n")
     (tmp_path / "cgroup.procs").write_text("16\n")
-    assert list(Connections({}, lambda _: [tmp_path])._processes(7)) == [16, 17, 18]
+    assert list(Connections({}, lambda _: [tmp_path], -1)._processes(7)) == [16, 17, 18]
 
 
 def test_a_namespace_is_kept_once_and_who_has_gone_has_none() -> None:
@@ -52,10 +52,11 @@ class Shown:
     def listening(self) -> Iterator[list[TcpSocket]]:
         return iter(())
 
-    def connections(self, only: bytes = b"") -> Iterator[list[TcpSocket]]:
+    def connections(self, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]:
         for at in range(0, len(self.sockets), 2):
             yield self.sockets[at : at + 2]
             assert not only
+            assert storages == -1
             assert not self.ended, "a listing skips sockets while others of it end"
 
     def end(self, sockets: Iterable[TcpSocket]) -> int:
@@ -68,7 +69,7 @@ def test_in_the_hosts_namespace_only_a_pods_own_sockets_are_ended(tmp_path: Path
     inner = tmp_path / "container"
     inner.mkdir()
     host = ENDPOINT.unpack(ENDPOINT.pack(state=EndpointState.QUARANTINED, flags=FLAG_HOST_NETWORK))
-    connections = Connections({}, lambda _: [tmp_path])
+    connections = Connections({}, lambda _: [tmp_path], -1)
     own = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (7, tmp_path.stat().st_ino, inner.stat().st_ino)]
     others = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (1, 0)]
     for on_host, expected in ((True, own), (False, own + others)):
