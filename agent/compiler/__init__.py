@@ -22,7 +22,7 @@ away from open connections: revoking.py.
 Glossary:
     atom        something that a rule can ask of an address: "is in this CIDR", "is a pod with these labels"
     members     the atoms of one address; a class is a set of addresses with equal members
-    base        atoms of every cluster (entities, wide CIDRs); an address has a class of its own and one of these alone
+    base        atoms of every cluster (entities, wide CIDRs); an address has its own class, and one of these alone
     term        an atom, and ports
     content     what a ruleset says: equal contents are one ruleset, whoever has them
     view        what a content says about one class in one direction, at every port
