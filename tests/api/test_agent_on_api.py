@@ -154,6 +154,8 @@ def test_a_remote_pod_that_is_relabelled_stays_who_it_was_across_a_restart(clust
         assert agent.node.writer.cluster.complete
         time.sleep(1)
         assert task.run(tcp, V4, 8211) in REFUSED, "late: nobody knows what it said when it was made"
+    cluster.plane.delete(remote)  # its address is other tests', too
+    cluster.plane.delete(wanted)  # and agents that know no such policy do not read others' pods
 
 
 def test_a_namespace_that_is_managed_or_not(cluster: Cluster) -> None:
