@@ -19,6 +19,14 @@ enum protocol {
 	PROTOCOL_SCTP = 132,
 };
 
+/* Of a TCP socket (include/net/tcp_states.h). */
+enum socket_state {
+	SOCKET_SYN_SENT = 2,
+	SOCKET_SYN_RECEIVED = 3,
+	SOCKET_LISTEN = 10,
+	SOCKET_NEW_SYN_RECEIVED = 12,
+};
+
 enum packet_role {
 	ROLE_ANY = 0,   /* may open a flow, continue it, or answer it */
 	ROLE_OPENS = 1, /* TCP SYN without ACK, ICMP echo request: only ever its own direction */
@@ -27,7 +35,7 @@ enum packet_role {
 
 struct packet {
 	struct address peer;
-	struct address local; /* IPv6 only: the kernel lets no IPv4 packet out that does not come from here */
+	struct address local; /* IPv6 only: in the pod's own network namespace IPv4 lets none out that does not come from here */
 	__be16 remote_port; /* ICMP echo: 0 */
 	__be16 local_port;  /* ICMP echo: 0 */
 	__be16 echo_id;
@@ -281,9 +289,9 @@ static __always_inline void flow_key_of(const struct packet *packet, __u64 cgrou
 }
 
 /* Of an address; 0 of none, as ours is with IPv4. */
-static __always_inline __u32 tag_of_address(const struct address *local)
+static __always_inline __u32 tag_of_address(const struct address *address)
 {
-	const __u64 *half = (const __u64 *)local;
+	const __u64 *half = (const __u64 *)address;
 
 	return (half[0] * 0x9e3779b97f4a7c15ull + half[1] * 0xc2b2ae3d27d4eb4full) >> 32;
 }

@@ -146,10 +146,9 @@ static __always_inline void count_socket(struct promoted *s, struct __sk_buff *s
 static __always_inline struct flow *find_stream(const struct packet *packet, int inbound, const struct bpf_sock *sk,
 						const struct promoted *s, struct flow_key *key)
 {
-	enum { LISTEN = 10 };
 	int opened = s ? s->opened : OPENED_UNKNOWN;
 
-	if (!sk || !opened || (sk->state == LISTEN && opened != OPENED_BY_PEER))
+	if (!sk || !opened || (sk->state == SOCKET_LISTEN && opened != OPENED_BY_PEER))
 		return 0;
 	int direction = opened == OPENED_BY_US ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 

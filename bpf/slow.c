@@ -122,7 +122,7 @@ static __always_inline void judge_direction(const struct endpoint *endpoint, con
 /* Does a socket of the pod listen on the port that a packet comes to, or from? */
 static __always_inline int is_listening(struct __sk_buff *skb, const struct packet *packet, int inbound)
 {
-	enum { LISTEN = 10, SOURCE = 12, DESTINATION = 16 };
+	enum { SOURCE = 12, DESTINATION = 16 };
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *found;
 	int listening;
@@ -139,7 +139,7 @@ static __always_inline int is_listening(struct __sk_buff *skb, const struct pack
 	}
 	if (!found)
 		return 0;
-	listening = found->state == LISTEN;
+	listening = found->state == SOCKET_LISTEN;
 	bpf_sk_release(found);
 	return listening;
 }
@@ -151,15 +151,14 @@ static __always_inline int is_listening(struct __sk_buff *skb, const struct pack
  */
 static __always_inline int opener_of(struct __sk_buff *skb, const struct packet *packet, int inbound, __u64 cgroup_id)
 {
-	enum { SYN_SENT = 2, LISTEN = 10 };
 	struct bpf_sock *sk = skb->sk;
 	struct flow_key key = {};
 	struct creator creator = {};
 
 	if (sk) {
-		if (sk->state == LISTEN)
+		if (sk->state == SOCKET_LISTEN)
 			return DIRECTION_INGRESS;
-		if (sk->state == SYN_SENT)
+		if (sk->state == SOCKET_SYN_SENT)
 			return DIRECTION_EGRESS;
 		struct promoted *s = sockets.sk_storage_get(sk, 0, 0);
 
@@ -256,10 +255,10 @@ static __always_inline int is_foreign_source(struct __sk_buff *skb, const struct
 /* Is this the socket of a TCP connection, not a listener's or one that has just asked? */
 static __always_inline int is_connection(struct bpf_sock *sk)
 {
-	enum { SYN_SENT = 2, SYN_RECEIVED = 3, LISTEN = 10, NEW_SYN_RECEIVED = 12 };
 	__u32 state = sk->state;
 
-	return state != SYN_SENT && state != SYN_RECEIVED && state != LISTEN && state != NEW_SYN_RECEIVED;
+	return state != SOCKET_SYN_SENT && state != SOCKET_SYN_RECEIVED && state != SOCKET_LISTEN &&
+	       state != SOCKET_NEW_SYN_RECEIVED;
 }
 
 /* Why a packet is denied whatever the rules say; DROP_NONE: they decide. */
