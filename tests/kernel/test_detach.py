@@ -19,18 +19,8 @@ from agent.config import Config
 from agent.kernel.datapath import detach
 from agent.kernel.pins import ensure_bpffs, is_bpffs, leave_bpffs
 from agent.model.cluster import Settings
-from lab.node import ScratchNode
 from tests.kernel.rig import eventually
-from tests.kernel.test_agent import Collected, Machine
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    with ScratchNode() as node:
-        try:
-            yield Machine(node, tmp_path)
-        finally:
-            detach(node.bpffs / "dagwall")
+from tests.kernel.test_agent import Collected, Machine, machine  # noqa: F401  machine is a fixture
 
 
 @contextmanager
@@ -52,7 +42,7 @@ def say_detach(config: Config, folder: Path) -> str:
     return result.output
 
 
-def test_pins_that_went_by_somebody_s_word_are_no_surprise(machine: Machine, tmp_path: Path) -> None:
+def test_pins_that_went_by_somebody_s_word_are_no_surprise(machine: Machine, tmp_path: Path) -> None:  # noqa: F811
     config = machine.config()
     with running(config):
         pass
@@ -66,7 +56,7 @@ def test_pins_that_went_by_somebody_s_word_are_no_surprise(machine: Machine, tmp
         assert agent.node.pins_were_gone
 
 
-def test_detach_makes_no_state_folder(machine: Machine, tmp_path: Path) -> None:
+def test_detach_makes_no_state_folder(machine: Machine, tmp_path: Path) -> None:  # noqa: F811
     config = machine.config()
     with running(config):
         pass
@@ -74,7 +64,7 @@ def test_detach_makes_no_state_folder(machine: Machine, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_a_bpffs_that_an_agent_has_mounted_goes_with_its_last_pins(machine: Machine, tmp_path: Path) -> None:
+def test_a_bpffs_that_an_agent_has_mounted_goes_with_its_last_pins(machine: Machine, tmp_path: Path) -> None:  # noqa: F811
     config = replace(machine.config(), pins=tmp_path / "bpf" / "dagwall")
     with running(config):
         assert is_bpffs(tmp_path / "bpf")
@@ -86,7 +76,7 @@ def test_a_bpffs_that_an_agent_has_mounted_goes_with_its_last_pins(machine: Mach
     assert not is_bpffs(tmp_path / "bpf")
 
 
-def test_a_bpffs_of_others_stays(machine: Machine) -> None:
+def test_a_bpffs_of_others_stays(machine: Machine) -> None:  # noqa: F811
     assert not leave_bpffs(machine.node.bpffs)
     assert is_bpffs(machine.node.bpffs)
     ensure_bpffs(machine.node.bpffs)
@@ -98,7 +88,8 @@ def enforcing(caplog: pytest.LogCaptureFixture) -> int:
 
 
 def test_an_agent_that_is_attached_nowhere_enforces_nothing(
-    machine: Machine, caplog: pytest.LogCaptureFixture
+    machine: Machine,
+    caplog: pytest.LogCaptureFixture,  # noqa: F811
 ) -> None:
     """Its log says so when the first root is there."""
     caplog.set_level(logging.INFO, "dagwall")
