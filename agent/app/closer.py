@@ -9,15 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import Protocol
 
+from agent.abi.structs import pack_address
 from agent.flows.decode import RawEvent
 from agent.kernel.sock_filter import Ends
 from agent.log import event
+from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
 
-_TCP = 6
 MOST_STALLED = 64
 """Denied connections of one pod that wait to be ended; of others the kernel tells again when they send again."""
 TURN_SECONDS = 0.02
@@ -51,7 +52,7 @@ def stalls(record: RawEvent) -> bool:
     return (
         record.kind is EventKind.DENIED
         and record.verdict is Verdict.DENY
-        and record.protocol == _TCP
+        and record.protocol == IpProtocol.TCP
         and record.hook in (Hook.EGRESS, Hook.INGRESS)
         and record.socket_cookie != 0
         and record.reason not in _SAYS_NOTHING
@@ -63,7 +64,7 @@ def stalled(record: RawEvent, cgroup_id: int) -> Stalled:
     near, far = record.client_port, record.service_port
     if record.direction is Direction.INGRESS:
         near, far = far, near
-    return Stalled(cgroup_id, record.socket_cookie, Ends(near, _mapped(record.peer), far))
+    return Stalled(cgroup_id, record.socket_cookie, Ends(near, IPv6Address(pack_address(record.peer)), far))
 
 
 class Work(Protocol):
@@ -189,7 +190,3 @@ class Closer:
         event("socket.not_ended", level=logging.WARNING, cgroup_id=cgroup_id, why=str(exc))
         if pod.sweeping and not pod.sweep and pod.tries < MOST_TRIES and exc.errno != errno.EOPNOTSUPP:
             self._again.append((self._clock() + AGAIN_SECONDS, cgroup_id, pod.tries + 1))
-
-
-def _mapped(address: IPv4Address | IPv6Address) -> IPv6Address:
-    return address if isinstance(address, IPv6Address) else IPv6Address(f"::ffff:{address}")

@@ -25,10 +25,10 @@ from agent.kernel.maps import KernelMap
 from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
 from agent.kernel.sock_filter import Ends, Network, any_of, none_to
+from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.sync.verdicts import tcp_verdict
 
-_TCP = 6
 _PART = 256
 _LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _MARKS = {OPENED_BY_US: Direction.EGRESS, OPENED_BY_PEER: Direction.INGRESS}
@@ -212,4 +212,6 @@ def _on_host(endpoint: Mapping[str, Any]) -> bool:
 
 
 def _flow_key(cgroup_id: int, peer: bytes, port: int, direction: Direction) -> bytes:
-    return FLOW_KEY.pack(cgroup_id=cgroup_id, peer=peer, service_port=port, protocol=_TCP, direction=int(direction))
+    return FLOW_KEY.pack(
+        cgroup_id=cgroup_id, peer=peer, service_port=port, protocol=IpProtocol.TCP, direction=int(direction)
+    )

@@ -47,9 +47,8 @@ def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs
 def peers_of(policy: AnyPolicy) -> Iterator[AnyPeer]:
     if isinstance(policy, Policy):
         yield from (peer for _, _, peer in policy.peers())
-        return
-    for rule in (*(policy.egress or ()), *(policy.ingress or ())):
-        yield from rule.peers or ()
+    else:
+        yield from policy.peers()
 
 
 def _inside(firsts: list[int], prefix: Prefix) -> int:

@@ -49,17 +49,13 @@ def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
             if rule.direction is direction
         )
 
-    result = LoweredPolicy(
-        policy,
-        enforced,
-        allow=(lowered(policy.egress, Direction.EGRESS), lowered(policy.ingress, Direction.INGRESS)),
-        deny=(
-            lowered(policy.deny, Direction.EGRESS, denies=True),
-            lowered(policy.deny, Direction.INGRESS, denies=True),
-        ),
-        own_ports=frozenset(),
+    allow = lowered(policy.egress, Direction.EGRESS), lowered(policy.ingress, Direction.INGRESS)
+    deny = (
+        lowered(policy.deny, Direction.EGRESS, denies=True),
+        lowered(policy.deny, Direction.INGRESS, denies=True),
     )
-    return LoweredPolicy(policy, enforced, result.allow, result.deny, names_of(result.terms()))
+    terms = (term for group in (*allow, *deny) for rule in group for term in rule.terms)
+    return LoweredPolicy(policy, enforced, allow, deny, names_of(terms))
 
 
 class OwnPolicies:

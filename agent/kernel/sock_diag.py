@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.model.protocol import IpProtocol
+
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
 _REQUEST, _ACK, _DUMP = 0x01, 0x04, 0x300
 _ERROR, _DONE = 2, 3
-_TCP = 6
 _SYN_SENT, _SYN_RECEIVED, _TIME_WAIT, _CLOSE, _LISTEN = 2, 3, 6, 7, 10
 _ALL_BUT_LISTEN = 0xFFF & ~(1 << _LISTEN)
 LISTENING = 1 << _LISTEN
@@ -160,7 +161,7 @@ def _storage(data: bytes) -> bytes:
 
 
 def _request(family: int, identity: bytes, states: int) -> bytes:
-    return _REQUEST_HEAD.pack(family, _TCP, 0, 0, states) + identity
+    return _REQUEST_HEAD.pack(family, IpProtocol.TCP, 0, 0, states) + identity
 
 
 def _ask(netlink: socket.socket, kind: int, flags: int, request: bytes) -> None:

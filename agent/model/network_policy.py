@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.model.policy import CidrPeer, PolicyRef, PortMatch
@@ -42,3 +43,8 @@ class NetworkPolicy:
 
     def speaks_about(self, direction: Direction) -> tuple[NetworkPolicyRule, ...] | None:
         return self.egress if direction is Direction.EGRESS else self.ingress
+
+    def peers(self) -> Iterator[CidrPeer | LivePodPeer]:
+        """Every peer that is written."""
+        for rule in (*(self.egress or ()), *(self.ingress or ())):
+            yield from rule.peers or ()

@@ -174,19 +174,9 @@ class KubernetesSource:
     def _needs_other_pods(self) -> bool:
         """Pods of other nodes are read only where a policy selects pods or tasks (S2)."""
         snapshot = self.store.snapshot
-        rules = chain(
-            (
-                rule.peers
-                for p in snapshot.policies.values()
-                for rule in (*(p.egress or ()), *(p.ingress or ()), *p.deny)
-            ),
-            (
-                rule.peers
-                for n in snapshot.network_policies.values()
-                for rule in (*(n.egress or ()), *(n.ingress or ()))
-            ),
-        )
-        return any(reads_pods(peer) for peers in rules for peer in peers or ())
+        own = (peer for policy in snapshot.policies.values() for _, _, peer in policy.peers())
+        native = (peer for policy in snapshot.network_policies.values() for peer in policy.peers())
+        return any(map(reads_pods, chain(own, native)))
 
     def _complete(self) -> bool:
         if self.store.snapshot.complete:

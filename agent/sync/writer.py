@@ -152,10 +152,7 @@ class Writer:
     def _replace(self) -> Outcome:
         """What is wanted now, in place of whatever the maps say."""
         before = dict(self.endpoints.rendered(self.endpoints.by_uid))
-        for uid in [
-            *self.want.assignments,
-            *(uid for uid in self.endpoints.by_uid if uid not in self.want.assignments),
-        ]:
+        for uid in dict.fromkeys((*self.want.assignments, *self.endpoints.by_uid)):
             self.endpoints.assign(uid, self._assignment(uid), self.want.rulesets)
         self.endpoints.hold_unexplained(self.want.rulesets)
         self.endpoints.redo(())
