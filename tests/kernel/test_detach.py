@@ -88,8 +88,8 @@ def enforcing(caplog: pytest.LogCaptureFixture) -> int:
 
 
 def test_an_agent_that_is_attached_nowhere_enforces_nothing(
-    machine: Machine,
-    caplog: pytest.LogCaptureFixture,  # noqa: F811
+    machine: Machine,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its log says so when the first root is there."""
     caplog.set_level(logging.INFO, "dagwall")
