@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from agent.abi.structs import FLOW, FLOW_KEY
 from agent.flows.decode import RawFlow, decode_flow
@@ -14,6 +14,8 @@ from agent.model.protocol import IpProtocol
 _LAST = FLOW.offsets["last"]
 _PROTOCOL = FLOW_KEY.offsets["protocol"]
 NOTHING = FlowCounts()
+_WORD = (1 << 64) - 1
+_HALF = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,11 @@ class Accountant:
             reading.entries += 1
             before = self._seen.get(key)
             if before != value:
-                self._seen[key] = value
-                self._kept.pop(key, None)
                 growth = _growth(key, value, before)
+                self._kept.pop(key, None)
+                if growth is not None and _goes_back(growth.counts):
+                    continue
+                self._seen[key] = value
                 if growth is not None:
                     reading.growths.append(growth)
             elif self._is_idle(key, value, now):
@@ -70,7 +74,8 @@ class Accountant:
     def evicted(self, key: bytes, value: bytes) -> Growth | None:
         """The last word of an entry that was taken out; None where it says nothing new."""
         self._kept.pop(key, None)
-        return _growth(key, value, self._seen.pop(key, None))
+        growth = _growth(key, value, self._seen.pop(key, None))
+        return None if growth is not None and _goes_back(growth.counts) else growth
 
     def _is_idle(self, key: bytes, value: bytes, now: int) -> bool:
         last = self._kept.get(key, int.from_bytes(value[_LAST : _LAST + 4], sys.byteorder))
@@ -84,15 +89,15 @@ def _growth(key: bytes, value: bytes, before: bytes | None) -> Growth | None:
     old = decode_flow(key, before) if before is not None else None
     if old is None or old.first != flow.first:
         return Growth(flow, flow.counts, new=True)
-    counts = minus(flow.counts, old.counts)
+    counts = FlowCounts(*map(_minus, astuple(flow.counts), astuple(old.counts)))
     return Growth(flow, counts, new=False) if counts != NOTHING else None
 
 
-def minus(after: FlowCounts, before: FlowCounts) -> FlowCounts:
-    return FlowCounts(
-        after.sent_packets - before.sent_packets,
-        after.sent_bytes - before.sent_bytes,
-        after.received_packets - before.received_packets,
-        after.received_bytes - before.received_bytes,
-        after.connections - before.connections,
-    )
+def _minus(after: int, before: int) -> int:
+    """Of counters modulo 2^64: below zero where the later one is the smaller."""
+    return ((after - before + _HALF) & _WORD) - _HALF
+
+
+def _goes_back(counts: FlowCounts) -> bool:
+    """Was the entry read between two additions of a flush (bpf/skb.c, counter_take)? The next read has all of it."""
+    return any(each < 0 for each in astuple(counts))

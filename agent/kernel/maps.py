@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from agent.kernel.syscall import Command
 
 Item = tuple[bytes, bytes]
 _CHUNK = 8192
+_WORD = (1 << 64) - 1
 
 
 class KernelMap:
@@ -106,19 +108,18 @@ class KernelMap:
 
 
 def sum_per_cpu(value: bytes, words: int) -> tuple[int, ...]:
-    """Per-CPU values of `words` u64 each, added up."""
+    """Per-CPU values of `words` u64 each, added up modulo 2^64.
+
+    One CPU's value may be below zero, that is near 2^64: two that flush a counter at once both subtract it, and what
+    is too much is added on a third (bpf/skb.c, counter_take).
+    """
     columns = struct.unpack(f"={len(value) // 8}Q", value)
-    return tuple(sum(columns[word::words]) for word in range(words))
+    return tuple(sum(columns[word::words]) & _WORD for word in range(words))
 
 
+@functools.cache
 def possible_cpus() -> int:
     """Number of CPUs that the kernel sizes per-CPU values for (sysfs: `0-3`, `0,2-5`)."""
-    global _cpus  # noqa: PLW0603  a constant of the machine, read once
-    if not _cpus:
-        with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-            last = file.read().strip().split(",")[-1]
-        _cpus = int(last.split("-")[-1]) + 1
-    return _cpus
-
-
-_cpus = 0
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        last = file.read().strip().split(",")[-1]
+    return int(last.split("-")[-1]) + 1

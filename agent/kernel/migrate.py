@@ -25,7 +25,8 @@ from agent.kernel.pins import Pins
 from agent.log import event
 
 COUNTED = ("identities", "denials", "losses")
-"""Exact totals: their values are u64 that only grow."""
+"""Exact totals: their values are u64, modulo 2^64."""
+_WORD = (1 << 64) - 1
 
 
 def pinned_schema(pins: Pins) -> Schema | None:
@@ -175,9 +176,9 @@ def _words(data: bytes) -> tuple[int, ...]:
 
 
 def _minus(value: bytes, earlier: bytes) -> tuple[int, ...]:
-    return tuple(now - was for now, was in zip(_words(value), _words(earlier), strict=True))
+    return tuple((now - was) & _WORD for now, was in zip(_words(value), _words(earlier), strict=True))
 
 
 def _plus(value: bytes, more: tuple[int, ...]) -> bytes:
     words = _words(value) if value else (0,) * len(more)
-    return struct.pack(f"={len(more)}Q", *(a + b for a, b in zip(words, more, strict=True)))
+    return struct.pack(f"={len(more)}Q", *((a + b) & _WORD for a, b in zip(words, more, strict=True)))

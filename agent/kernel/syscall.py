@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import platform
 import resource
@@ -15,8 +16,10 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
+from agent.errors import KernelError
+
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
-_NUMBER = _NUMBERS.get(platform.machine(), 321)
+"""Of bpf(2), by architecture."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 _LOG_STATS = 4
@@ -81,6 +84,15 @@ class AttachType(IntEnum):
     LSM_CGROUP = 43
 
 
+@functools.cache
+def _number() -> int:
+    """Raises KernelError on an architecture whose number is not known: another one is another system call."""
+    machine = platform.machine()
+    if machine not in _NUMBERS:
+        raise KernelError(f"dagwall does not run on {machine}: allowed are {' and '.join(sorted(_NUMBERS))}")
+    return _NUMBERS[machine]
+
+
 def raise_memlock() -> None:
     """Kernels before 5.11 charge maps and programs to RLIMIT_MEMLOCK; where it may not be raised they say EPERM."""
     with contextlib.suppress(ValueError, OSError):
@@ -90,7 +102,7 @@ def raise_memlock() -> None:
 def bpf(command: Command, attr: bytes | bytearray) -> tuple[int, bytes]:
     """One bpf(2) call: its result and the attributes as the kernel left them."""
     buffer = ctypes.create_string_buffer(bytes(attr).ljust(_ATTR_BYTES, b"\0"), _ATTR_BYTES)
-    result = _LIBC.syscall(_NUMBER, int(command), buffer, _ATTR_BYTES)
+    result = _LIBC.syscall(_number(), int(command), buffer, _ATTR_BYTES)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"bpf({command.name}): {os.strerror(code)}")
@@ -174,7 +186,7 @@ def map_read_batch(fd: int, key_size: int, value_size: int, chunk: int = 4096) -
             ctypes.addressof(keys), ctypes.addressof(values), chunk, fd, 0, 0,
         )  # fmt: skip
         buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_BYTES, b"\0"), _ATTR_BYTES)
-        result = _LIBC.syscall(_NUMBER, int(Command.MAP_LOOKUP_BATCH), buffer, _ATTR_BYTES)
+        result = _LIBC.syscall(_number(), int(Command.MAP_LOOKUP_BATCH), buffer, _ATTR_BYTES)
         code = ctypes.get_errno() if result < 0 else 0
         if code == errno.ENOSPC:  # one bucket holds more than the chunk
             return map_read_batch(fd, key_size, value_size, chunk * 4)
