@@ -46,7 +46,7 @@ static __always_inline int may_reach_group(__u64 task, const struct address *pee
 		judge(endpoint, peer, protocol, port, DIRECTION_EGRESS, &rule);
 	if (rule.verdict != VERDICT_DENY)
 		return 1;
-	struct subject subject = {
+	struct event event = {
 		.cgroup_id = task,
 		.task_cgroup_id = task,
 		.peer = *peer,
@@ -59,7 +59,7 @@ static __always_inline int may_reach_group(__u64 task, const struct address *pee
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 
-	record_denial(config, &subject, &rule, 1);
+	record_denial(config, &event, &rule, 1);
 	return 0;
 }
 
@@ -117,7 +117,7 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 {
 	const struct endpoint *endpoint = judged->endpoint;
 	struct rule rule = {};
-	struct subject subject = {
+	struct event event = {
 		.cgroup_id = key->cgroup_id,
 		.task_cgroup_id = task,
 		.socket_cookie = cookie,
@@ -145,33 +145,54 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 			return 1; /* egress sees the device */
 	}
 	if (rule.verdict == VERDICT_DENY) {
-		record_denial(config, &subject, &rule, 1);
+		record_denial(config, &event, &rule, 1);
 		return refuse();
 	}
 	struct flow *flow = remember(key, config, judged, &rule, 0, 0);
 
 	count_connection(flow, endpoint->identity);
 	if (rule.verdict == VERDICT_AUDIT) {
-		record_audit(config, &subject, &rule);
+		record_audit(config, &event, &rule);
 	} else if (task != key->cgroup_id) {
-		subject.kind = EVENT_FOREIGN_SOCKET;
-		report(config, &subject, &rule);
+		event.kind = EVENT_FOREIGN_SOCKET;
+		event_report(config, &event, &rule);
 	}
 	return 1;
 }
 
-static __always_inline int connect(struct bpf_sock_addr *ctx, const struct address *peer)
+/* Whose call it is: the endpoint of the socket's maker, and its epoch, read before it. */
+static __always_inline void judged_of_call(const struct config *config, const struct place *place, __u64 maker,
+					   __u64 task, struct judged *out)
 {
-	enum { STREAM = 1, DATAGRAM = 2 };
-	struct config *config = configuration();
-	__u64 task = bpf_get_current_cgroup_id();
+	out->epoch = place->epoch;
+	out->endpoint = endpoint_of_maker(config, maker, task);
+	if (place->known || !out->endpoint)
+		return;
+	__u32 slot = out->endpoint->slot;
 
-	if (ctx->type == DATAGRAM)
-		return may_reach_group(task, peer, ctx->protocol, ctx->user_port, HOOK_CONNECT);
-	if (ctx->type != STREAM || ctx->protocol == PROTOCOL_SCTP || address_is_unspecified(peer))
-		return 1;
-	if (!config)
+	out->epoch = epoch_of(slot);
+	out->endpoint = endpoint_of_maker(config, maker, task);
+	if (out->endpoint && out->endpoint->slot != slot)
+		out->epoch = 0;
+}
+
+/* One more connection of a flow whose verdict is current: 1. Anything else has to be judged: 0. */
+static __always_inline int is_known_connection(const struct flow_key *key, const struct place *place)
+{
+	struct flow *flow = flows.lookup((struct flow_key *)key);
+	__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
+
+	if (!flow || !is_stamp_of(stamp, key) || !is_current(stamp, flow->slot, place))
 		return 0;
+	count_connection(flow, flow->identity);
+	if (flow->verdict == VERDICT_AUDIT)
+		count_audited(flow, DIRECTION_EGRESS);
+	return 1;
+}
+
+static __always_inline int connect_stream(struct bpf_sock_addr *ctx, const struct address *peer, __u64 task)
+{
+	struct config *config = configuration();
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct flow_key key = {
 		.cgroup_id = creator_of(cookie, task),
@@ -180,43 +201,39 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct addre
 		.protocol = PROTOCOL_TCP,
 		.direction = DIRECTION_EGRESS,
 	};
-
+	struct judged judged = {};
 	struct place place;
 
+	if (!config)
+		return 0;
 	place_of(key.cgroup_id, &place);
 	mark_opened(ctx, place.state == STATE_UNMANAGED ? 0 : BPF_SK_STORAGE_GET_F_CREATE);
 	if (place.state == STATE_UNMANAGED)
 		return 1;
-	struct flow *flow = flows.lookup(&key);
-	__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
-
-	if (flow && key.cgroup_id == task && is_stamp_of(stamp, &key) && is_current(stamp, flow->slot, &place)) {
-		count_connection(flow, flow->identity);
-		if (flow->verdict == VERDICT_AUDIT)
-			count_audited(flow, DIRECTION_EGRESS);
+	if (key.cgroup_id == task && is_known_connection(&key, &place))
 		return 1;
-	}
-	struct judged judged = { .epoch = place.epoch, .endpoint = endpoint_of_maker(config, key.cgroup_id, task) };
-
-	if (!place.known && judged.endpoint) { /* its epoch is read before it */
-		__u32 slot = judged.endpoint->slot;
-
-		judged.epoch = epoch_of(slot);
-		judged.endpoint = endpoint_of_maker(config, key.cgroup_id, task);
-		if (judged.endpoint && judged.endpoint->slot != slot)
-			judged.epoch = 0;
-	}
-	struct endpoint *endpoint = judged.endpoint;
-
-	if (!endpoint || endpoint->state == STATE_PENDING) {
-		if (denied_for_want_of_an_agent(config, DIRECTION_EGRESS, 0))
+	judged_of_call(config, &place, key.cgroup_id, task, &judged);
+	if (!judged.endpoint || judged.endpoint->state == STATE_PENDING) {
+		if (denied_by_agent_loss(config, DIRECTION_EGRESS, 0))
 			return refuse();
 		mark_pending(ctx);
 		return 1;
 	}
-	if (endpoint->state == STATE_UNMANAGED)
+	if (judged.endpoint->state == STATE_UNMANAGED)
 		return 1;
 	return decide_connect(ctx, config, &judged, &key, task, cookie);
+}
+
+static __always_inline int connect(struct bpf_sock_addr *ctx, const struct address *peer)
+{
+	enum { STREAM = 1, DATAGRAM = 2 };
+	__u64 task = bpf_get_current_cgroup_id();
+
+	if (ctx->type == DATAGRAM)
+		return may_reach_group(task, peer, ctx->protocol, ctx->user_port, HOOK_CONNECT);
+	if (ctx->type != STREAM || ctx->protocol == PROTOCOL_SCTP || address_is_unspecified(peer))
+		return 1;
+	return connect_stream(ctx, peer, task);
 }
 
 int connect4(struct bpf_sock_addr *ctx)

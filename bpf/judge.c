@@ -4,8 +4,11 @@
 static __always_inline struct config *configuration(void)
 {
 	int zero = 0;
+	struct config *found = config.lookup(&zero);
 
-	return config.lookup(&zero);
+	if (!found)
+		count_loss(LOSS_IMPOSSIBLE, 1);
+	return found;
 }
 
 static __always_inline struct endpoint *endpoint_at(__u64 cgroup_id)
@@ -50,10 +53,10 @@ static __always_inline int agent_is_gone(const struct config *config)
 }
 
 /* The agent is gone, and unknown pods are denied then (L6): counted for nobody, since nobody knows whose it is. */
-static __always_inline int denied_for_want_of_an_agent(const struct config *config, int direction, __u32 length)
+static __always_inline int denied_by_agent_loss(const struct config *config, int direction, __u32 length)
 {
 	struct rule rule = { .reason = DROP_AGENT_GONE };
-	struct subject nobody = { .direction = direction, .length = length };
+	struct event nobody = { .direction = direction, .length = length };
 
 	if (!config->loss_denies || !agent_is_gone(config))
 		return 0;
@@ -201,6 +204,14 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	flow->network = network;
 	*(volatile __u64 *)&flow->stamp = stamp;
 	return flow;
+}
+
+/* The entry of `packet`, if its flow was opened in this direction; `key`, whose cgroup is known, becomes its key. */
+static __always_inline struct flow *lookup_flow(const struct packet *packet, int direction, int connected,
+						struct flow_key *key)
+{
+	flow_key_of(packet, key->cgroup_id, direction, connected, key);
+	return flows.lookup(key);
 }
 
 static __always_inline int keys_equal(const struct flow_key *a, const struct flow_key *b)
@@ -374,7 +385,7 @@ static __always_inline void place_of(__u64 cgroup_id, struct place *out)
 	out->known = 1;
 }
 
-/* Has the verdict of a flow not been called into question since it was given? */
+/* Is a flow's verdict of the endpoint's current epoch? */
 static __always_inline int is_current(__u32 epoch, __u32 slot, const struct place *place)
 {
 	return epoch && epoch == (place->known ? place->epoch : epoch_of(slot));
@@ -383,28 +394,23 @@ static __always_inline int is_current(__u32 epoch, __u32 slot, const struct plac
 /* An unknown cgroup: the agent is asked once (the entry in `pending` remembers that). */
 static __always_inline void ask_agent(__u64 leaf, __u64 ancestor, __u64 other_ancestor, __u8 hook)
 {
+	enum { SECOND_NS = 1000000000 };
 	__u64 now = bpf_ktime_get_ns();
 	__u64 *asked = pending.lookup(&leaf);
 
-	if (asked && now - *asked < 1000000000ull)
+	if (asked && now - *asked < SECOND_NS)
 		return;
 	if (asked)
 		*asked = now;
 	else if (pending.update(&leaf, &now))
 		count_loss(LOSS_PENDING_FULL, 1);
-	struct event *event = events.ringbuf_reserve(sizeof(struct event));
+	struct event event = {
+		.cgroup_id = leaf,
+		.ancestors = { ancestor, other_ancestor },
+		.reason = DROP_PENDING,
+		.kind = EVENT_PENDING,
+		.hook = hook,
+	};
 
-	if (!event) {
-		count_loss(LOSS_RING_FULL, 1);
-		return;
-	}
-	__builtin_memset(event, 0, sizeof(*event));
-	event->time_ns = now;
-	event->cgroup_id = leaf;
-	event->ancestors[0] = ancestor;
-	event->ancestors[1] = other_ancestor;
-	event->reason = DROP_PENDING;
-	event->kind = EVENT_PENDING;
-	event->hook = hook;
-	events.ringbuf_submit(event, 0);
+	event_send(&event);
 }

@@ -6,7 +6,7 @@
 
 static __always_inline int family_is_judged(__u8 family)
 {
-	enum { UNIX = 1, INET = 2, INET6 = 10, NETLINK = 16, ALG = 38 };
+	enum { UNIX = 1, INET = 2, INET6 = 10, NETLINK = 16, ALG = 38 }; /* ALG has no traffic of its own */
 
 	return family == UNIX || family == INET || family == INET6 || family == NETLINK || family == ALG;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* Every map once. "Full" says what a program does when it cannot insert. The loader gives PIN_MAPS (a folder of
- * bpffs: an existing pin is used as it is) and the *_ENTRIES; agent/kernel/maps.py names the same maps.
+ * bpffs: an existing pin is used as it is) and the *_ENTRIES; agent/abi/structs.py names the same maps.
  *
  * What the agent rewrites while programs read it is an array of words or an lpm_trie, never a hash: a hash hands a
  * replaced or deleted element to the next update at once (kernel: kernel/bpf/hashtab.c, from 6.1 on without
@@ -30,9 +30,7 @@ SHARED("array", int, struct creator, creators, CREATOR_SLOTS, 0); /* kernel only
 struct events_table_t { /* kernel -> agent; full: counted in `losses`, the verdict stands */
 	int key;
 	__u32 leaf;
-	void *(*ringbuf_reserve)(u64);
-	void (*ringbuf_discard)(void *, u64);
-	void (*ringbuf_submit)(void *, u64);
+	int (*ringbuf_output)(void *, u64, u64);
 	__u32 max_entries;
 };
 __attribute__((section("maps/ringbuf:" PIN_MAPS "/events")))

@@ -7,6 +7,8 @@
 
 enum ethertype { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_IPV6 = 0x86dd };
 
+enum ipv4_fragment { FRAGMENT_BITS = 0x3fff }; /* of frag_off: more fragments, and the offset (RFC 791) */
+
 enum protocol {
 	PROTOCOL_HOPOPTS = 0,
 	PROTOCOL_ICMP = 1,
@@ -110,7 +112,7 @@ static __always_inline __u8 tcp_role(__u8 flags)
 }
 
 /* TCP and UDP without IPv4 options, IPv6 extension headers or fragments, by direct access. Everything else: 0. */
-static __always_inline int parse_fast(struct __sk_buff *skb, int inbound, struct packet *out)
+static __always_inline int parse_fast(struct __sk_buff *skb, int way, struct packet *out)
 {
 	void *start = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__be16 *ports;
@@ -118,10 +120,10 @@ static __always_inline int parse_fast(struct __sk_buff *skb, int inbound, struct
 	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
 		struct iphdr *ip = start;
 
-		if (start + sizeof(*ip) + 8 > end || ip->ihl != 5 || (ip->frag_off & bpf_htons(0x3fff)))
+		if (start + sizeof(*ip) + 8 > end || ip->ihl != 5 || (ip->frag_off & bpf_htons(FRAGMENT_BITS)))
 			return 0;
 		out->protocol = ip->protocol;
-		address_from_ipv4(&out->peer, inbound ? ip->saddr : ip->daddr);
+		address_from_ipv4(&out->peer, way == DIRECTION_INGRESS ? ip->saddr : ip->daddr);
 		ports = start + sizeof(*ip);
 	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
 		struct ipv6hdr *ip = start;
@@ -129,8 +131,8 @@ static __always_inline int parse_fast(struct __sk_buff *skb, int inbound, struct
 		if (start + sizeof(*ip) + 8 > end)
 			return 0;
 		out->protocol = ip->nexthdr;
-		__builtin_memcpy(&out->peer, inbound ? &ip->saddr : &ip->daddr, sizeof(out->peer));
-		__builtin_memcpy(&out->local, inbound ? &ip->daddr : &ip->saddr, sizeof(out->local));
+		__builtin_memcpy(&out->peer, way == DIRECTION_INGRESS ? &ip->saddr : &ip->daddr, sizeof(out->peer));
+		__builtin_memcpy(&out->local, way == DIRECTION_INGRESS ? &ip->daddr : &ip->saddr, sizeof(out->local));
 		ports = start + sizeof(*ip);
 	} else {
 		return 0;
@@ -142,12 +144,14 @@ static __always_inline int parse_fast(struct __sk_buff *skb, int inbound, struct
 	} else if (out->protocol != PROTOCOL_UDP) {
 		return 0;
 	}
-	out->remote_port = inbound ? ports[0] : ports[1];
-	out->local_port = inbound ? ports[1] : ports[0];
+	out->remote_port = way == DIRECTION_INGRESS ? ports[0] : ports[1];
+	out->local_port = way == DIRECTION_INGRESS ? ports[1] : ports[0];
 	return 1;
 }
 
-/* IPv4 options (RFC 791): strict and loose source routes name another destination than the header does. */
+/* IPv4 options (RFC 791): strict and loose source routes name another destination than the header does. Unrolled: the
+ * verifier of 5.10 walks a loop with a helper call and a variable offset once for each state, and gives up.
+ */
 static __always_inline __u8 scan_ipv4_options(struct __sk_buff *skb, __u32 header_length)
 {
 	enum { END = 0, NOP = 1, LSRR = 131, SSRR = 137 };
@@ -173,7 +177,7 @@ static __always_inline __u8 scan_ipv4_options(struct __sk_buff *skb, __u32 heade
 }
 
 /* Ports, TCP flags or ICMP echo id, from `offset` on. */
-static __always_inline __u8 parse_transport(struct __sk_buff *skb, int inbound, __u32 offset, struct packet *out)
+static __always_inline __u8 parse_transport(struct __sk_buff *skb, int way, __u32 offset, struct packet *out)
 {
 	enum { ECHO_REPLY = 0, ECHO_REQUEST = 8, ECHO_REQUEST_V6 = 128, ECHO_REPLY_V6 = 129 };
 	__u8 head[14] = {};
@@ -193,8 +197,8 @@ static __always_inline __u8 parse_transport(struct __sk_buff *skb, int inbound, 
 	if (protocol_has_ports(out->protocol)) {
 		__builtin_memcpy(&source, head, 2);
 		__builtin_memcpy(&destination, head + 2, 2);
-		out->remote_port = inbound ? source : destination;
-		out->local_port = inbound ? destination : source;
+		out->remote_port = way == DIRECTION_INGRESS ? source : destination;
+		out->local_port = way == DIRECTION_INGRESS ? destination : source;
 		return DROP_NONE;
 	}
 	__u8 request = out->protocol == PROTOCOL_ICMP ? ECHO_REQUEST : ECHO_REQUEST_V6;
@@ -206,15 +210,15 @@ static __always_inline __u8 parse_transport(struct __sk_buff *skb, int inbound, 
 	return DROP_NONE;
 }
 
-static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, int inbound, struct packet *out)
+static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, int way, struct packet *out)
 {
 	struct iphdr ip;
 
 	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || ip.ihl < 5)
 		return DROP_INVALID_PACKET;
 	out->protocol = ip.protocol;
-	address_from_ipv4(&out->peer, inbound ? ip.saddr : ip.daddr);
-	if (ip.frag_off & bpf_htons(0x3fff))
+	address_from_ipv4(&out->peer, way == DIRECTION_INGRESS ? ip.saddr : ip.daddr);
+	if (ip.frag_off & bpf_htons(FRAGMENT_BITS))
 		return DROP_FRAGMENT;
 	if (ip.ihl > 5) {
 		__u8 reason = scan_ipv4_options(skb, ip.ihl * 4);
@@ -222,11 +226,11 @@ static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, int inbound, struc
 		if (reason)
 			return reason;
 	}
-	return parse_transport(skb, inbound, ip.ihl * 4, out);
+	return parse_transport(skb, way, ip.ihl * 4, out);
 }
 
 /* Extension headers in front of the transport header (RFC 8200 section 4), at most six. */
-static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int inbound, struct packet *out)
+static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int way, struct packet *out)
 {
 	struct ipv6hdr ip;
 	__u32 offset = sizeof(ip);
@@ -234,8 +238,8 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int inbound, struc
 	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
 		return DROP_INVALID_PACKET;
 	out->protocol = ip.nexthdr;
-	__builtin_memcpy(&out->peer, inbound ? &ip.saddr : &ip.daddr, sizeof(out->peer));
-	__builtin_memcpy(&out->local, inbound ? &ip.daddr : &ip.saddr, sizeof(out->local));
+	__builtin_memcpy(&out->peer, way == DIRECTION_INGRESS ? &ip.saddr : &ip.daddr, sizeof(out->peer));
+	__builtin_memcpy(&out->local, way == DIRECTION_INGRESS ? &ip.daddr : &ip.saddr, sizeof(out->local));
 #pragma unroll
 	for (int i = 0; i < 7; i++) {
 		__u8 header[2];
@@ -245,7 +249,7 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int inbound, struc
 		if (out->protocol == PROTOCOL_FRAGMENT)
 			return DROP_FRAGMENT;
 		if (out->protocol != PROTOCOL_HOPOPTS && out->protocol != PROTOCOL_DSTOPTS)
-			return parse_transport(skb, inbound, offset, out);
+			return parse_transport(skb, way, offset, out);
 		if (bpf_skb_load_bytes(skb, offset, header, 2))
 			return DROP_INVALID_PACKET;
 		out->protocol = header[0];
@@ -255,12 +259,12 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int inbound, struc
 }
 
 /* Every packet; `out->reason` says why one cannot be judged on its real peer. */
-static __always_inline void parse_full(struct __sk_buff *skb, int inbound, struct packet *out)
+static __always_inline void parse_full(struct __sk_buff *skb, int way, struct packet *out)
 {
 	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4))
-		out->reason = parse_ipv4(skb, inbound, out);
+		out->reason = parse_ipv4(skb, way, out);
 	else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6))
-		out->reason = parse_ipv6(skb, inbound, out);
+		out->reason = parse_ipv6(skb, way, out);
 	else
 		out->reason = DROP_INVALID_PACKET;
 }

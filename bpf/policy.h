@@ -8,13 +8,15 @@
 /* Index into `ports`, as agent/model/want.py computes it. */
 static __always_inline __u32 port_index(__u8 protocol, __be16 port)
 {
+	enum { PORTS = 65536 };
+
 	if (protocol == PROTOCOL_TCP)
 		return bpf_ntohs(port);
 	if (protocol == PROTOCOL_UDP)
-		return 65536 + bpf_ntohs(port);
+		return PORTS + bpf_ntohs(port);
 	if (protocol == PROTOCOL_SCTP)
-		return 131072 + bpf_ntohs(port);
-	return 196608 + protocol;
+		return 2 * PORTS + bpf_ntohs(port);
+	return 3 * PORTS + protocol;
 }
 
 /* Port class of what no policy mentions: a rule without ports means TCP, UDP, ICMP and ICMPv6 (P4). */
@@ -26,14 +28,21 @@ static __always_inline __u32 unmentioned_port_class(__u8 protocol)
 		       : PORT_OTHER;
 }
 
+/* P9: is an answer that comes now still one to the question that was asked, or answered, at `last`? */
+static __always_inline int answers_in_time(const struct config *config, __u32 last, __u32 now)
+{
+	return now - last <= config->reply_ticks;
+}
+
 /* Takes one token; refills by `rate` a second up to `burst`. Races between CPUs cost a token, never a verdict. */
 static __always_inline int take_token(struct slot *slot, const struct config *config, __u32 now)
 {
+	enum { FULL_AFTER_SECONDS = 8 }; /* a longer silence fills the bucket, and would overflow the product below */
 	__u32 hz = config->hz ? config->hz : 100;
 	__u32 elapsed = now - slot->refilled;
 	__u32 tokens = slot->tokens;
 
-	if (elapsed >= hz * 8 || slot->refilled == 0) {
+	if (elapsed >= hz * FULL_AFTER_SECONDS || slot->refilled == 0) {
 		tokens = config->event_burst;
 		slot->refilled = now;
 	} else if (elapsed * config->event_rate >= hz) {

@@ -2,7 +2,7 @@
 /* cgroup/sendmsg4 and sendmsg6: datagrams of pods on the host's network to a multicast group or to everybody.
  *
  * The stack gives the node's own sockets a copy that has no socket and meets no egress hook, before egress drops the
- * rest. Returns 1: goes on, egress decides; 0: EPERM. All other pods leave after one lookup.
+ * rest. Returns 1: goes on, egress decides; 0: EPERM. All other pods' calls go on after one lookup.
  */
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, const struct address *peer)
 {

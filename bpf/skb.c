@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* cgroup_skb/egress and ingress, the fast path.
  *
- * Returns 1: passes; 0: dropped (EPERM at a datagram's send). A packet whose flow is known leaves here; all else is
+ * Returns 1: passes; 0: dropped (EPERM at a datagram's send). A packet whose flow is known is done here; all else is
  * for the tail-called slow path. No clock is read: bpf_jiffies64() is a load.
  */
 
 enum tail { TAIL_SLOW = 0 };
 
-/* Takes what a counter holds: into `flow`, and into `total`. Other CPUs, and a softirq on this one, may do the same
- * meanwhile: counter + flow stays what was counted, since all three steps are additions (mod 2^64).
+/* Takes what a counter holds: into `flow`, and into `total`. Another CPU, or a softirq on this one, may take the same at
+ * the same time: then the counter is below zero, and both sums are too high, until a third adds that rest. All steps are
+ * additions modulo 2^64, so counter + flow stays what was counted; whoever reads a sum reads it modulo 2^64 too.
  */
-static __always_inline void take(__u64 *counter, __u64 *flow, __u64 *total)
+static __always_inline void counter_take(__u64 *counter, __u64 *flow, __u64 *total)
 {
 	__u64 counted = *counter;
 
@@ -18,14 +19,19 @@ static __always_inline void take(__u64 *counter, __u64 *flow, __u64 *total)
 		return;
 	__sync_fetch_and_add(counter, -counted);
 	__sync_fetch_and_add(flow, counted);
-	if (total)
-		__sync_fetch_and_add(total, counted);
+	__sync_fetch_and_add(total, counted);
 }
 
-/* Moves the counters of a promoted socket into its flow and its identity. Where the flow was evicted they stay, and the
- * storage is invalidated: the next packet makes the flow again.
+static __always_inline void traffic_take(struct traffic *counter, struct traffic *flow, struct traffic *total)
+{
+	counter_take(&counter->packets, &flow->packets, &total->packets);
+	counter_take(&counter->bytes, &flow->bytes, &total->bytes);
+}
+
+/* Moves the counters of a promoted socket into its flow and its identity. If the flow was evicted, they stay in the
+ * socket and its epoch is cleared, so that the next packet makes the flow again.
  */
-static __always_inline void flush(struct promoted *s)
+static __always_inline void socket_flush(struct promoted *s)
 {
 	struct flow *flow = flows.lookup(&s->key);
 	struct identity_counts *totals = counts_of(s->identity, s->key.direction);
@@ -36,10 +42,9 @@ static __always_inline void flush(struct promoted *s)
 	}
 	if ((__s32)(s->last - flow->last) > 0) /* a reply's clock only goes forward (P9) */
 		flow->last = s->last;
-	take(&s->sent_packets, &flow->sent_packets, &totals->sent_packets);
-	take(&s->sent_bytes, &flow->sent_bytes, &totals->sent_bytes);
-	take(&s->received_packets, &flow->received_packets, &totals->received_packets);
-	take(&s->received_bytes, &flow->received_bytes, &totals->received_bytes);
+	traffic_take(&s->traffic[DIRECTION_EGRESS], &flow->traffic[DIRECTION_EGRESS], &totals->traffic[DIRECTION_EGRESS]);
+	traffic_take(&s->traffic[DIRECTION_INGRESS], &flow->traffic[DIRECTION_INGRESS],
+		     &totals->traffic[DIRECTION_INGRESS]);
 }
 
 static __always_inline __u32 flush_ticks(void)
@@ -50,32 +55,17 @@ static __always_inline __u32 flush_ticks(void)
 }
 
 /* An answer to a datagram is one only while the flow that asked is live (P9); everything else needs no clock. */
-static __always_inline int is_live(__u8 protocol, int direction, int inbound, __u32 last)
+static __always_inline int is_live(__u8 protocol, int direction, int way, __u32 last)
 {
-	if (protocol == PROTOCOL_TCP || direction == inbound)
+	if (protocol == PROTOCOL_TCP || direction == way)
 		return 1;
 	struct config *config = configuration();
 
-	return config && (__u32)bpf_jiffies64() - last <= config->reply_ticks;
-}
-
-static __always_inline void count_identity(__u32 identity, int direction, int inbound, __u64 packets, __u64 bytes)
-{
-	struct identity_counts *counts = counts_of(identity, direction);
-
-	if (!counts)
-		return;
-	if (inbound) {
-		__sync_fetch_and_add(&counts->received_packets, packets);
-		__sync_fetch_and_add(&counts->received_bytes, bytes);
-	} else {
-		__sync_fetch_and_add(&counts->sent_packets, packets);
-		__sync_fetch_and_add(&counts->sent_bytes, bytes);
-	}
+	return config && answers_in_time(config, last, bpf_jiffies64());
 }
 
 /* The flow gets its own copy in the socket, with the epoch that it was just found to have. */
-static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, const struct flow *flow,
+static __always_inline void socket_promote(struct __sk_buff *skb, struct promoted *s, const struct flow *flow,
 				    const struct flow_key *key, const struct packet *packet, __u32 epoch)
 {
 	enum { ESTABLISHED = 1 };
@@ -89,7 +79,7 @@ static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, c
 	if (!s)
 		s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	else if (s->sent_packets | s->received_packets)
-		flush(s);
+		socket_flush(s);
 	if (!s || (s->sent_packets | s->received_packets))
 		return;
 	s->slot = flow->slot;
@@ -105,45 +95,35 @@ static __always_inline void promote(struct __sk_buff *skb, struct promoted *s, c
 /* One packet in PROMOTE_PACKETS says yes: those of long flows, soon; of short ones, seldom. Drawing a random number
  * costs as much as all the rest of a hit.
  */
-static __always_inline int is_long(const struct flow *flow, struct __sk_buff *skb, int inbound)
+static __always_inline int is_long(const struct flow *flow, struct __sk_buff *skb, int way)
 {
-	__u64 packets = inbound ? flow->received_packets : flow->sent_packets;
-
-	return (packets & (PROMOTE_PACKETS - 1)) < segments(skb);
+	return (flow->traffic[way].packets & (PROMOTE_PACKETS - 1)) < segments(skb);
 }
 
-static __always_inline int serves_socket(const struct promoted *s, const struct packet *packet, int inbound,
+static __always_inline int serves_socket(const struct promoted *s, const struct packet *packet, int way,
 					 const struct place *place)
 {
 	return s->remote_port == packet->remote_port && s->key.protocol == packet->protocol &&
 	       packet->role != ROLE_OPENS && address_equal(&s->key.peer, &packet->peer) &&
 	       s->local == tag_of_address(&packet->local) && is_current(s->epoch, s->slot, place) &&
-	       is_live(packet->protocol, s->key.direction, inbound, s->last);
+	       is_live(packet->protocol, s->key.direction, way, s->last);
 }
 
 /* The identity's totals follow at the flush. */
-static __always_inline void count_socket(struct promoted *s, struct __sk_buff *skb, int inbound)
+static __always_inline void count_socket(struct promoted *s, struct __sk_buff *skb, int way)
 {
-	__u32 packets = segments(skb);
-
-	if (inbound) {
-		__sync_fetch_and_add(&s->received_packets, packets);
-		__sync_fetch_and_add(&s->received_bytes, skb->len);
-	} else {
-		__sync_fetch_and_add(&s->sent_packets, packets);
-		__sync_fetch_and_add(&s->sent_bytes, skb->len);
-	}
+	count_traffic(&s->traffic[way], segments(skb), skb->len);
 	s->last = bpf_jiffies64();
 	if ((__s32)(s->last - s->flush_at) > 0) {
 		s->flush_at = s->last + flush_ticks();
-		flush(s);
+		socket_flush(s);
 	}
 }
 
 /* The flow of a TCP packet: in the direction that its socket knows, never in whichever has one (P9). A socket that does
  * not know is for the slow path, and so is a listener that is not marked yet: its connections inherit the mark.
  */
-static __always_inline struct flow *find_stream(const struct packet *packet, int inbound, const struct bpf_sock *sk,
+static __always_inline struct flow *find_stream(const struct packet *packet, int way, const struct bpf_sock *sk,
 						const struct promoted *s, struct flow_key *key)
 {
 	int opened = s ? s->opened : OPENED_UNKNOWN;
@@ -152,44 +132,36 @@ static __always_inline struct flow *find_stream(const struct packet *packet, int
 		return 0;
 	int direction = opened == OPENED_BY_US ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 
-	if (packet->role == ROLE_OPENS && direction != inbound)
+	if (packet->role == ROLE_OPENS && direction != way)
 		return 0;
-	flow_key_of(packet, key->cgroup_id, direction, 0, key);
-	return flows.lookup(key);
+	return lookup_flow(packet, direction, 0, key);
 }
 
-/* The flow of a datagram, opened by either side; a packet that only opens looks in its own direction. */
-static __always_inline struct flow *find_datagram(const struct packet *packet, int inbound, int connected,
+/* The flow of a datagram, opened by either side; a packet that only opens looks in its own direction. Pods ask more than
+ * they are asked, so what they opened is looked up first, also for what comes in: one lookup for most answers. A pair
+ * that asks each other by the same ports, of which one flow is stale, goes by the slow path.
+ */
+static __always_inline struct flow *find_datagram(const struct packet *packet, int way, int connected,
 						  struct flow_key *key)
 {
 	struct flow *flow = 0;
 
-	if (!inbound || packet->role != ROLE_OPENS) {
-		flow_key_of(packet, key->cgroup_id, DIRECTION_EGRESS, connected, key);
-		flow = flows.lookup(key);
-	}
-	if (!flow && (inbound || packet->role != ROLE_OPENS)) {
-		flow_key_of(packet, key->cgroup_id, DIRECTION_INGRESS, connected, key);
-		flow = flows.lookup(key);
-	}
+	if (way == DIRECTION_EGRESS || packet->role != ROLE_OPENS)
+		flow = lookup_flow(packet, DIRECTION_EGRESS, connected, key);
+	if (!flow && (way == DIRECTION_INGRESS || packet->role != ROLE_OPENS))
+		flow = lookup_flow(packet, DIRECTION_INGRESS, connected, key);
 	return flow;
 }
 
 static __always_inline void count_flow(struct flow *flow, struct __sk_buff *skb, const struct packet *packet,
-				       const struct flow_key *key, int inbound)
+				       const struct flow_key *key, int way)
 {
 	__u32 packets = segments(skb);
 
-	if (inbound) {
-		__sync_fetch_and_add(&flow->received_packets, packets);
-		__sync_fetch_and_add(&flow->received_bytes, skb->len);
-	} else {
-		__sync_fetch_and_add(&flow->sent_packets, packets);
-		__sync_fetch_and_add(&flow->sent_bytes, skb->len);
-	}
+	count_traffic(&flow->traffic[way], packets, skb->len);
 	flow->last = bpf_jiffies64();
-	count_identity(flow->identity, key->direction, inbound, packets, skb->len);
-	if (inbound && packet->role == ROLE_OPENS) { /* connections that we open are counted in connect() */
+	count_identity(flow->identity, key->direction, way, packets, skb->len);
+	if (way == DIRECTION_INGRESS && packet->role == ROLE_OPENS) { /* connections that we open are counted in connect() */
 		__sync_fetch_and_add(&flow->connections, 1);
 		count_identity_connection(flow->identity, key->direction);
 		if (flow->verdict == VERDICT_AUDIT)
@@ -210,25 +182,26 @@ static __always_inline int is_at_home(const struct flow *flow, __u64 stamp, cons
 }
 
 /* The rare rest. Without a slow path, managed endpoints are closed and unmanaged ones open. */
-static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id, int inbound)
+static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id, int way)
 {
 	struct config *config = configuration();
 	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, cgroup_id) : 0;
 	struct rule rule = { .reason = DROP_NOT_READY };
-	struct subject subject = { .direction = inbound, .length = skb->len };
+	struct event event = { .direction = way, .length = skb->len };
 
 	count_loss(LOSS_TAIL_MISSING, 1);
 	if (endpoint && endpoint->state == STATE_UNMANAGED)
 		return 1;
 	if (endpoint) {
-		subject.slot = endpoint->slot;
-		subject.identity = endpoint->identity;
+		event.slot = endpoint->slot;
+		event.identity = endpoint->identity;
 	}
-	count_denial(&subject, &rule, segments(skb));
+	count_denial(&event, &rule, segments(skb));
 	return 0;
 }
 
-static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
+/* A packet of a flow whose verdict is current: counted, and let go. Any other is for the slow path. */
+static __always_inline int fast_path(struct __sk_buff *skb, int way)
 {
 	struct packet packet = {};
 	struct flow_key key = {};
@@ -243,42 +216,42 @@ static __always_inline int count_skb(struct __sk_buff *skb, int inbound)
 		return 1;
 	if (skb->ifindex == LOOPBACK_DEVICE && place.state == STATE_MANAGED && !(place.flags & ENDPOINT_HOST_NETWORK))
 		return 1; /* it stays in the pod (P7) */
-	if (parse_fast(skb, inbound, &packet)) {
+	if (parse_fast(skb, way, &packet)) {
 		if (sk) {
 			s = sockets.sk_storage_get(sk, 0, 0);
 			connected = packet.protocol == PROTOCOL_UDP && sk->dst_port != 0;
 		}
-		if (s && serves_socket(s, &packet, inbound, &place)) {
-			count_socket(s, skb, inbound);
+		if (s && serves_socket(s, &packet, way, &place)) {
+			count_socket(s, skb, way);
 			return 1;
 		}
-		struct flow *flow = packet.protocol == PROTOCOL_TCP ? find_stream(&packet, inbound, sk, s, &key)
-								    : find_datagram(&packet, inbound, connected, &key);
+		struct flow *flow = packet.protocol == PROTOCOL_TCP ? find_stream(&packet, way, sk, s, &key)
+								    : find_datagram(&packet, way, connected, &key);
 		__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
 
 		if (flow && is_stamp_of(stamp, &key) && is_current(stamp, flow->slot, &place) &&
 		    flow->local == tag_of_address(&packet.local) &&
 		    is_at_home(flow, stamp, s, packet.protocol, key.direction) &&
-		    is_live(packet.protocol, key.direction, inbound, flow->last)) {
-			count_flow(flow, skb, &packet, &key, inbound);
-			if (packet.role != ROLE_OPENS && is_long(flow, skb, inbound))
-				promote(skb, s, flow, &key, &packet, stamp);
+		    is_live(packet.protocol, key.direction, way, flow->last)) {
+			count_flow(flow, skb, &packet, &key, way);
+			if (packet.role != ROLE_OPENS && is_long(flow, skb, way))
+				socket_promote(skb, s, flow, &key, &packet, stamp);
 			return 1;
 		}
 	}
-	if (inbound)
+	if (way == DIRECTION_INGRESS)
 		tail_ingress.call(skb, TAIL_SLOW);
 	else
 		tail_egress.call(skb, TAIL_SLOW);
-	return tail_missing(skb, key.cgroup_id, inbound);
+	return tail_missing(skb, key.cgroup_id, way);
 }
 
 int egress(struct __sk_buff *skb)
 {
-	return count_skb(skb, 0);
+	return fast_path(skb, DIRECTION_EGRESS);
 }
 
 int ingress(struct __sk_buff *skb)
 {
-	return count_skb(skb, 1);
+	return fast_path(skb, DIRECTION_INGRESS);
 }

@@ -5,18 +5,24 @@
  * A pending TCP SYN gets 0: the stack hides that error and sends it again.
  */
 
-static __always_inline int hold_back(struct __sk_buff *skb, const struct config *config, __u64 leaf, int inbound,
+static __always_inline __u8 hook_of(int way)
+{
+	return way == DIRECTION_INGRESS ? HOOK_INGRESS : HOOK_EGRESS;
+}
+
+/* A packet of a pod that the agent does not know yet (L3, L6). */
+static __always_inline int hold_back(struct __sk_buff *skb, const struct config *config, __u64 leaf, int way,
 				     __u8 protocol)
 {
-	if (denied_for_want_of_an_agent(config, inbound, skb->len))
+	if (denied_by_agent_loss(config, way, skb->len))
 		return 0;
 	if (agent_is_gone(config)) {
 		count_loss(LOSS_AGENT_GONE, 1);
 		return 1;
 	}
 	ask_agent(leaf, bpf_skb_ancestor_cgroup_id(skb, config->pod_level[0]),
-		  bpf_skb_ancestor_cgroup_id(skb, config->pod_level[1]), inbound ? HOOK_INGRESS : HOOK_EGRESS);
-	return !inbound && protocol != PROTOCOL_TCP ? 2 : 0;
+		  bpf_skb_ancestor_cgroup_id(skb, config->pod_level[1]), hook_of(way));
+	return way == DIRECTION_EGRESS && protocol != PROTOCOL_TCP ? 2 : 0;
 }
 
 /* The endpoint of a packet's socket. Its slot leads to its epoch, which must be read before it: so it is read twice
@@ -106,7 +112,7 @@ static __always_inline int asked_for(struct __sk_buff *skb, const struct flow_ke
 	}
 	if (!is_asked_here(skb, key, network))
 		return 0;
-	if ((__u32)bpf_jiffies64() - last <= config->reply_ticks)
+	if (answers_in_time(config, last, bpf_jiffies64()))
 		return 1;
 	*stale = 1;
 	return 0;
@@ -120,7 +126,7 @@ static __always_inline void judge_direction(const struct endpoint *endpoint, con
 }
 
 /* Does a socket of the pod listen on the port that a packet comes to, or from? */
-static __always_inline int is_listening(struct __sk_buff *skb, const struct packet *packet, int inbound)
+static __always_inline int is_listening(struct __sk_buff *skb, const struct packet *packet, int way)
 {
 	enum { SOURCE = 12, DESTINATION = 16 };
 	struct bpf_sock_tuple tuple = {};
@@ -128,7 +134,7 @@ static __always_inline int is_listening(struct __sk_buff *skb, const struct pack
 	int listening;
 
 	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
-		if (bpf_skb_load_bytes(skb, inbound ? DESTINATION : SOURCE, &tuple.ipv4.daddr, 4))
+		if (bpf_skb_load_bytes(skb, way == DIRECTION_INGRESS ? DESTINATION : SOURCE, &tuple.ipv4.daddr, 4))
 			return 0;
 		tuple.ipv4.dport = packet->local_port;
 		found = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
@@ -149,10 +155,10 @@ static __always_inline int is_listening(struct __sk_buff *skb, const struct pack
  * dagwall, or than its namespace's label: `flows`, and where it has neither direction or both, whether the pod listens
  * on this port.
  */
-static __always_inline int opener_of(struct __sk_buff *skb, const struct packet *packet, int inbound, __u64 cgroup_id)
+static __always_inline int opener_of(struct __sk_buff *skb, const struct packet *packet, int way, __u64 cgroup_id)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct flow_key key = {};
+	struct flow_key key = { .cgroup_id = cgroup_id };
 	struct creator creator = {};
 
 	if (sk) {
@@ -167,15 +173,12 @@ static __always_inline int opener_of(struct __sk_buff *skb, const struct packet 
 	}
 	if (find_creator(bpf_get_socket_cookie(skb), &creator))
 		return DIRECTION_EGRESS;
-	flow_key_of(packet, cgroup_id, DIRECTION_EGRESS, 0, &key);
-	int by_us = flows.lookup(&key) != 0;
-
-	flow_key_of(packet, cgroup_id, DIRECTION_INGRESS, 0, &key);
-	int by_peer = flows.lookup(&key) != 0;
+	int by_us = lookup_flow(packet, DIRECTION_EGRESS, 0, &key) != 0;
+	int by_peer = lookup_flow(packet, DIRECTION_INGRESS, 0, &key) != 0;
 
 	if (by_us != by_peer)
 		return by_us ? DIRECTION_EGRESS : DIRECTION_INGRESS;
-	return is_listening(skb, packet, inbound) ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+	return is_listening(skb, packet, way) ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 }
 
 /* From its first packet on a socket knows who opened its connection; those that a listener accepts inherit its mark.
@@ -195,15 +198,15 @@ static __always_inline int mark_opener(struct __sk_buff *skb, int direction)
 
 /* TCP: who opened the connection decides which direction is judged. `key` becomes the key of the flow. */
 static __always_inline void decide_stream(struct __sk_buff *skb, const struct endpoint *endpoint,
-					  const struct packet *packet, int inbound, struct flow_key *key,
+					  const struct packet *packet, int way, struct flow_key *key,
 					  struct rule *out)
 {
 	__u64 cgroup_id = key->cgroup_id;
-	int direction = opener_of(skb, packet, inbound, cgroup_id);
+	int direction = opener_of(skb, packet, way, cgroup_id);
 	int marked = mark_opener(skb, direction);
 
 	if (packet->role == ROLE_OPENS)
-		direction = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+		direction = way;
 	flow_key_of(packet, cgroup_id, direction, 0, key);
 	if (marked)
 		judge_direction(endpoint, packet, direction, out);
@@ -213,27 +216,23 @@ static __always_inline void decide_stream(struct __sk_buff *skb, const struct en
 
 /* All else: an answer is good while its question is allowed and live, anything else is judged as a question (P9). */
 static __always_inline void decide_datagram(struct __sk_buff *skb, const struct endpoint *endpoint,
-					    const struct packet *packet, int inbound, int connected, const struct config *config, struct flow_key *key, struct rule *out)
+					    const struct packet *packet, int way, int connected,
+					    const struct config *config, struct flow_key *key, struct rule *out)
 {
-	int own = inbound ? DIRECTION_INGRESS : DIRECTION_EGRESS;
-	__u64 cgroup_id = key->cgroup_id;
-	int known = 0, stale = 0;
+	int known = packet->role != ROLE_REPLY && lookup_flow(packet, way, connected, key);
+	int stale = 0;
 
-	if (packet->role != ROLE_REPLY) {
-		flow_key_of(packet, cgroup_id, own, connected, key);
-		known = flows.lookup(key) != 0;
-	}
 	if (!known && packet->role != ROLE_OPENS) {
-		flow_key_of(packet, cgroup_id, !own, connected, key);
+		flow_key_of(packet, key->cgroup_id, !way, connected, key);
 		if (asked_for(skb, key, endpoint->slot, config, &stale)) {
 			known = 1;
-			judge_direction(endpoint, packet, !own, out);
+			judge_direction(endpoint, packet, !way, out);
 			if (out->verdict != VERDICT_DENY)
 				return;
 		}
 	}
-	flow_key_of(packet, cgroup_id, own, connected, key);
-	judge_direction(endpoint, packet, own, out);
+	flow_key_of(packet, key->cgroup_id, way, connected, key);
+	judge_direction(endpoint, packet, way, out);
 	if (out->verdict == VERDICT_DENY && out->reason == DROP_NO_RULE && !known &&
 	    (stale || packet->role == ROLE_REPLY))
 		out->reason = DROP_NOT_A_REPLY;
@@ -263,7 +262,7 @@ static __always_inline int is_connection(struct bpf_sock *sk)
 
 /* Why a packet is denied whatever the rules say; DROP_NONE: they decide. */
 static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoint *endpoint,
-				      const struct packet *packet, int inbound)
+				      const struct packet *packet, int way)
 {
 	if (packet->reason)
 		return packet->reason;
@@ -271,12 +270,14 @@ static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoi
 		return DROP_NONE;
 	if (address_is_loopback(&packet->peer)) /* by another device than lo: lo's packets are not judged */
 		return DROP_LOOPBACK;
-	return !inbound && is_foreign_source(skb, endpoint, &packet->local) ? DROP_FOREIGN_SOURCE : DROP_NONE;
+	if (way == DIRECTION_EGRESS && is_foreign_source(skb, endpoint, &packet->local))
+		return DROP_FOREIGN_SOURCE;
+	return DROP_NONE;
 }
 
-static __always_inline void describe(struct __sk_buff *skb, const struct endpoint *endpoint,
-				     const struct packet *packet, const struct flow_key *key, int inbound,
-				     struct subject *out)
+static __always_inline void event_of_packet(struct __sk_buff *skb, const struct endpoint *endpoint,
+					    const struct packet *packet, const struct flow_key *key, int way,
+					    struct event *out)
 {
 	out->cgroup_id = key->cgroup_id;
 	out->socket_cookie = bpf_get_socket_cookie(skb);
@@ -285,7 +286,7 @@ static __always_inline void describe(struct __sk_buff *skb, const struct endpoin
 	out->direction = key->direction;
 	out->service_port = key->direction == DIRECTION_EGRESS ? packet->remote_port : packet->local_port;
 	out->client_port = key->direction == DIRECTION_EGRESS ? packet->local_port : packet->remote_port;
-	out->hook = inbound ? HOOK_INGRESS : HOOK_EGRESS;
+	out->hook = hook_of(way);
 	out->identity = endpoint->identity;
 	out->slot = endpoint->slot;
 	out->length = skb->len;
@@ -293,32 +294,26 @@ static __always_inline void describe(struct __sk_buff *skb, const struct endpoin
 
 /* The first packet of a flow, or the first after its verdict was called into question. `flow` is null without room. */
 static __always_inline void count_first(struct flow *flow, struct __sk_buff *skb, const struct packet *packet,
-					__u32 identity, int direction, int inbound, int fresh)
+					__u32 identity, int direction, int way, int fresh)
 {
 	__u32 packets = segments(skb);
 	int opens = fresh; /* connections that we open are counted in connect(), unless the endpoint was pending then */
 
 	if (packet->protocol == PROTOCOL_TCP)
-		opens = packet->role == ROLE_OPENS && (inbound || fresh);
+		opens = packet->role == ROLE_OPENS && (way == DIRECTION_INGRESS || fresh);
 
-	count_identity(identity, direction, inbound, packets, skb->len);
+	count_identity(identity, direction, way, packets, skb->len);
 	if (opens)
 		count_identity_connection(identity, direction);
 	if (!flow)
 		return;
-	if (inbound) {
-		__sync_fetch_and_add(&flow->received_packets, packets);
-		__sync_fetch_and_add(&flow->received_bytes, skb->len);
-	} else {
-		__sync_fetch_and_add(&flow->sent_packets, packets);
-		__sync_fetch_and_add(&flow->sent_bytes, skb->len);
-	}
+	count_traffic(&flow->traffic[way], packets, skb->len);
 	if (opens)
 		__sync_fetch_and_add(&flow->connections, 1);
 	flow->last = bpf_jiffies64();
 }
 
-static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
+static __always_inline int slow_path(struct __sk_buff *skb, int way)
 {
 	struct config *config = configuration();
 	struct packet packet = {};
@@ -335,32 +330,32 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 
 	if (endpoint && endpoint->state == STATE_UNMANAGED)
 		return 1;
-	parse_full(skb, inbound, &packet);
+	parse_full(skb, way, &packet);
 	if (!endpoint || endpoint->state == STATE_PENDING)
-		return hold_back(skb, config, key.cgroup_id, inbound, packet.protocol);
+		return hold_back(skb, config, key.cgroup_id, way, packet.protocol);
 	if (skb->ifindex == LOOPBACK_DEVICE && !(endpoint->flags & ENDPOINT_HOST_NETWORK))
 		return 1; /* it stays in the pod (P7) */
 	struct bpf_sock *sk = skb->sk;
 
 	if (sk) {
 		connected = sk->dst_port != 0;
-		if (inbound && packet.role == ROLE_OPENS && is_connection(sk))
+		if (way == DIRECTION_INGRESS && packet.role == ROLE_OPENS && is_connection(sk))
 			packet.role = ROLE_ANY; /* a SYN in the middle opens nothing: the stack answers with an ACK */
 	}
 	int is_stream = packet.protocol == PROTOCOL_TCP;
 
-	rule.reason = defect_of(skb, endpoint, &packet, inbound);
+	rule.reason = defect_of(skb, endpoint, &packet, way);
 	if (rule.reason)
-		flow_key_of(&packet, key.cgroup_id, inbound, connected, &key);
+		flow_key_of(&packet, key.cgroup_id, way, connected, &key);
 	else if (is_stream)
-		decide_stream(skb, endpoint, &packet, inbound, &key, &rule);
+		decide_stream(skb, endpoint, &packet, way, &key, &rule);
 	else
-		decide_datagram(skb, endpoint, &packet, inbound, connected, config, &key, &rule);
-	struct subject subject = {};
+		decide_datagram(skb, endpoint, &packet, way, connected, config, &key, &rule);
+	struct event event = {};
 
 	if (rule.verdict == VERDICT_DENY) {
-		describe(skb, endpoint, &packet, &key, inbound, &subject);
-		record_denial(config, &subject, &rule, segments(skb));
+		event_of_packet(skb, endpoint, &packet, &key, way, &event);
+		record_denial(config, &event, &rule, segments(skb));
 		return 0;
 	}
 	__u64 stamp = stamp_of(&key, judged.epoch);
@@ -372,20 +367,21 @@ static __always_inline int slow_path(struct __sk_buff *skb, int inbound)
 
 	if (!flow && !is_stream)
 		remember_answer(&key, endpoint->slot, config, stamp, network);
-	count_first(flow, skb, &packet, endpoint->identity, key.direction, inbound, fresh && flow);
+	count_first(flow, skb, &packet, endpoint->identity, key.direction, way, fresh && flow);
 	if (first_audit) {
-		describe(skb, endpoint, &packet, &key, inbound, &subject);
-		record_audit(config, &subject, &rule);
+		event_of_packet(skb, endpoint, &packet, &key, way, &event);
+		record_audit(config, &event, &rule);
 	}
 	return 1;
 }
 
+/* The masks are for the verifier: it wants to know that no other value is returned. */
 int slow_egress(struct __sk_buff *skb)
 {
-	return slow_path(skb, 0) & 3;
+	return slow_path(skb, DIRECTION_EGRESS) & 3;
 }
 
 int slow_ingress(struct __sk_buff *skb)
 {
-	return slow_path(skb, 1) & 1;
+	return slow_path(skb, DIRECTION_INGRESS) & 1;
 }

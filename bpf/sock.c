@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* cgroup/sock_create: no raw IP sockets without leave, and who made a stream socket (L7).
+/* cgroup/sock_create: no raw IP sockets unless a policy grants `rawSockets`, and who made a stream socket (L7).
  * cgroup/sock_release: the last counters of a promoted socket.
  *
  * Return 1: goes on; 0 (sock_create): EPERM.
  */
 
-/* No policy gives leave for a family that no hook judges. */
+/* No policy grants a family that no hook judges. */
 static __always_inline __u8 judge_socket(const struct config *config, const struct endpoint *endpoint, __u8 hook)
 {
 	if (!endpoint || endpoint->state == STATE_PENDING)
@@ -17,7 +17,7 @@ static __always_inline __u8 judge_socket(const struct config *config, const stru
 	return endpoint->flags & ENDPOINT_AUDIT_SOCKETS ? VERDICT_AUDIT : VERDICT_DENY;
 }
 
-/* May this process have a socket that needs leave? What it has no leave for is reported. */
+/* May this process have a socket that needs a policy's permission? A refusal is reported. */
 static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol)
 {
 	__u64 leaf = bpf_get_current_cgroup_id();
@@ -40,7 +40,7 @@ static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol
 		.verdict = verdict,
 		.reason = hook == HOOK_SOCK_CREATE ? DROP_RAW_SOCKET : DROP_SOCKET_FAMILY,
 	};
-	struct subject subject = {
+	struct event event = {
 		.cgroup_id = leaf,
 		.task_cgroup_id = leaf,
 		.protocol = protocol,
@@ -53,12 +53,12 @@ static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol
 	};
 
 	if (verdict == VERDICT_AUDIT) {
-		record_audit(config, &subject, &rule);
+		record_audit(config, &event, &rule);
 		return 1;
 	}
 	if (endpoint->state == STATE_PENDING)
 		rule.reason = DROP_PENDING;
-	record_denial(config, &subject, &rule, 1);
+	record_denial(config, &event, &rule, 1);
 	return 0;
 }
 
@@ -99,7 +99,7 @@ int sock_release(struct bpf_sock *sk)
 	if (!s)
 		return 1;
 	if (s->sent_packets | s->received_packets)
-		flush(s);
+		socket_flush(s);
 	if (s->sent_packets | s->received_packets) { /* the flow was evicted: the identity's totals are exact all the same */
 		count_loss(LOSS_FLUSH_MISS, s->sent_packets + s->received_packets);
 		count_identity(s->identity, s->key.direction, 0, s->sent_packets, s->sent_bytes);

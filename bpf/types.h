@@ -9,8 +9,9 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
+/* Of a packet ("way") and of a flow, a connection or a rule ("direction": who opened). */
 enum direction { DIRECTION_EGRESS = 0, DIRECTION_INGRESS = 1 };
 
 enum verdict { VERDICT_DENY = 0, VERDICT_ALLOW = 1, VERDICT_AUDIT = 2 };
@@ -53,7 +54,8 @@ enum loss {
 	LOSS_PENDING_FULL = 6,  /* a pending cgroup without an entry in `pending` */
 	LOSS_TAIL_MISSING = 7,  /* a tail call found no program */
 	LOSS_AGENT_GONE = 8,    /* a packet of an unknown pod that passed because the agent is gone (L6) */
-	LOSS_MAX = 9,
+	LOSS_IMPOSSIBLE = 9,    /* a lookup failed that cannot fail: of an entry that each such array has */
+	LOSS_MAX = 10,
 };
 
 enum limit {
@@ -76,6 +78,20 @@ struct address { /* IPv4 is mapped: ::ffff:a.b.c.d */
 	__u32 word[4]; /* network byte order */
 };
 _Static_assert(sizeof(struct address) == 16, "ABI: agent/abi/layout.py");
+
+struct traffic { /* what went one way */
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Traffic by its way. The agent, and releases that read these maps after it, know the four counters by their names. */
+#define BOTH_WAYS                                                                                                      \
+	union {                                                                                                        \
+		struct traffic traffic[2];                                                                             \
+		struct {                                                                                               \
+			__u64 sent_packets, sent_bytes, received_packets, received_bytes;                              \
+		};                                                                                                     \
+	}
 
 struct config { /* the only value of `config` */
 	__u64 heartbeat_ns;   /* CLOCK_MONOTONIC of the agent's last sign of life */
@@ -165,14 +181,13 @@ struct flow { /* value of `flows`: verdict cache, connection table and accountin
 	__u8 verdict;
 	__u8 reason;
 	__u8 pad[6];
-	__u64 sent_packets;
-	__u64 sent_bytes;
-	__u64 received_packets;
-	__u64 received_bytes;
+	BOTH_WAYS;
 	__u64 connections;
 	__u64 network; /* datagrams that others opened: network namespace of the socket that was asked; 0: nobody answers */
 };
 _Static_assert(sizeof(struct flow) == 88, "ABI: agent/abi/layout.py");
+_Static_assert(__builtin_offsetof(struct flow, traffic[DIRECTION_INGRESS].bytes) ==
+		       __builtin_offsetof(struct flow, received_bytes), "the two names of a counter");
 
 struct answer { /* value of `answers`: a datagram's flow for which `flows` has no room, until the next one takes its place */
 	struct flow_key key;
@@ -197,10 +212,7 @@ struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u32 local;   /* tag of our address: a packet from another one is judged */
 	__u32 pad;
 	struct flow_key key;
-	__u64 sent_packets;
-	__u64 sent_bytes;
-	__u64 received_packets;
-	__u64 received_bytes;
+	BOTH_WAYS;
 	__u64 network; /* network namespace of the socket, from the first question to it on; 0: not asked yet */
 };
 _Static_assert(sizeof(struct promoted) == 104, "ABI: agent/abi/layout.py");
@@ -228,10 +240,7 @@ struct rule_key { /* key of `rules` */
 _Static_assert(sizeof(struct rule_key) == 20, "ABI: agent/abi/layout.py");
 
 struct identity_counts { /* per-CPU value of `identities`, twice: by direction, who opened */
-	__u64 sent_packets;
-	__u64 sent_bytes;
-	__u64 received_packets;
-	__u64 received_bytes;
+	BOTH_WAYS;
 	__u64 connections;
 	__u64 audited;        /* connections that passed though a policy in audit would deny them */
 	__u64 denied_packets; /* a denied connect() counts as one, of no bytes */

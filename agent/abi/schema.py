@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.abi.layout import Layout
-from agent.abi.structs import ABI_VERSION, EVENT, MAPS, PROMOTED, U32, MapSpec
+from agent.abi.structs import ABI_VERSION, MAPS, MapSpec
 from agent.errors import LoadError
 
 Convert = Callable[[bytes], bytes]
 _FORMER_NAMES = {"cgroup_id": "value"}
 """What fields were called before: the key of `endpoints` was a bare number until ABI 2."""
 
-KERNEL_ONLY = {"events": MapSpec(U32, EVENT, 0), "sockets": MapSpec(U32, PROMOTED, 0)}
-"""Maps that nobody can copy: a release uses them as they are, or begins with empty ones."""
+
+_FORMER_ENTRIES = {"losses": 9}
+"""Of arrays that have grown since ABI 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,14 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One map: sizes in bytes."""
+    """One map: sizes in bytes. `entries`: of an array, whose size no setting changes; else 0."""
 
     key: tuple[Field, ...]
     value: tuple[Field, ...]
     key_size: int
     value_size: int
     per_cpu: bool
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,16 @@ class Schema:
         """Raises LoadError where it is none."""
         try:
             said = json.loads(data.rstrip(b"\0"))
-            return cls(int(said["abi"]), {str(name): _table(each) for name, each in said["tables"].items()})
+            return cls(
+                int(said["abi"]), {str(n): _table(each, _entries(n, each)) for n, each in said["tables"].items()}
+            )
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
             raise LoadError(f"the schema of the pinned maps cannot be read: {exc!r}") from exc
 
 
 def own_schema() -> Schema:
     """This release's."""
-    every = MAPS | KERNEL_ONLY
-    return Schema(ABI_VERSION, {name: _described(spec) for name, spec in every.items()})
+    return Schema(ABI_VERSION, {name: _described(spec) for name, spec in MAPS.items()})
 
 
 def converter(old: Sequence[Field], new: Sequence[Field], new_size: int) -> Convert:
@@ -112,7 +115,8 @@ def _carried(data: bytes, source: Field, target: Field) -> bytes:
 
 
 def _described(spec: MapSpec) -> Table:
-    return Table(fields_of(spec.key), fields_of(spec.value), spec.key.size, spec.value.size, spec.per_cpu)
+    entries = 0 if spec.resizable or spec.kernel_only else spec.entries
+    return Table(fields_of(spec.key), fields_of(spec.value), spec.key.size, spec.value.size, spec.per_cpu, entries)
 
 
 def fields_of(layout: Layout) -> tuple[Field, ...]:
@@ -128,7 +132,7 @@ def fields_of(layout: Layout) -> tuple[Field, ...]:
 def _plain(table: Table) -> dict[str, Any]:
     return {
         "key": [_listed(f) for f in table.key], "value": [_listed(f) for f in table.value],
-        "keySize": table.key_size, "valueSize": table.value_size, "perCpu": table.per_cpu,
+        "keySize": table.key_size, "valueSize": table.value_size, "perCpu": table.per_cpu, "entries": table.entries,
     }  # fmt: skip
 
 
@@ -136,9 +140,16 @@ def _listed(field: Field) -> list[Any]:
     return [field.name, field.size, field.offset, [_listed(f) for f in field.inner], field.inner_size, field.integer]
 
 
-def _table(said: Mapping[str, Any]) -> Table:
+def _entries(name: str, said: Mapping[str, Any]) -> int:
+    """Releases until ABI 3 did not write them down: the arrays of these sizes are still as they were then."""
+    now = MAPS.get(name)
+    as_now = 0 if now is None or now.resizable or now.kernel_only else now.entries
+    return int(said.get("entries", _FORMER_ENTRIES.get(name, as_now)))
+
+
+def _table(said: Mapping[str, Any], entries: int) -> Table:
     key, value = (tuple(_field(f) for f in said[part]) for part in ("key", "value"))
-    return Table(key, value, int(said["keySize"]), int(said["valueSize"]), bool(said["perCpu"]))
+    return Table(key, value, int(said["keySize"]), int(said["valueSize"]), bool(said["perCpu"]), entries)
 
 
 def _field(said: Sequence[Any]) -> Field:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.abi.layout import Layout, array, be16, nested, raw, u8, u32, u64
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 IDENTITY_SLOTS = 4096
 ENDPOINT_SLOTS = 4096
@@ -161,7 +161,10 @@ U64 = Layout("u64", value=u64)
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """A map as bpf/maps.c declares it. `entries` is its default size; `resizable` ones are an agent's setting."""
+    """A map as bpf/maps.c declares it. `entries` is its default size; `resizable` ones are an agent's setting.
+
+    `kernel_only`: nobody can copy it, so that a release uses it as it is or begins with an empty one.
+    """
 
     key: Layout
     value: Layout
@@ -169,8 +172,10 @@ class MapSpec:
     resizable: bool = False
     per_cpu: bool = False
     lpm: bool = False
+    kernel_only: bool = False
 
 
+EVENTS_BYTES = 524288
 MAPS: dict[str, MapSpec] = {
     "config": MapSpec(U32, CONFIG, 1),
     "endpoints": MapSpec(FOLDER, ENDPOINT, 16384, resizable=True, lpm=True),
@@ -186,10 +191,11 @@ MAPS: dict[str, MapSpec] = {
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
     "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
-    "losses": MapSpec(U32, U64, 9, per_cpu=True),
+    "losses": MapSpec(U32, U64, 10, per_cpu=True),
     "creators": MapSpec(U32, CREATOR, CREATOR_SLOTS),
+    "events": MapSpec(U32, EVENT, EVENTS_BYTES, kernel_only=True),  # entries: bytes
+    "sockets": MapSpec(U32, PROMOTED, 0, kernel_only=True),
 }
-EVENTS_BYTES = 524288
 
 
 def pack_folder(cgroup_id: int) -> bytes:

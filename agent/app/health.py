@@ -66,13 +66,14 @@ class Health:
         roots = self.folders.roots.values()
         found = self.datapath.attached()
         attached = {(a.cgroup_id, a.hook) for a in found if a.ours}
-        for foreign in (a for a in found if a.cgroup_id and not a.ours):
+        for foreign in (a for a in found if a.program_id and not a.ours):
             event(
                 "hook.replaced", level=logging.ERROR, hook=foreign.hook, cgroup_id=foreign.cgroup_id,
                 program_id=foreign.program_id, why="another program was put into our link; ours is put back",
             )  # fmt: skip
         hooks = self.datapath.hooks()
         missing = [root.path for root in roots if any((root.cgroup_id, hook) not in attached for hook in hooks)]
+        missing += [f"map {a.on_map}" for a in found if a.on_map and not a.ours]
         if missing:
             self.guarded(self._attach_again)
         self.say("roots", "" if roots else "no pods' root in the cgroup tree: nothing is enforced")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Iterable
@@ -11,28 +10,28 @@ from pathlib import Path
 
 from agent.abi.structs import MAPS
 from agent.errors import KernelError, LoadError, MapError
-from agent.kernel import loader, syscall
+from agent.kernel import links, loader, map_hooks, syscall
 from agent.kernel.loader import Loaded, Request
 from agent.kernel.maps import KernelMap
 from agent.kernel.migrate import Migration, refuse_newer, schema_map
 from agent.kernel.pins import Pins, ensure_bpffs, leave_bpffs
 from agent.kernel.probe import Features
-from agent.kernel.programs import ATTACH_ORDER, HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, Program
+from agent.kernel.programs import HOOKS, PROMOTE_PACKETS, TAIL_ARRAYS, OnCgroup, OnMap, Program
 from agent.kernel.ring import RingBuffer
-from agent.kernel.syscall import AttachType
 from agent.log import event
 
-_HOOKS = {program.name: program for program in HOOKS}
+_ON_CGROUPS = {hook.name: hook for hook in HOOKS if isinstance(hook.target, OnCgroup)}
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One program on one root cgroup, as the kernel says."""
+    """One program on one target, as the kernel says."""
 
     hook: str
-    cgroup_id: int
+    cgroup_id: int  # of a root; 0: its link is cut, or the hook is a map's
     program_id: int
-    ours: bool  # it is this agent's program, not another that somebody has put into our link
+    ours: bool  # it is this agent's program, not another that somebody has put into its place
+    on_map: str = ""
 
 
 class Datapath:
@@ -59,7 +58,8 @@ class Datapath:
         self._tails: list[int] = []
         self._links: dict[tuple[int, str], int] = {}
         self._events: RingBuffer | None = None
-        self.sockets = self._schema = -1  # `sockets`: no KernelMap, since a socket's storage is read by its socket
+        self.kernel_only: dict[str, int] = {}  # descriptors of the maps that are no KernelMap, by name
+        self._schema = -1
         self._migration: Migration | None = None
 
     def load(self) -> Loaded:
@@ -99,7 +99,7 @@ class Datapath:
         folder = self.pins.programs(generation)
         self.programs = {name: syscall.open_pin(str(folder / name)) for name in loaded.instructions}
         self._ids = {name: syscall.prog_info(fd).id for name, fd in self.programs.items()}
-        self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS.values()]
+        self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS]
         self._open_maps()
         if self._migration is None:
             self._pin_schema()
@@ -119,11 +119,28 @@ class Datapath:
         Raises KernelError.
         """
         try:
+            self._attach_maps()
             covered = {self._attach_root(root) for root in roots} - {0}
             if covered:
                 self._let_go_of_the_past(covered)
         except OSError as exc:
             raise KernelError(f"attach: {exc}") from exc
+
+    def _attach_maps(self) -> None:
+        """Hooks of maps come first: no socket is in such a map before a hook of a root has put it there."""
+        for name, sockets, hook in self._map_hooks():
+            try:
+                map_hooks.attach(sockets, self.programs[hook.name], hook.attach_type)
+            except OSError as exc:
+                raise KernelError(f"attach {hook.name} to map {name}: {exc.strerror}") from exc
+
+    def _map_hooks(self) -> list[tuple[str, int, Program]]:
+        """Name and descriptor of the map, and the hook, of those that this generation has a program for."""
+        return [
+            (hook.target.name, self.kernel_only[hook.target.name], hook)
+            for hook in HOOKS
+            if isinstance(hook.target, OnMap) and hook.name in self.programs
+        ]
 
     def _attach_root(self, root: Path) -> int:
         """Its cgroup id; 0 where it went before its event came."""
@@ -134,7 +151,7 @@ class Datapath:
         folder = self.pins.links / str(cgroup_id)
         folder.mkdir(parents=True, exist_ok=True)
         for hook in self.hooks():
-            self._attach(root, cgroup_id, folder / hook, _HOOKS[hook])
+            self._attach(root, cgroup_id, folder / hook, _ON_CGROUPS[hook])
         return cgroup_id
 
     def _let_go_of_the_past(self, covered: set[int]) -> None:
@@ -159,16 +176,20 @@ class Datapath:
         """Hooks of the last generation that have no link any more, on cgroups that others still have one of."""
         generations = self.pins.generations()
         folder = self.pins.programs(generations[-1]) if generations else None
-        wanted = [name for name in _HOOKS if folder is not None and (folder / name).exists()]
+        wanted = [name for name in _ON_CGROUPS if folder is not None and (folder / name).exists()]
         lost = []
         for cgroup_id in sorted(self.pins.linked_roots()):
-            there = {name for name in wanted if _holds(self.pins.links / str(cgroup_id) / name)}
+            there = {name for name in wanted if links.holds(self.pins.links / str(cgroup_id) / name)}
             lost += [f"{name} of cgroup {cgroup_id}" for name in wanted if there and name not in there]
         return tuple(lost)
 
     def hooks(self) -> list[str]:
-        """Hooks that this generation has a program for."""
-        return [name for name in ATTACH_ORDER if name in self.programs]
+        """Hooks of each root that this generation has a program for."""
+        return [name for name in _ON_CGROUPS if name in self.programs]
+
+    def map_hooks(self) -> list[str]:
+        """Hooks of maps that this generation has a program for."""
+        return [hook.name for _, _, hook in self._map_hooks()]
 
     def attached(self) -> list[Attachment]:
         """What the links of this agent are, asked from the kernel: a lost cgroup shows as id 0."""
@@ -176,6 +197,11 @@ class Datapath:
         for (_, hook), fd in self._links.items():
             info = syscall.link_info(fd)
             out.append(Attachment(hook, info.cgroup_id, info.prog_id, ours=info.prog_id == self._ids[hook]))
+        for name, sockets, on_map in self._map_hooks():
+            own = self._ids[on_map.name]
+            found = map_hooks.attached(sockets, on_map.attach_type)
+            there = own if found is None else found
+            out.append(Attachment(on_map.name, 0, there, ours=there == own, on_map=name))
         return out
 
     def pins_are_there(self) -> bool:
@@ -207,10 +233,10 @@ class Datapath:
         """Descriptors of all that belongs into the pins, by path."""
         folder = self.pins.programs(generation)
         held = {self.pins.maps / name: kernel_map.fd for name, kernel_map in self.maps.items()}
-        held |= {self.pins.maps / "events": self.events.map_fd, self.pins.maps / "sockets": self.sockets}
+        held |= {self.pins.maps / name: fd for name, fd in self.kernel_only.items()}
         held[self.pins.schema] = self._schema
         held |= {folder / name: fd for name, fd in self.programs.items()}
-        held |= dict(zip((folder / name for name in TAIL_ARRAYS.values()), self._tails, strict=True))
+        held |= dict(zip((folder / name for name in TAIL_ARRAYS), self._tails, strict=True))
         return held | {self.pins.links / str(cgroup) / hook: fd for (cgroup, hook), fd in self._links.items()}
 
     def close(self) -> None:
@@ -219,17 +245,20 @@ class Datapath:
             self._events.close()
         for kernel_map in self.maps.values():
             kernel_map.close()
-        own = [fd for fd in (self.sockets, self._schema, self._lock) if fd >= 0]
-        for fd in (*self.programs.values(), *self._tails, *self._links.values(), *own):
+        own = [fd for fd in (self._schema, self._lock) if fd >= 0]
+        for fd in (*self.kernel_only.values(), *self.programs.values(), *self._tails, *self._links.values(), *own):
             os.close(fd)
-        self.sockets = self._schema = self._lock = -1
-        self.maps, self.programs, self._tails, self._links, self._events = {}, {}, [], {}, None
+        self._schema = self._lock = -1
+        self.maps, self.kernel_only, self.programs, self._tails, self._links, self._events = {}, {}, {}, [], {}, None
 
     def _open_maps(self) -> None:
         for name, spec in MAPS.items():
-            self.maps[name] = KernelMap(name, syscall.open_pin(str(self.pins.maps / name)), spec)
-        self._events = RingBuffer(syscall.open_pin(str(self.pins.maps / "events")))
-        self.sockets = syscall.open_pin(str(self.pins.maps / "sockets"))
+            fd = syscall.open_pin(str(self.pins.maps / name))
+            if spec.kernel_only:
+                self.kernel_only[name] = fd
+            else:
+                self.maps[name] = KernelMap(name, fd, spec)
+        self._events = RingBuffer(os.dup(self.kernel_only["events"]))
 
     def _pin_schema(self) -> None:
         """The maps are whole."""
@@ -242,9 +271,9 @@ class Datapath:
     def _attach(self, root: Path, cgroup_id: int, pin: Path, program: Program) -> None:
         fd = self.programs[program.name]
         try:
-            link = self._inherited(pin, fd) or (_updated(pin, fd) if pin.exists() else None)
+            link = self._inherited(pin, fd) or (links.updated(pin, fd) if pin.exists() else None)
             if link is None:
-                link = _created(root, fd, program.attach_type)
+                link = links.create(root, fd, program.attach_type)
                 syscall.pin(link, str(pin))
         except OSError as exc:
             raise KernelError(f"attach {program.name} to {root}: {exc.strerror}") from exc
@@ -257,67 +286,35 @@ class Datapath:
         """A link of an older release, which has this program now and is pinned here."""
         name = pin.relative_to(self.pins.version)
         for old in (other.version / name for other in self.pins.others()):
-            link = _updated(old, program) if old.exists() else None
+            link = links.updated(old, program) if old.exists() else None
             if link is not None:
                 old.rename(pin)
                 return link
         return None
 
 
-def _holds(pin: Path) -> bool:
-    """Is there a link, and is it still on its cgroup?"""
-    if not pin.exists():
-        return False
-    link = syscall.open_pin(str(pin))
-    try:
-        return syscall.link_info(link).cgroup_id != 0
-    finally:
-        os.close(link)
-
-
-def _updated(pin: Path, program: int) -> int | None:
-    """A pinned link with this program in it. None, and no pin, where somebody has cut the link from its cgroup."""
-    link = syscall.open_pin(str(pin))
-    try:
-        syscall.link_update(link, program)
-    except OSError as exc:
-        os.close(link)
-        if exc.errno != errno.ENOLINK:
-            raise
-        pin.unlink()
-        return None
-    return link
-
-
-def _created(root: Path, program: int, attach_type: AttachType) -> int:
-    cgroup = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return syscall.link_create(program, cgroup, attach_type)
-    finally:
-        os.close(cgroup)
-
-
 def detach(root: Path) -> int:
     """Take everything off the node that is pinned below `root`: links first, last a bpffs that an agent has mounted.
 
-    Number of links that were there.
+    Number of links and of programs on maps that were there.
     """
     pins = Pins(root)
-    links = pins.all_links()
-    for link in links:
-        _cut(link)
+    there = pins.all_links()
+    for link in there:
+        links.cut(link)
+    on_maps = sum(_off_maps(each) for each in (pins, *pins.others()))
     pins.remove_all()
     leave_bpffs(root.parent)
-    return len(links)
+    return len(there) + on_maps
 
 
-def _cut(pin: Path) -> None:
-    link = syscall.open_pin(str(pin))
-    try:
-        syscall.link_detach(link)
-    except OSError as exc:
-        if exc.errno != errno.ENOLINK:  # cut already
-            raise
-    finally:
-        os.close(link)
-    pin.unlink()
+def _off_maps(pins: Pins) -> int:
+    """Take this version's programs off its maps of sockets: a map and its program may hold each other for ever."""
+    taken = 0
+    for generation in pins.generations():
+        for hook in HOOKS:
+            program = pins.programs(generation) / hook.name
+            if isinstance(hook.target, OnMap) and program.exists():
+                with links.opened(pins.maps / hook.target.name) as sockets, links.opened(program) as fd:
+                    taken += map_hooks.detach(sockets, fd, hook.attach_type)
+    return taken

@@ -26,6 +26,7 @@ from agent.kernel.programs import (
     PROMOTE_PACKETS,
     TAIL_ARRAYS,
     Program,
+    Tail,
     compiler_flags,
     source_folder,
     source_text,
@@ -108,7 +109,7 @@ def _load_here(request: Request) -> Loaded:
         target.mkdir(parents=True)
         wanted = [p for p in PROGRAMS if not p.needs or request.features[p.needs]]
         infos = {p.name: _load_program(module, p, target) for p in wanted}
-    for name in TAIL_ARRAYS.values():
+    for name in TAIL_ARRAYS:
         syscall.pin(module[name].map_fd, str(target / name))
     return Loaded(
         bcc=bcc.__version__,
@@ -137,9 +138,9 @@ def _load_program(module: Any, program: Program, target: Path) -> syscall.ProgIn
     except Exception as exc:  # bcc raises bare Exception
         raise LoadError(f"{program.name}: {exc}") from exc
     syscall.pin(fd, str(target / program.name))
-    if program.tail is not None:
-        array = module[TAIL_ARRAYS[program.attach_type]].map_fd
-        syscall.map_update(array, program.tail.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
+    if isinstance(program.target, Tail):
+        array = module[program.target.array].map_fd
+        syscall.map_update(array, program.target.index.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
     return syscall.prog_info(fd)
 
 

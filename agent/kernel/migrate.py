@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.abi.layout import Layout, raw
-from agent.abi.schema import KERNEL_ONLY, Convert, Schema, Table, converter, own_schema
-from agent.abi.structs import U32, MapSpec
+from agent.abi.schema import Convert, Schema, Table, converter, own_schema
+from agent.abi.structs import MAPS, U32, MapSpec
 from agent.errors import LoadError
 from agent.kernel import syscall
 from agent.kernel.maps import Item, KernelMap, possible_cpus
@@ -102,7 +102,7 @@ class Migration:
         now = own_schema().tables
         for name, table in now.items():
             before = self._was.tables.get(name)
-            if name in KERNEL_ONLY or before is None or before == table:
+            if MAPS[name].kernel_only or before is None or before == table:
                 continue
             self._copied[name] = found = _opened(self.old, name, before)
             items = list(_items(found))

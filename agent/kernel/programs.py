@@ -10,18 +10,8 @@ from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
 from agent.kernel.syscall import AttachType, ProgType
 
-SOURCES = (
-    "maps.c",
-    "record.c",
-    "judge.c",
-    "skb.c",
-    "slow.c",
-    "connect.c",
-    "sendmsg.c",
-    "sock.c",
-    "lsm.c",
-    "sockops.c",
-)
+SHARED_SOURCES = ("maps.c", "record.c", "judge.c")
+"""What several programs call; in this order, in front of their own files."""
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
@@ -32,47 +22,62 @@ _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <
 
 
 @dataclass(frozen=True, slots=True)
+class OnCgroup:
+    """A hook of every cgroup that is a root of pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnMap:
+    """A hook of the sockets that are in a map of bpf/maps.c: a sockhash."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """No hook: entry `index` of an array of programs, which another program calls."""
+
+    array: str
+    index: int
+
+
+Target = OnCgroup | OnMap | Tail
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
-    """One function of bpf/. `tail`: index in its direction's tail array instead of a hook of its own.
+    """One function of bpf/`source`, and where it sits.
 
     `needs`: the name of the Feature without which a kernel does not have its hook.
     """
 
     name: str
+    source: str
     prog_type: ProgType
     attach_type: AttachType
-    tail: int | None = None
+    target: Target = OnCgroup()
     needs: str = ""
 
 
 PROGRAMS = (
-    Program("slow_egress", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, tail=0),
-    Program("slow_ingress", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, tail=0),
-    Program("egress", ProgType.CGROUP_SKB, AttachType.INET_EGRESS),
-    Program("ingress", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
-    Program("connect4", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
-    Program("connect6", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
-    Program("sendmsg4", ProgType.CGROUP_SOCK_ADDR, AttachType.SENDMSG4),
-    Program("sendmsg6", ProgType.CGROUP_SOCK_ADDR, AttachType.SENDMSG6),
-    Program("sock_create", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
-    Program("sock_release", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
-    Program("socket_create", ProgType.LSM, AttachType.LSM_CGROUP, needs="lsm_cgroup"),
-    Program("sockops", ProgType.SOCK_OPS, AttachType.SOCK_OPS, needs="sockops"),
+    Program("slow_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 0)),
+    Program("slow_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 0)),
+    Program("ingress", "skb.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
+    Program("sock_release", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
+    Program("sock_create", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
+    Program("socket_create", "lsm.c", ProgType.LSM, AttachType.LSM_CGROUP, needs="lsm_cgroup"),
+    Program("connect4", "connect.c", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
+    Program("connect6", "connect.c", ProgType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
+    Program("sendmsg4", "sendmsg.c", ProgType.CGROUP_SOCK_ADDR, AttachType.SENDMSG4),
+    Program("sendmsg6", "sendmsg.c", ProgType.CGROUP_SOCK_ADDR, AttachType.SENDMSG6),
+    Program("egress", "skb.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS),
+    Program("sockops", "sockops.c", ProgType.SOCK_OPS, AttachType.SOCK_OPS, needs="sockops"),
 )
-TAIL_ARRAYS = {AttachType.INET_EGRESS: "tail_egress", AttachType.INET_INGRESS: "tail_ingress"}
-HOOKS = tuple(program for program in PROGRAMS if program.tail is None)
-ATTACH_ORDER = (
-    "ingress",
-    "sock_release",
-    "sock_create",
-    "socket_create",
-    "connect4",
-    "connect6",
-    "sendmsg4",
-    "sendmsg6",
-    "egress",
-    "sockops",
-)
+"""In the order in which they are attached; their files are compiled in the order of their first program."""
+
+HOOKS = tuple(program for program in PROGRAMS if not isinstance(program.target, Tail))
+TAIL_ARRAYS = tuple(dict.fromkeys(program.target.array for program in PROGRAMS if isinstance(program.target, Tail)))
+SOURCES = tuple(dict.fromkeys((*SHARED_SOURCES, *(program.source for program in PROGRAMS))))
 
 
 def source_folder() -> Path:

@@ -39,9 +39,12 @@ class Command(IntEnum):
     PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
+    PROG_ATTACH = 8
+    PROG_DETACH = 9
     TEST_RUN = 10
     PROG_BY_ID = 13
     INFO = 15
+    PROG_QUERY = 16
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
@@ -56,6 +59,7 @@ class MapType(IntEnum):
 
     ARRAY = 2
     ARRAY_OF_MAPS = 12
+    SOCKHASH = 18
 
 
 class ProgType(IntEnum):
@@ -65,6 +69,7 @@ class ProgType(IntEnum):
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
     SOCK_OPS = 13
+    SK_MSG = 16
     CGROUP_SOCK_ADDR = 18
     LSM = 29
 
@@ -76,6 +81,7 @@ class AttachType(IntEnum):
     INET_EGRESS = 1
     SOCK_CREATE = 2
     SOCK_OPS = 3
+    SK_MSG_VERDICT = 7
     CONNECT4 = 10
     CONNECT6 = 11
     SENDMSG4 = 14
@@ -226,6 +232,23 @@ def link_update(link: int, program: int) -> None:
 def link_detach(link: int) -> None:
     """Cuts a link from its cgroup, whoever else holds it."""
     bpf(Command.LINK_DETACH, struct.pack("=I", link))
+
+
+def prog_attach(target: int, program: int, attach_type: AttachType) -> None:
+    """To a map of sockets, in the place of what was there."""
+    bpf(Command.PROG_ATTACH, struct.pack("=IIII", target, program, attach_type, 0))
+
+
+def prog_detach(target: int, program: int, attach_type: AttachType) -> None:
+    bpf(Command.PROG_DETACH, struct.pack("=IIII", target, program, attach_type, 0))
+
+
+def prog_query(target: int, attach_type: AttachType, most: int = 16) -> tuple[int, ...]:
+    """Numbers of the programs on a map of sockets."""
+    numbers = (ctypes.c_uint32 * most)()
+    attr = struct.pack("=IIIIQI", target, attach_type, 0, 0, ctypes.addressof(numbers), most)
+    _, out = bpf(Command.PROG_QUERY, attr)
+    return tuple(numbers[: struct.unpack_from("=I", out, 24)[0]])
 
 
 def _info(fd: int, size: int) -> bytes:

@@ -100,3 +100,4 @@ class Loss(IntEnum):
     PENDING_FULL = 6  # a pending cgroup without an entry in `pending`
     TAIL_MISSING = 7  # a tail call found no program
     AGENT_GONE = 8  # a packet of an unknown pod that passed because the agent is gone (L6)
+    IMPOSSIBLE = 9  # a lookup failed that cannot fail: a defect, please report it

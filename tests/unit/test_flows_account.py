@@ -25,7 +25,8 @@ def key(port: int = 443, protocol: int = 6) -> bytes:
 def value(sent: int = 0, *, last: int = 100, first: int = 100, epoch: int = 1) -> bytes:
     return FLOW.pack(
         slot=1, stamp=epoch, identity=1 << 24, rule=0, last=last & MASK, first=first & MASK, verdict=1, reason=0,
-        pad=b"\0" * 6, sent_packets=sent, sent_bytes=sent * 100 & (1 << 64) - 1, received_packets=0, received_bytes=0, connections=1,
+        pad=b"\0" * 6, sent_packets=sent, sent_bytes=sent * 100 & (1 << 64) - 1, received_packets=0, received_bytes=0,
+        connections=1,
     )  # fmt: skip
 
 

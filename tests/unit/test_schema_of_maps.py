@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agent.abi.layout import FieldType, Layout, array, be16, nested, raw, u8, u16, u32, u64
@@ -16,12 +18,22 @@ def convert(old: Layout, new: Layout) -> Convert:
 
 def described(layout: Layout) -> tuple[Field, ...]:
     """As the text of a schema tells it."""
-    table = Table(fields_of(layout), (), layout.size, 0, per_cpu=False)
+    table = Table(fields_of(layout), (), layout.size, 0, per_cpu=False, entries=0)
     return Schema.decode(Schema(1, {"t": table}).encode() + b"\0\0").tables["t"].key
 
 
 def test_a_schema_is_read_as_it_was_written() -> None:
     assert Schema.decode(own_schema().encode()) == own_schema()
+
+
+def test_an_array_that_grew_is_another_map() -> None:
+    """`losses` had nine entries until ABI 3, whose releases wrote no sizes down; other arrays are as they were."""
+    said = json.loads(own_schema().encode())
+    for table in said["tables"].values():
+        del table["entries"]
+    before, now = Schema.decode(json.dumps(said).encode()).tables, own_schema().tables
+    assert before["losses"].entries == 9
+    assert {name for name in now if before[name] != now[name]} == {"losses"}
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"abi": 1}', b'{"abi": 1, "tables": {"t": 7}}', b"\xff"])
