@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.abi.layout import Layout, nested, u64
-from agent.abi.structs import DENIAL, DENIAL_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, U32, MapSpec
+from agent.abi.structs import ABI_VERSION, DENIAL, DENIAL_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, U32, MapSpec
 from agent.kernel import syscall
 from agent.kernel.maps import KernelMap, sum_per_cpu
 from agent.kernel.pins import Pins
@@ -24,15 +24,16 @@ from tests.kernel.test_faults import Traffic, machine, managed_pod  # noqa: F401
 from tests.kernel.test_upgrade import started
 
 ROOT = Path(__file__).parents[2]
+_NEXT = ABI_VERSION + 1
 _EDITS = [
-    ("bpf/types.h", "#define ABI_VERSION 3", "#define ABI_VERSION 4"),
+    ("bpf/types.h", f"#define ABI_VERSION {ABI_VERSION}", f"#define ABI_VERSION {_NEXT}"),
     ("bpf/types.h", "struct denial { /* value of `denials` */\n", "struct denial {\n\t__u64 first_ns;\n"),
     ("bpf/types.h", "sizeof(struct denial) == 16", "sizeof(struct denial) == 24"),
     ("bpf/types.h", "\t__u64 denied_bytes;\n", "\t__u64 denied_bytes;\n\t__u64 spare;\n"),
     ("bpf/types.h", "sizeof(struct identity_totals) == 128", "sizeof(struct identity_totals) == 144"),
     ("bpf/types.h", "at once */\n\t__u64 stamp;", "at once */\n\t__u64 opened_ns;\n\t__u64 stamp;"),
     ("bpf/types.h", "sizeof(struct flow) == 88", "sizeof(struct flow) == 96"),
-    ("agent/abi/structs.py", "ABI_VERSION = 3", "ABI_VERSION = 4"),
+    ("agent/abi/structs.py", f"ABI_VERSION = {ABI_VERSION}", f"ABI_VERSION = {_NEXT}"),
     ("agent/abi/structs.py", '    "flow",\n', '    "flow",\n    opened_ns=u64,\n'),
     ("agent/abi/structs.py", 'Layout("denial", packets=u64', 'Layout("denial", first_ns=u64, packets=u64'),
     ("agent/abi/structs.py", "    denied_bytes=u64,\n", "    denied_bytes=u64,\n    spare=u64,\n"),
@@ -40,8 +41,8 @@ _EDITS = [
 ]
 _COUNTS = Layout("identity_counts", **IDENTITY_COUNTS.fields, spare=u64)
 _SPECS = {
-    3: (MapSpec(DENIAL_KEY, DENIAL, 0), MapSpec(U32, IDENTITY_TOTALS, 0, per_cpu=True)),
-    4: (
+    ABI_VERSION: (MapSpec(DENIAL_KEY, DENIAL, 0), MapSpec(U32, IDENTITY_TOTALS, 0, per_cpu=True)),
+    _NEXT: (
         MapSpec(DENIAL_KEY, Layout("denial", first_ns=u64, **DENIAL.fields), 0),
         MapSpec(U32, Layout("identity_totals", by=nested(_COUNTS, 2)), 0, per_cpu=True),
     ),
@@ -91,17 +92,19 @@ def test_the_next_release_takes_over_under_load_and_the_one_before_does_not_take
     traffic = Traffic(pod)
     assert traffic.flows()
     assert first.stop() == 0, first.errors
-    before = totals(config.pins, 3)
+    before = totals(config.pins, ABI_VERSION)
     assert any(count > 20 for count in before.values())
     second = AgentProcess(config, ready, next_release)
     assert ready.read_text() == "adopted"
-    assert not Pins(config.pins, 3).version.exists(), "nothing of the old release is left"
+    assert not Pins(config.pins, ABI_VERSION).version.exists(), "nothing of the old release is left"
     assert traffic.flows()
-    after = totals(config.pins, 4)
+    after = totals(config.pins, _NEXT)
     assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
     assert sum(after.values()) > sum(before.values()), "and it goes on counting"
     assert second.stop() == 0, second.errors
-    with pytest.raises(AssertionError, match=r"a newer release of dagwall .ABI 4, this one's is 3. is in force"):
+    with pytest.raises(
+        AssertionError, match=rf"newer release of dagwall .ABI {_NEXT}, this one's is {ABI_VERSION}. is in"
+    ):
         AgentProcess(config, ready)
     assert traffic.flows(), "theirs stays in force"
     third = AgentProcess(config, ready, next_release)
@@ -125,16 +128,16 @@ def test_a_death_on_the_way_is_made_good_by_the_next_start(
     AgentProcess(config, ready).kill()
     traffic = Traffic(pod)
     assert traffic.flows()
-    before = totals(config.pins, 3)
+    before = totals(config.pins, ABI_VERSION)
     with started(config, ready, next_release, env=os.environ | {"DIE_AT": step}) as process:
         assert process.wait(START_SECONDS) == -signal.SIGKILL
-    assert Pins(config.pins, 3).version.exists()
+    assert Pins(config.pins, ABI_VERSION).version.exists()
     assert traffic.flows()
     last = AgentProcess(config, ready, next_release)
     assert ready.read_text() == "adopted"
     assert traffic.flows()
-    assert not Pins(config.pins, 3).version.exists()
-    after = totals(config.pins, 4)
+    assert not Pins(config.pins, ABI_VERSION).version.exists()
+    after = totals(config.pins, _NEXT)
     assert {key: (count, after.get(key)) for key, count in before.items() if after.get(key, 0) < count} == {}
     assert last.stop() == 0, last.errors
     traffic.end()
@@ -144,8 +147,8 @@ def test_a_newer_release_that_never_came_into_force_does_not_bar_the_way_back(ma
     """It died while it was loaded, and was rolled back."""
     config, ready = machine.config(), machine.folder / "ready"
     assert AgentProcess(config, ready).stop() == 0
-    Pins(config.pins, 4).maps.mkdir(parents=True)
+    Pins(config.pins, _NEXT).maps.mkdir(parents=True)
     back = AgentProcess(config, ready)
     assert ready.read_text() == "adopted"
-    assert not Pins(config.pins, 4).version.exists()
+    assert not Pins(config.pins, _NEXT).version.exists()
     assert back.stop() == 0, back.errors
