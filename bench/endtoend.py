@@ -1,4 +1,4 @@
-"""Cost of a packet and of a connection, end to end and paired: kernel.md's protocol, condensed.
+"""Cost of a packet and of a connection, end to end and paired, of dagwall and of others at the same job.
 
 Every round runs every contestant in random order; differences are taken to the round's own `none`; `none` runs twice
 as the null test. The metric is CPU time of one thread that owns both ends, so that other load does not count.

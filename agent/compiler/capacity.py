@@ -1,4 +1,4 @@
-"""Does Want fit into the kernel's maps? A revision that does not is refused whole (design 3, "when full")."""
+"""Does Want fit into the kernel's maps? A revision that does not is refused whole."""
 
 from __future__ import annotations
 

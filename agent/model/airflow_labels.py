@@ -1,4 +1,4 @@
-"""How Airflow writes an id into a label: lossy, hashed, and not injective (airflow.md 1.2)."""
+"""How Airflow writes an id into a label: lossy, hashed, and not injective (docs/airflow.md 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies as written: TaskNetworkPolicy and ClusterTaskNetworkPolicy after parsing (design 5, semantics P)."""
+"""Policies as written: TaskNetworkPolicy and ClusterTaskNetworkPolicy after parsing (P1 to P18)."""
 
 from __future__ import annotations
 

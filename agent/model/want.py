@@ -1,6 +1,6 @@
 """What the kernel maps should say: the output of the compiler, in values, not bytes.
 
-How the kernel uses it (bpf/policy.h). For a packet of ruleset R, peer address A, port class P and direction D,
+How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A, port class P and direction D,
 `any` = PORT_ANY for TCP, UDP, ICMP, ICMPv6 and PORT_OTHER for all else, P = `any` where no policy mentions the port:
 
 1. (peer class, base class) of A: exact in `hosts`, else longest prefix in `peers`.

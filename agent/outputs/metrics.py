@@ -1,4 +1,4 @@
-"""Prometheus metrics (design 6): made at scrape time from what the agent says about itself, and from task series.
+"""Prometheus metrics: made at scrape time from what the agent says about itself, and from task series.
 
 What resets: `dagwall_task_*` count from the start of this agent; flows that were live then are counted from their
 beginning once more, so a restart shows as a counter reset that is followed by the live flows' totals. All that comes

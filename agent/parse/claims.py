@@ -1,6 +1,6 @@
 """Who a pod says it is (I1, I2): a Pod manifest in, a model.identity.Claim out.
 
-Everything below `metadata.labels` and `metadata.annotations` is the author's to choose (airflow.md 1.3); the claim
+Everything below `metadata.labels` and `metadata.annotations` is the author's to choose (docs/airflow.md 3); the claim
 says so through `ambiguous`, `contradictions` and its attestation, never by believing one story silently.
 """
 

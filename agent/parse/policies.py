@@ -1,4 +1,4 @@
-"""TaskNetworkPolicy and ClusterTaskNetworkPolicy, dagwall.io/v1alpha1, into model.policy.Policy (design 5).
+"""TaskNetworkPolicy and ClusterTaskNetworkPolicy, dagwall.io/v1alpha1, into model.policy.Policy.
 
 Strict: what is unknown, ambiguous or cannot be judged by this build is an error, never ignored (P17, P18).
 """

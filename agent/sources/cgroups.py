@@ -48,7 +48,7 @@ class PodFolder:
 
 @dataclass(frozen=True, slots=True)
 class ContainerFolder:
-    """A container's or sandbox's folder. `outside`: the runtime's cgroup driver is not the kubelet's (lab.md 3)."""
+    """A container's or sandbox's folder. `outside`: the runtime's cgroup driver differs (docs/cgroups.md)."""
 
     uid: PodUid
     container_id: str

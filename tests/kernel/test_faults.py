@@ -1,4 +1,4 @@
-"""What fails, and what happens then (design.md, section 7): real agents are killed, pins and links taken away, maps
+"""What fails, and what happens then: real agents are killed, pins and links taken away, maps
 too small, sockets that end without a word. Enforcement stays, counts are exact or the loss is counted."""
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from agent.model.selector import id_matches
 
 
 def airflow_make_safe_label_value(text: str) -> str:
-    """Airflow's code, as airflow.md 1.2 quotes it."""
+    """Airflow's code, as docs/airflow.md 2 describes it."""
     safe = re.sub(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$", "", text)
     if len(safe) > 63 or text != safe:
         safe = safe[:53] + "-" + hashlib.md5(text.encode()).hexdigest()[:9]

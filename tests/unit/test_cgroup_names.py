@@ -1,4 +1,4 @@
-"""Paths as real kubelets make them (lab.md 3), and what must not be mistaken for a pod."""
+"""Paths as real kubelets make them (docs/cgroups.md), and what must not be mistaken for a pod."""
 
 from __future__ import annotations
 

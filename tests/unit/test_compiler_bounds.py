@@ -46,7 +46,7 @@ def cluster(policies: list[Policy], pods: int) -> Cluster:
 
 
 def test_private_lists_and_world_do_not_multiply(capsys: pytest.CaptureFixture[str]) -> None:
-    """The worst case of design 3: 200 rulesets, 200 x 20 private prefixes, world on 443 in each."""
+    """The worst case for rows: 200 rulesets, 200 x 20 private prefixes, world on 443 in each."""
     policies = []
     for i in range(200):
         nets = [CidrPeer(ip_network(f"20.{i}.{n * 2}.0/24")) for n in range(20)]
