@@ -16,7 +16,7 @@ class OnAgentLoss(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the agent is told. Times in seconds, sizes in entries."""
+    """The agent's settings. Times in seconds, sizes in entries."""
 
     node: str
     files: Path | None = None  # the source: manifests in this folder; None: the API server

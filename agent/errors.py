@@ -51,7 +51,7 @@ class CapacityError(DagwallError):
 
 
 class TooManyRows(CapacityError):
-    """The rows of map `rules` are more than fit, or may be. `needs` says by policy how many, as an upper bound."""
+    """The rows of map `rules` are more than fit, or may be. `needs`: how many by policy, as an upper bound."""
 
     def __init__(self, needs: Mapping[Any, int], limit: int, message: str = "") -> None:
         self.needs, self.limit = needs, limit

@@ -79,7 +79,7 @@ static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
 }
 
 /* Who calls connect() opens the connection (P9), also where the socket has listened, or was accepted, before. Without
- * `flags` only a socket that knows something else is told. One that finds no memory for it is denied at its SYN.
+ * `flags` only a socket that has another mark gets it. One that finds no memory for it is denied at its SYN.
  */
 static __always_inline void mark_opened(struct bpf_sock_addr *ctx, int flags)
 {
@@ -104,7 +104,7 @@ static __always_inline void count_connection(struct flow *flow, __u32 identity)
 	count_identity_connection(identity, DIRECTION_EGRESS);
 }
 
-/* Perhaps the pod's own address, which nobody knows (yet): of its links, or before the API has told. */
+/* Perhaps the pod's own address, which nobody knows (yet): of its links, or before the API has it. */
 static __always_inline int may_be_own(const struct endpoint *endpoint, const struct address *peer, __u8 reason)
 {
 	if (address_is_link_local(peer))

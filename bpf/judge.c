@@ -120,7 +120,7 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 	*out = rule ? *rule : endpoint->defaults[direction & 1];
 }
 
-/* P7: what stays in the pod, told by its address. By device it is told in the skb hooks. */
+/* P7: what stays in the pod, known by its address. The skb hooks know it by the device. */
 static __always_inline int is_own_address(const struct endpoint *endpoint, const struct address *address)
 {
 	return address_equal(address, &endpoint->own[0]) || address_equal(address, &endpoint->own[1]);
@@ -353,7 +353,7 @@ static __always_inline int find_creator(__u64 cookie, struct creator *out)
 	return out->cookie == cookie && out->seal == seal_of(out);
 }
 
-/* What `nearby` says of a cgroup. `state` is STATE_PENDING where it says nothing: look in `endpoints`. */
+/* What `nearby` has of a cgroup. `state` is STATE_PENDING where it has nothing: look in `endpoints`. */
 struct place {
 	__u32 epoch;
 	__u8 state;

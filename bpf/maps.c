@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* Every map once. "Full" says what a program does when it cannot insert. The loader gives PIN_MAPS (a folder of
+/* Every map once. "Full": what a program does when it cannot insert. The loader gives PIN_MAPS (a folder of
  * bpffs: an existing pin is used as it is) and the *_ENTRIES; agent/abi/structs.py names the same maps.
  *
  * What the agent rewrites while programs read it is an array of words or an lpm_trie, never a hash: a hash hands a

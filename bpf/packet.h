@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Pure: what a packet says. Addresses are IPv6 with IPv4 mapped; "remote" is the other end, "local" is ours. */
+/* Pure: what is in a packet. Addresses are IPv6 with IPv4 mapped; "remote" is the other end, "local" is ours. */
 #ifndef DAGWALL_PACKET_H
 #define DAGWALL_PACKET_H
 
@@ -258,7 +258,7 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int way, struct pa
 	return DROP_INVALID_PACKET;
 }
 
-/* Every packet; `out->reason` says why one cannot be judged on its real peer. */
+/* Every packet; `out->reason`: why one cannot be judged on its real peer. */
 static __always_inline void parse_full(struct __sk_buff *skb, int way, struct packet *out)
 {
 	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4))

@@ -92,7 +92,7 @@ static __always_inline void socket_promote(struct __sk_buff *skb, struct promote
 	s->epoch = epoch;
 }
 
-/* One packet in PROMOTE_PACKETS says yes: those of long flows, soon; of short ones, seldom. Drawing a random number
+/* True for one packet in PROMOTE_PACKETS: those of long flows, soon; of short ones, seldom. Drawing a random number
  * costs as much as all the rest of a hit.
  */
 static __always_inline int is_long(const struct flow *flow, struct __sk_buff *skb, int way)

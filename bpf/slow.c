@@ -54,7 +54,7 @@ static __always_inline struct promoted *storage_of_skb(struct __sk_buff *skb)
 	return sk ? sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 }
 
-/* The network namespace of a packet's socket, kept with the socket. Where the kernel does not tell and `creators` does
+/* The network namespace of a packet's socket, kept with the socket. Where the kernel cannot be asked and `creators` does
  * not know (any more), a number that is this socket's alone. 0: there is no memory for it.
  */
 static __always_inline __u64 network_of(struct __sk_buff *skb)
@@ -260,7 +260,7 @@ static __always_inline int is_connection(struct bpf_sock *sk)
 	       state != SOCKET_NEW_SYN_RECEIVED;
 }
 
-/* Why a packet is denied whatever the rules say; DROP_NONE: they decide. */
+/* Why a packet is denied whatever the rules are; DROP_NONE: they decide. */
 static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoint *endpoint,
 				      const struct packet *packet, int way)
 {

@@ -171,7 +171,7 @@ struct flow_key { /* key of `flows` */
 _Static_assert(sizeof(struct flow_key) == 32, "ABI: agent/abi/layout.py");
 
 struct flow { /* value of `flows`: verdict cache, connection table and accounting at once */
-	__u64 stamp; /* epoch, and in the upper half a tag of the key: one load tells whose verdict this is, and how old */
+	__u64 stamp; /* epoch, and in the upper half a tag of the key: one load shows whose verdict this is, and how old */
 	__u32 slot;
 	__u32 identity;
 	__u32 rule;
@@ -271,7 +271,7 @@ _Static_assert(sizeof(struct denial) == 16, "ABI: agent/abi/layout.py");
 struct creator { /* value of `creators`: who made a socket, until another socket's cookie takes the place (L7) */
 	__u64 cookie;
 	__u64 cgroup_id;
-	__u64 network; /* network namespace; 0 where the kernel tells it for each packet (HAVE_SKB_NETNS) */
+	__u64 network; /* network namespace; 0 where programs can ask for it at each packet (HAVE_SKB_NETNS) */
 	__u64 seal;    /* of the other three: they are written by several processors at once */
 };
 _Static_assert(sizeof(struct creator) == 32, "ABI: agent/abi/layout.py");

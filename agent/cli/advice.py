@@ -36,7 +36,7 @@ def advise(cluster: Cluster, written: Collection[ObjectName]) -> Iterator[Warnin
             state = "is not managed" if ref.namespace else "is managed"
             yield Warning_(ref, "metadata.namespace", f"selects nothing: {where} {state}")
     yield from (Warning_(*each) for each in (*hashed_ids(cluster), *pitfalls(cluster), *missing(cluster, written)))
-    if cluster.services:  # files without any service say nothing about those of the cluster
+    if cluster.services:  # files without any service are not about those of the cluster
         yield from (Warning_(each.policy, each.field, each.text) for each in unmatched_services(cluster))
 
 

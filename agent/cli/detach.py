@@ -48,7 +48,7 @@ def detach(pins: Path, state: Path, socket: Path, output: str, *, yes: bool) -> 
     if not yes:
         click.echo(f"This ends ALL enforcement of dagwall on this node ({pins}), and forgets all counters.", err=True)
         if not sys.stdin.isatty():
-            raise click.UsageError("not confirmed: standard input is no terminal; say --yes")
+            raise click.UsageError("not confirmed: standard input is no terminal; give --yes")
         click.confirm("Detach?", abort=True, err=True)
     try:
         links = take_away(pins)
@@ -75,7 +75,7 @@ def _note(state: Path) -> None:
 
 
 def _is_held(pins: Path, socket: Path) -> bool:
-    """By an agent that says so. One that hangs is no reason not to detach."""
+    """By an agent that answers. One that hangs is no reason not to detach."""
     try:
         return bool(Client(socket).ask("status").get("pins") == str(pins))
     except DagwallError:

@@ -48,7 +48,7 @@ def _in_accounts(
     ref: PolicyRef, field: str, homes: list[str], accounts: tuple[str, ...], known: frozenset[tuple[str, str]]
 ) -> Iterator[Missing]:
     if not any(namespace in homes for namespace, _ in known):
-        return  # these files hold none of them: they say nothing about accounts
+        return  # these files hold none: they are not about accounts
     for account in accounts:
         if not any((home, account) in known for home in homes):
             there = _listed(f"{namespace}/{name}" for namespace, name in known if namespace in homes)

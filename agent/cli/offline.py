@@ -25,7 +25,7 @@ STANDARD_INPUT = Path("-")
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """What the files say, what is wrong with them, and in which file each object stands."""
+    """What is in the files, what is wrong with them, and in which file each object stands."""
 
     cluster: Cluster
     problems: tuple[Problem, ...]

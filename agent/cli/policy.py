@@ -140,7 +140,7 @@ def explain_(  # noqa: PLR0917  click gives them by name
     """Which rule decides, and why? Exit code 0: allowed, 3: at least one way is denied."""
     read = _settings(given)
     if not (given["pod"] or given["dag"] or given["namespace"]):
-        raise click.UsageError("say who: --dag (and --task), --pod, or --namespace")
+        raise click.UsageError("name the pods: --dag (and --task), --pod, or --namespace")
     questions = questions_of(target, source, Question("", **given))
     if files:
         cluster = load(files, read).cluster

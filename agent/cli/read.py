@@ -1,4 +1,4 @@
-"""The noun commands: what a running agent says. They change nothing."""
+"""The noun commands: what a running agent reports. They change nothing."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ METADATA: tuple[Address, ...] = tuple(
         "100.100.100.200",
     )
 )  # fmt: skip
-"""Cloud metadata and credential addresses (P11), unless the file says otherwise."""
+"""Cloud metadata and credential addresses (P11), unless the file lists others."""
 
 MIN_EVENTS_BYTES = 4096
 _KEYS = (
@@ -151,7 +151,7 @@ def _destination(field: Field) -> Destination:
 
 
 def read_map_entries(texts: Sequence[str]) -> dict[str, int]:
-    """NAME=N of maps that can be resized. Raises ValueError that says what is allowed."""
+    """NAME=N of maps that can be resized. Raises ValueError that names what is allowed."""
     sizes = {name: spec.entries for name, spec in MAPS.items() if spec.resizable} | {"events": MIN_EVENTS_BYTES}
     found: dict[str, int] = {}
     for text in texts:

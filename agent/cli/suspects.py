@@ -1,4 +1,4 @@
-"""What manifests say that dagwall reads over: misspelt labels of its own, unknown fields of NetworkPolicies. Pure."""
+"""What dagwall does not read in manifests: misspelt labels of its own, unknown fields of NetworkPolicies. Pure."""
 
 from __future__ import annotations
 
@@ -97,5 +97,5 @@ def _unknown(value: Any, path: str, known: dict[str, Any] | None) -> Iterator[tu
             hint = f"; did you mean {near[0]!r}?" if near else ""
             yield (
                 f"{path}.{key}",
-                f"no NetworkPolicy has this field, and it says nothing; there are: {joined(known)}{hint}",
+                f"no NetworkPolicy has this field, so it has no effect; there are: {joined(known)}{hint}",
             )

@@ -12,7 +12,7 @@ The pipeline, with the modules in the order in which to read them:
       -> atoms              atoms.py     everything that any term asks about and that holds for the address
                             addresses.py, peerpods.py, services.py, prefixes.py find them
       -> class              registry.py  addresses with equal atoms
-    content x class         rows.py      the rows of map `rules`, where they say more than the defaults
+    content x class         rows.py      the rows of map `rules`, where the defaults do not decide
     ports                   ports.py     ports that no term tells apart are one class
     Want                    compiler.py  all of it, kept in step with snapshots; lookup.py reads it as the kernel does
 
@@ -24,8 +24,8 @@ Glossary:
     members     the atoms of one address; a class is a set of addresses with equal members
     base        atoms of every cluster (entities, wide CIDRs); an address has its own class, and one of these alone
     term        an atom, and ports
-    content     what a ruleset says: equal contents are one ruleset, whoever has them
-    view        what a content says about one class in one direction, at every port
+    content     the rules of a ruleset: equal contents are one ruleset, whoever has them
+    view        a content's verdicts on one class in one direction, at every port
     transition  what an address was and what it is, as members
     group       the rows of one ruleset for one class
     step, part  the writes of a snapshot come in parts, because the kernel answers in between (see Compiler.steps)

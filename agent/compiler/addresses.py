@@ -52,7 +52,7 @@ class Owners:
 
     @property
     def known(self) -> bool:
-        """Is the address somebody's, and not only said to be?"""
+        """Is the address somebody's, not only written in a Service?"""
         return bool(self.pods or self.services or self.slices)
 
 
@@ -116,7 +116,7 @@ class Addresses:
         return {host for name in every for host in _hosts(self._cluster.services.get(name))}
 
     def members(self, host: Host) -> Members | None:
-        """What holds for an exact address; None where it is nobody's and its prefix says it all."""
+        """What holds for an exact address; None where no object owns it: its prefix decides then."""
         owners, fixed = self._owners.get(host), self._fixed.get(host)
         owned = self._owned(owners) if owners is not None else NOTHING
         if fixed is None and not (owners is not None and owners.known) and not owned:

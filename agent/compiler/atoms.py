@@ -169,14 +169,14 @@ def _marks() -> dict[Atom, AtomId]:
 
 @dataclass(slots=True)
 class AtomTable:
-    """Numbers of atoms, which follow from what they say."""
+    """Numbers of atoms, which follow from their content."""
 
     numbers: dict[Atom, AtomId] = field(default_factory=_marks)
     atoms: dict[AtomId, Atom] = field(default_factory=lambda: {i: mark for mark, i in MARKS.items()})
     base: set[AtomId] = field(default_factory=lambda: set(MARKS.values()))
     native: set[AtomId] = field(default_factory=set)
     at_ports: set[AtomId] = field(default_factory=set)
-    """Atoms that say something about a port: of services, backends, named ports."""
+    """Atoms that hold at some ports only: of services, backends, named ports."""
     touch_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
     """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
     _retained: int = 0

@@ -85,7 +85,7 @@ class Compiler:
     def update(self, cluster: Cluster, changes: Changes | None = None) -> Delta:
         """Takes in a snapshot. `changes` names at least all that is different from the last one; None: finds out.
 
-        Want is changed in place; the Delta says how.
+        Want is changed in place; the Delta has the changes.
         """
         revoked = self._take_in(cluster, changes)[0].revoked
         delta = self._delta(lambda tracked: tracked.delta())

@@ -1,4 +1,4 @@
-"""Layers of policies, and what they say about the addresses of one class and a port (P1, P2, P3)."""
+"""Layers of policies, and their verdict on the addresses of one class and a port (P1, P2, P3)."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a content says about the addresses of one class in one direction."""
+    """A content's verdicts on the addresses of one class in one direction."""
 
     layers: tuple[Hits, ...]
     audits: bool  # some policy is in audit, so that the second computation may differ

@@ -33,7 +33,7 @@ NETWORK_POLICY = LayerKind("NetworkPolicy", deny_allow_isolate, reaches_metadata
 
 
 class NativePolicies:
-    """NetworkPolicies by namespace; none where the agent was not told to read them (`--network-policy`)."""
+    """NetworkPolicies by namespace; none without `--network-policy`."""
 
     def __init__(self, cluster: Cluster, lowering: Lowering) -> None:
         self._enforced = not cluster.settings.audit_everything

@@ -135,7 +135,7 @@ class OwnPolicies:
         )
 
     def _guard(self, direction: Direction) -> Iterator[LoweredRule]:
-        """A task does not read who talks to whom unless a rule says so (S3)."""
+        """A task does not read who talks to whom unless a rule allows it (S3)."""
         settings = self._settings
         if direction is Direction.EGRESS and settings.metrics_port:
             terms = tuple(self._metrics_terms())

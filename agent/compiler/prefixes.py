@@ -43,7 +43,7 @@ def holds(outer: Prefix, inner: Prefix) -> bool:
 def memberships(items: Mapping[CidrPeer, frozenset[A]]) -> dict[Prefix, frozenset[A]]:
     """For every prefix where something begins or ends: the union over the items that hold its addresses.
 
-    An address has what its longest prefix says. ::/0 and ::ffff:0:0/96 are always there.
+    An address has the value of its longest prefix. ::/0 and ::ffff:0:0/96 are always there.
     One pass over the sorted prefixes with a stack of what is open.
     """
     begins: dict[Prefix, list[int]] = {EVERYTHING: [], MAPPED: []}
@@ -92,7 +92,7 @@ class Guard:
 
 
 def compressed(values: Mapping[Prefix, V]) -> Iterator[tuple[Prefix, V]]:
-    """Leaves out prefixes that say what the prefix around them says already; never the two roots."""
+    """Leaves out prefixes that have the value of the prefix around them; never the two roots."""
     stack: list[tuple[Prefix, V]] = []
     for prefix in sorted(values):
         while stack and not holds(stack[-1][0], prefix):

@@ -1,4 +1,4 @@
-"""Rows of `rules`: one group for each ruleset and class that need any (want.py says how the kernel reads them)."""
+"""Rows of `rules`: one group for each ruleset and class that need any (want.py shows how the kernel reads them)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What a ruleset says of a class, but for the class's number, and the ports that it depends on."""
+    """A ruleset's verdicts on a class, but for the class's number, and the ports that they depend on."""
 
     rows: tuple[tuple[PortClass, Direction, RuleValue], ...]
     intervals: frozenset[Interval]

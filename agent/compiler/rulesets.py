@@ -1,4 +1,4 @@
-"""The content of a ruleset, and what it says about an address and a port.
+"""The content of a ruleset, and its verdict on an address and a port.
 
 A content is made of layers (P1), dagwall's own first, then NetworkPolicy's: a packet must pass every one.
 """
@@ -138,7 +138,7 @@ class Content:
         return {each for t in terms if isinstance(t, AtPorts) for each in mentioned(t.ports)}
 
     def views(self, members: Members) -> tuple[View, View]:
-        """What it says about addresses with these members, by direction."""
+        """Its verdicts on addresses with these members, by direction."""
         groups: dict[Place, list[tuple[int, Hit]]] = {}
         for asked, ports in self._matches(members):
             node = isinstance(asked.term, AtPorts) and asked.term.atom in (NODE, ON_LINK)
@@ -221,7 +221,7 @@ def _key(term: Term) -> Hashable:
 
 
 def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
-    """A rule without peers reaches every address; metadata only if it denies, or its kind says so (P11)."""
+    """A rule without peers reaches every address; metadata only if it denies, or its kind reaches it (P11)."""
     if atom != ANY_ADDRESS:
         return atom in members
     return asked.kind.reaches_metadata or asked.place[2] is Part.DENY or METADATA not in members

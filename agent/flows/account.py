@@ -29,7 +29,7 @@ class Growth:
 
 @dataclass(slots=True)
 class Reading:
-    """What one read of the map says."""
+    """What one read of the map found."""
 
     growths: list[Growth] = field(default_factory=list)
     idle: list[bytes] = field(default_factory=list)  # keys to evict
@@ -72,7 +72,7 @@ class Accountant:
         self._kept[key] = now
 
     def evicted(self, key: bytes, value: bytes) -> Growth | None:
-        """The last word of an entry that was taken out; None where it says nothing new."""
+        """What an entry that was taken out had counted since the last read; None where nothing."""
         self._kept.pop(key, None)
         growth = _growth(key, value, self._seen.pop(key, None))
         return None if growth is not None and _goes_back(growth.counts) else growth

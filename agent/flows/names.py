@@ -163,7 +163,7 @@ def _by_length(networks: Iterable[Network]) -> dict[tuple[int, int], dict[int, N
     out: dict[tuple[int, int], dict[int, Network]] = {}
     for network in sorted(set(networks), key=lambda n: (-n.prefixlen, str(n))):
         if network.prefixlen == 0:
-            continue  # everything is in it: `world` says more
+            continue  # everything is in it: `world` is more precise
         shift = (32 if isinstance(network, IPv4Network) else 128) - network.prefixlen
         out.setdefault((network.version, shift), {})[int(network.network_address) >> shift] = network
     return out

@@ -1,4 +1,4 @@
-"""What the semantics say about one address, read straight from the snapshot. Slow on purpose; see judge.py."""
+"""What the semantics make of one address, read straight from the snapshot. Slow on purpose; see judge.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The semantics, word for word and slowly: the oracle of the compiler's tests, and what `policy explain` tells.
+"""The semantics, word for word and slowly: the oracle of the compiler's tests and of `policy explain`.
 
 No classes, no numbers: it looks at every policy, pod and service each time it is asked.
 """
@@ -44,7 +44,7 @@ Matches = tuple[PortMatch, ...] | None
 class Decision:
     """A verdict, its reason, the rule to name (None: no rule), and all rules that match.
 
-    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence, where there is more to say.
+    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence more.
     """
 
     verdict: Verdict
@@ -55,7 +55,7 @@ class Decision:
     nearest: Nearest | None = None
     layer: str = ""
     note: str = ""
-    final: bool = False  # no layer after the one that said so is asked
+    final: bool = False  # no layer after the one that decided is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Case:
         return self._explained(enforced)
 
     def _through(self, *, audited: bool) -> Decision:
-        """P1: every layer must let it pass. A rule of any layer says more than dagwall's default posture."""
+        """P1: every layer must let it pass. A rule of any layer counts more than dagwall's default posture."""
         outcome = Decision(Verdict.ALLOW, rule=OBSERVED)
         for layer in self.layers:
             if layer.last_resort and outcome.rule != OBSERVED:

@@ -25,7 +25,7 @@ _ON_CGROUPS = {hook.name: hook for hook in HOOKS if isinstance(hook.target, OnCg
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One program on one target, as the kernel says."""
+    """One program on one target, as the kernel reports it."""
 
     hook: str
     cgroup_id: int  # of a root; 0: its link is cut, or the hook is a map's

@@ -1,4 +1,4 @@
-"""The loader: a short-lived process that compiles bpf/ with bcc, loads and pins it, says what it did, and exits.
+"""The loader: a short-lived process that compiles bpf/ with bcc, loads and pins it, reports what it did, and exits.
 
 LLVM's memory goes with it. It needs no kernel headers: bpf/include holds the few that bcc asks for. Run as
 `python -m agent.kernel.loader` with a request as JSON on standard input; answers one JSON object on standard output.
@@ -59,7 +59,7 @@ class Loaded:
 
 
 def load(request: Request, timeout_seconds: float = 600) -> Loaded:
-    """Run the loader in a process of its own. Raises LoadError with what bcc or the verifier said."""
+    """Run the loader in a process of its own. Raises LoadError with the output of bcc or the verifier."""
     command = [sys.executable, "-m", "agent.kernel.loader"]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
     try:
@@ -75,7 +75,7 @@ def load(request: Request, timeout_seconds: float = 600) -> Loaded:
 
 
 def _reason(said: str, lines: int = 40) -> str:
-    """Its own one line, or the end of what clang or the verifier said."""
+    """Its own one line, or the end of what clang or the verifier wrote."""
     text = "\n".join(said.strip().splitlines()[-lines:])
     if "\n" not in text and text.startswith(_PREFIX):
         return text.removeprefix(_PREFIX)

@@ -1,7 +1,7 @@
 """Programs on a map of sockets (BPF_PROG_ATTACH to a sockhash): the map itself holds them, so no link is pinned.
 
 Whoever attaches replaces what was there in one step, for the sockets that join the map from then on: one that is in
-it keeps the program with which it joined (net/core/sock_map.c, sock_map_link). The kernel tells what is attached from
+it keeps the program with which it joined (net/core/sock_map.c, sock_map_link). The kernel lists what is attached from
 5.18 on (sock_map_bpf_prog_query).
 """
 
@@ -30,7 +30,7 @@ def detach(sockets: int, program: int, attach_type: AttachType) -> bool:
 
 
 def attached(sockets: int, attach_type: AttachType) -> int | None:
-    """The number of the program that is on; 0: none. None where the kernel does not tell. Raises OSError."""
+    """The number of the program that is on; 0: none. None where the kernel cannot be asked. Raises OSError."""
     try:
         return next(iter(syscall.prog_query(sockets, attach_type)), 0)
     except OSError as exc:

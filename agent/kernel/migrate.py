@@ -30,7 +30,7 @@ _WORD = (1 << 64) - 1
 
 
 def pinned_schema(pins: Pins) -> Schema | None:
-    """What the release of these pins had in its maps; None where nobody said. Raises LoadError."""
+    """What the release of these pins had in its maps; None where it left none. Raises LoadError."""
     if not pins.schema.exists():
         return None
     fd = syscall.open_pin(str(pins.schema))
@@ -84,7 +84,7 @@ class Migration:
             return None
         was = pinned_schema(older[-1])
         if was is None:
-            raise LoadError(f"{older[-1].version}: the release that made these pins did not say what is in its maps")
+            raise LoadError(f"{older[-1].version}: the release that made these pins left no schema of its maps")
         return cls(older[-1], new, was)
 
     def share(self) -> None:
@@ -160,7 +160,7 @@ def _converted(items: list[Item], before: Table, now: Table) -> list[Item]:
     value = _of_each_cpu(converter(before.value, now.value, now.value_size), before.value_size, now.per_cpu)
     out = [(key(k), value(v)) for k, v in items]
     if len({k for k, _ in out}) < len(out):
-        raise LoadError("keys of the older release's map cannot be told apart any more")
+        raise LoadError("two keys of the older release's map would be one")
     return out
 
 

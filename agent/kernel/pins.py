@@ -97,7 +97,7 @@ class Pins:
         return held
 
     def refuse_taken(self) -> None:
-        """KernelError where another agent has these pins, as `lock` says it; makes and holds nothing."""
+        """KernelError where another agent has these pins, in the words of `lock`; makes and holds nothing."""
         if self.root.is_dir():
             os.close(self.lock())
 

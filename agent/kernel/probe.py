@@ -23,10 +23,12 @@ _HELPER_SET_RETVAL = 187
 class Features:
     """What the kernel has beyond the floor (5.10). Shown by `dagwall status` and in metrics."""
 
-    set_retval: bool  # a refused connect() says EACCES; without it EPERM
+    set_retval: bool  # a refused connect() fails with EACCES; without it with EPERM
     sockops: bool  # pending connections are retried after milliseconds, not after a second
     lsm_cgroup: bool  # sockets that no other hook judges are refused: AF_PACKET, AF_XDP, AF_VSOCK
-    skb_netns: bool  # a packet's network namespace is told; without it, as long as `creators` knows its socket
+    skb_netns: (
+        bool  # programs can read a packet's network namespace; without it, as long as `creators` has its socket
+    )
 
     def as_dict(self) -> dict[str, bool]:
         return asdict(self)

@@ -46,7 +46,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
     """One socket as the kernel lists it; `identity` is struct inet_diag_sockid, packed. `cgroup_id`: of its maker's
-    folder; 0 where the kernel does not say. `storage`: what it has in the map that was asked for; empty: nothing.
+    folder; 0 where the kernel has none. `storage`: what it has in the map that was asked for; empty: nothing.
     """
 
     family: int

@@ -23,7 +23,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280}
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 _LOG_STATS = 4
-"""BPF_LOG_STATS: the verifier says what is wrong, without every instruction on its way."""
+"""BPF_LOG_STATS: the verifier writes what is wrong, without every instruction on its way."""
 ENOTSUPP = 524
 """A kernel-internal errno that old kernels return for missing map operations."""
 
@@ -100,7 +100,7 @@ def _number() -> int:
 
 
 def raise_memlock() -> None:
-    """Kernels before 5.11 charge maps and programs to RLIMIT_MEMLOCK; where it may not be raised they say EPERM."""
+    """Kernels before 5.11 charge maps and programs to RLIMIT_MEMLOCK; without the right to raise it: EPERM."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
@@ -279,7 +279,7 @@ class ProgInfo:
     id: int
     instructions: int
     jited_bytes: int
-    verified: int  # instructions the verifier walked; 0 where the kernel does not tell (before 5.16)
+    verified: int  # instructions the verifier walked; 0 where the kernel does not report it (before 5.16)
     run_time_ns: int
     run_count: int
 

@@ -118,7 +118,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A configured destination of an entity: a CIDR or a service, at these ports (None: as P4 and P13 say)."""
+    """A configured destination of an entity: a CIDR or a service, at these ports (None: by P4 and P13)."""
 
     peer: CidrPeer | ServicePeer
     ports: tuple[PortMatch, ...] | None = None
@@ -126,7 +126,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the agent's flags and its configuration say about policy."""
+    """The part of the agent's flags and configuration that concerns policy."""
 
     cluster: str = "default"
     node: str = ""
@@ -169,6 +169,6 @@ class Cluster:
     settings: Settings = field(default_factory=Settings)
 
     def pod_name(self, uid: PodUid) -> str:
-        """For people: namespace/name, or the uid of a pod that no source has told of."""
+        """For people: namespace/name, or the uid of a pod that no source has."""
         pod = self.pods.get(uid)
         return f"{pod.namespace}/{pod.name}" if pod else uid

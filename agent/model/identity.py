@@ -77,5 +77,5 @@ class Claim:
     run_id: str = ""
     try_number: str = ""
     map_index: str = ""
-    contradictions: tuple[str, ...] = ()  # sentences: where labels and annotations tell different stories
+    contradictions: tuple[str, ...] = ()  # sentences: where labels and annotations differ
     late: bool = False  # first seen long after the pod was made: it may have been written since (I2)

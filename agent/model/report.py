@@ -1,4 +1,4 @@
-"""What the agent says about itself: the same nouns and numbers for CLI, metrics and readiness (R3)."""
+"""The agent's report about itself: the same nouns and numbers for CLI, metrics and readiness (R3)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EndpointRow:
     ruleset: int
     slot: int
     cgroup_ids: tuple[int, ...]
-    settled_by: str = ""  # who said that it is unmanaged, where it was not the snapshot
+    settled_by: str = ""  # what classified it as unmanaged, where it was not the snapshot
     escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8)
     contradictions: tuple[str, ...] = ()  # where the pod's claims contradict each other (I2) or a binding (I5)
     attestation: str = ""  # what the claim is worth (I4)
@@ -96,7 +96,7 @@ class Status:
     problems: tuple[str, ...]
     notices: tuple[str, ...]
     revision: int  # of the newest snapshot
-    programmed: int  # of the snapshot that the maps say
+    programmed: int  # of the snapshot that is in the maps
     complete: bool
     posture: str
     on_agent_loss: str
@@ -121,7 +121,7 @@ class Status:
     resident_bytes: int = 0
     pins: str = ""  # where this agent pins
     repaired: int = 0  # entries of maps that were not as written, since the agent's start
-    stale_seconds: float = 0.0  # since the source could last tell what is new; 0 when it can
+    stale_seconds: float = 0.0  # since the source was last up to date; 0 when it is
     without_events: tuple[str, ...] = ()  # folders are found by looking, because the kernel gives no events of them
 
 

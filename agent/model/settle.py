@@ -23,9 +23,9 @@ class SettledBy(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """State of a folder's endpoint; `namespace` and `name` as far as they are known, `pod` where the API told it."""
+    """State of a folder's endpoint; `namespace` and `name` as far as they are known, `pod` where the API knows it."""
 
-    state: EndpointState  # PENDING, MANAGED or UNMANAGED; quarantine is the compiler's to say
+    state: EndpointState  # PENDING, MANAGED or UNMANAGED; quarantine is the compiler's to decide
     by: SettledBy
     namespace: str = ""
     name: str = ""

@@ -80,7 +80,7 @@ class Hook(IntEnum):
 
 
 class EventKind(IntEnum):
-    """What a record of the ring buffer says."""
+    """What a record of the ring buffer reports."""
 
     DENIED = 1
     AUDITED = 2

@@ -1,4 +1,4 @@
-"""What the kernel maps should say: the output of the compiler, in values, not bytes.
+"""What should be in the kernel maps: the output of the compiler, in values, not bytes.
 
 How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A, port class P and direction D,
 `any` = PORT_ANY for TCP, UDP, ICMP, ICMPv6 and PORT_OTHER for all else, P = `any` where no policy mentions the port:
@@ -81,7 +81,7 @@ class RuleValue:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Sockets that need leave: `raw` grants raw IP sockets; `audit` only reports what has no leave (P3)."""
+    """Sockets that need permission: `raw` grants raw IP sockets; `audit` only reports what has none (P3)."""
 
     raw: bool = False
     audit: bool = False
@@ -89,7 +89,7 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """What a ruleset says beside its rules; `defaults` by direction."""
+    """What a ruleset has beside its rules; `defaults` by direction."""
 
     defaults: tuple[RuleValue, RuleValue]
     sockets: Sockets = Sockets()
@@ -106,7 +106,7 @@ class Assignment:
     addresses: tuple[Address, ...] = ()  # the pod's own: what it sends itself is not judged (P7)
     attestation: Attestation = Attestation.CLAIMED  # what the claim is worth (I4)
     binding: str = ""  # TaskIdentityBinding that vouches for the claim, or that it contradicts (I5)
-    contradiction: str = ""  # a sentence, where it contradicts one; the state says whether that is enforced
+    contradiction: str = ""  # a sentence, where it contradicts one; the state shows whether that is enforced
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
-"""Who a pod says it is (I1, I2): a Pod manifest in, a model.identity.Claim out.
+"""Who a pod claims to be (I1, I2): a Pod manifest in, a model.identity.Claim out.
 
 Everything below `metadata.labels` and `metadata.annotations` is the author's to choose (docs/airflow.md 3); the claim
-says so through `ambiguous`, `contradictions` and its attestation, never by believing one story silently.
+shows doubt as `ambiguous`, `contradictions` and its attestation; it never takes one of two values silently.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def _uid(field: Field) -> PodUid:
 
 
 def _static_hash(annotations: dict[str, str]) -> Iterator[PodUid]:
-    """Static pods' folders carry this hash (docs/cgroups.md). Anyone can write it: it never names an API pod's folder."""
+    """Static pods' folders carry this hash (docs/cgroups.md). Anyone can write it: it names no API pod's folder."""
     value = annotations.get("kubernetes.io/config.hash", "")
     if is_static_hash(value) and annotations.get("kubernetes.io/config.source", "api") != "api":
         yield PodUid(value)

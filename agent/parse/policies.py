@@ -51,7 +51,7 @@ def parse_policy(root: Field) -> Policy:
 
 
 def _read_spec(ref: PolicyRef, spec: Field, scope: Scope) -> Policy:
-    """Every part of it, each rule by itself, so that all faults are told at once."""
+    """Every part of it, each rule by itself, so that all faults are reported at once."""
     faults = Faults()
     faults.read(lambda: spec.mapping(*_SPEC), spec.mapping())
     policy = Policy(

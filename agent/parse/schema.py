@@ -3,7 +3,7 @@
 Structural OpenAPI v3 schemas (apiextensions.k8s.io/v1). A rule that OpenAPI can state is stated so: servers refuse a
 definition whose CEL rules could cost more than a budget, counted at the most items that lists may have. The one CEL
 rule is about the end of a port range; servers before 1.25 drop it. Unknown fields are kept, so that the agent's
-validator, which is the judge in any case, can refuse them and say so in the object's status (P17).
+validator, which is the judge in any case, can refuse them, in the object's status too (P17).
 """
 
 from __future__ import annotations

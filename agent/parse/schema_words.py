@@ -105,7 +105,7 @@ def network(text: str) -> Schema:
 
 
 def number_or_name(text: str, **bounds: Any) -> Schema:
-    """Bounds of numbers say nothing of text, nor patterns of numbers."""
+    """Bounds of numbers do not apply to text, nor patterns to numbers."""
     return {
         "x-kubernetes-int-or-string": True,
         "anyOf": [{"type": "integer"}, {"type": "string"}],

@@ -1,4 +1,4 @@
-"""What a cgroup's path says: whose pod, which container. Pure; recorded layouts are in docs/cgroups.md.
+"""What a cgroup's path names: whose pod, which container. Pure; recorded layouts are in docs/cgroups.md.
 
 Both drivers (`kubepods-burstable-podUID.slice`, `podUID`), any nesting, static pods' hashes, containerd, CRI-O,
 Docker. The top-most folder that names a pod decides: a privileged container can make any folder below its own. A root

@@ -41,7 +41,7 @@ class CgroupWatcher:
 
     Watch first, then list: a folder made in between is seen by both and reported once. A path whose inode has changed
     is a removal and an addition. When the kernel's queue overflows, everything is listed again. Folders
-    that the kernel has no watch for are found by `resync` only, and `trouble` says so.
+    that the kernel has no watch for are found by `resync` only, and `trouble` names the reason.
     """
 
     mount: Path

@@ -1,4 +1,4 @@
-"""What is kept of an object so that it can be read again as it was: what it says, and which one it is. Pure."""
+"""What is kept of an object so that it can be read again as it was: its content, and which one it is. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OURS = "dagwall.io/"
 
 
 def essence(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """A namespace says by its labels and our annotations what it is, anything else by its spec."""
+    """A namespace's content is its labels and our annotations, anything else's its spec."""
     metadata = obj["metadata"]
     kept = {key: metadata[key] for key in _METADATA if key in metadata}
     said: dict[str, Any] = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": kept}

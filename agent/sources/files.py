@@ -93,7 +93,7 @@ class FilesSource:
     def rescan(self, named: frozenset[str] = frozenset()) -> Update | None:
         """Look at the directory again. Files in `named` are read even if they look as before.
 
-        Call it from time to time as well: no event tells of a link's target in another place, or of a directory that
+        Call it from time to time as well: no event comes for a link's target in another place, or of a directory that
         was away and is back.
         """
         revision, problems = self.store.snapshot.revision, self.problems

@@ -2,7 +2,7 @@
 
 Watches and instances are bounded for each uid (inotify(7), max_user_watches), so that any process of the agent's uid
 on the node, a task's among them, can take them all. Whoever reads events here therefore lists again from time to
-time, and more often while `trouble` says that there are none.
+time, and more often while `trouble` is set.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ BACKOFF_SECONDS = (0.2, 20.0)
 ABSENT_SECONDS = 30.0
 """Until a kind that the server does not serve is asked for again: a CRD may be installed later."""
 QUIET_SECONDS = 90.0
-"""Without a list, an event or a bookmark for so long, nobody can tell what is new: bookmarks come within 75 s."""
+"""Without a list, an event or a bookmark for so long, what is known may be old: bookmarks come within 75 s."""
 CONFIRM_SECONDS = 3.0
 """Between an answer that would let go of much, and the same answer, which is then believed."""
 NEVER_EMPTY = frozenset({"Namespace", "Service"})
@@ -43,7 +43,7 @@ class Api(Protocol):
 
 @dataclass(slots=True)
 class Informer:
-    """`answers` is told each step, from this thread. `settled` is the reader's, the rest is read from any thread."""
+    """`answers` is called at each step by this thread. `settled` is the reader's, the rest is read from any thread."""
 
     api: Api
     reflector: Reflector
@@ -63,7 +63,7 @@ class Informer:
         return self.reflector.resource.kind
 
     def stale_seconds(self, now: float) -> float:
-        """How long nobody could tell what is new; 0 when it is known. A kind that never was there is no loss."""
+        """How old what is known may be; 0 when it is new. A kind that never was there is no loss."""
         if self.absent and not self.reflector.names():
             return 0.0
         since = [self.failing_since] if self.failing_since else []
@@ -98,7 +98,7 @@ class Informer:
         """One list, where that is due, and one watch to its end. Raises ApiError.
 
         After a failure no watch goes on from where it was: an etcd that was restored from a backup soon passes the
-        versions that are known here, and a quiet watch would say nothing for a minute.
+        versions that are known here, and a quiet watch would be silent for a minute.
         """
         if self._recheck or self.failing_since:
             self.reflector.version = ""

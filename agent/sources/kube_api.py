@@ -81,7 +81,7 @@ class KubeApi:
     def send(
         self, method: str, path: str, body: Mapping[str, Any], *, kind: str = "application/json", **query: str
     ) -> dict[str, Any]:
-        """Write one document; the server's answer. `kind`: the body's media type, which says what a PATCH means."""
+        """Write one document; the server's answer. `kind`: the body's media type: how a PATCH is read."""
         answer = self._open(path, query, read_seconds=10, method=method, body=json.dumps(body), kind=kind)
         return _document(answer, f"{method} {path}")
 

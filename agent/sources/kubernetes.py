@@ -108,11 +108,11 @@ class KubernetesSource:
         return None if same else Update(self.store.snapshot, changes, problems)
 
     def rescan(self) -> Update | None:
-        """Nothing: watches tell everything, and their ends are lists."""
+        """Nothing: watches bring everything, and each begins with a list."""
         return None
 
     def stale_seconds(self) -> float:
-        """How long nobody could tell what is new of some kind; 0 when all is known."""
+        """How old what is known of some kind may be; 0 when all is new."""
         now = time.monotonic()
         begun = now - self._unreachable_since if self._unreachable_since else 0.0
         return max([begun, *(informer.stale_seconds(now) for informer in list(self.informers))])

@@ -27,7 +27,7 @@ class LastValid:
     _written: str = ""
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Objects by uid. What cannot be read is said and lost: the agent goes on with what the server has."""
+        """Objects by uid. What cannot be read is logged and lost: the agent goes on with what the server has."""
         try:
             document = json.loads(self.path.read_text(encoding="utf-8"))
             if document["version"] != _VERSION:

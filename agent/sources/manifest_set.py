@@ -30,7 +30,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What a file says, and what is wrong with it. An invalid object is here in its last valid generation."""
+    """What is in a file, and what is wrong with it. An invalid object is here in its last valid generation."""
 
     entries: Mapping[ObjectName, _Entry] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
@@ -66,7 +66,7 @@ class ManifestSet:
         self._files[file] = self._read(file, documents, old)
 
     def remove(self, file: str) -> None:
-        """A file has gone, and with it what it said."""
+        """A file has gone, and with it its objects."""
         self._files.pop(file, None)
 
     def current(self) -> tuple[dict[Key, Item], tuple[Problem, ...]]:
@@ -94,7 +94,7 @@ class ManifestSet:
         return {**self._implied(chosen), **items}, tuple(problems)
 
     def skipped(self) -> tuple[str, ...]:
-        """What was left out because dagwall does not read its kind: no error, and said."""
+        """What was left out because dagwall does not read its kind: no error, but logged."""
         return tuple(text for _, file in sorted(self._files.items()) for text in file.skipped)
 
     def _lived_in(self, chosen: Mapping[ObjectName, tuple[str, _Entry]]) -> list[ObjectName]:

@@ -56,7 +56,7 @@ def _members(document: Document) -> Iterator[Document]:
 
 
 def _with_kind(member: Any, of: dict[str, Any]) -> Any:
-    """Members of a PodList and the like may leave out what the list says."""
+    """Members of a PodList and the like may leave out what stands at the list."""
     kind = str(of["kind"]).removesuffix("List")
     if not isinstance(member, dict) or not kind:
         return member

@@ -180,7 +180,7 @@ class Reflector:
         return Step(tuple(upserts), (replaced,) if replaced is not None and replaced not in fresh else ())
 
     def _delete(self, name: ObjectName, known: _Known | None, obj: Mapping[str, Any]) -> Step:
-        """Of an object that was made again meanwhile, the old one's deletion says nothing."""
+        """Of an object that was made again meanwhile, the old one's deletion changes nothing."""
         if known is None or known.uid != _uid(obj):
             return Step()
         del self._known[name]
@@ -190,7 +190,7 @@ class Reflector:
     def _read(
         self, name: ObjectName, obj: Mapping[str, Any], old: _Known | None
     ) -> tuple[_Known, InvalidObject | None, list[Item]]:
-        """The object, if it is valid; else what was valid before stays, and the problem is said."""
+        """The object, if it is valid; else what was valid before stays, and the problem is reported."""
         version = number_of(_metadata(obj).get("resourceVersion"))
         typed = self._typed(obj)
         try:

@@ -1,4 +1,4 @@
-"""The cluster as the sources have told it so far: objects in, snapshots and what changed out. Pure, one thread."""
+"""The cluster as far as the sources have brought it: objects in, snapshots and what changed out. Pure, one thread."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Store:
     def replace_all(
         self, items: Mapping[Key, Item], *, tables: frozenset[str], complete: bool | None = None
     ) -> Changes:
-        """What a complete list says about these tables: everything that is not in it goes."""
+        """A complete list of these tables: everything that is not in it goes."""
         gone = [
             Key(table, id_) for table in tables for id_ in getattr(self.snapshot, table) if (table, id_) not in items
         ]

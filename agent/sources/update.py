@@ -24,7 +24,7 @@ class Problem:
         return f"{self.file}:{self.line}: {self.error}" if self.line else str(self.error)
 
     def __eq__(self, other: object) -> bool:
-        """Errors are equal by what they say."""
+        """Errors are equal by their text."""
         return isinstance(other, Problem) and (self.file, str(self)) == (other.file, str(other))
 
     def __hash__(self) -> int:
@@ -61,7 +61,7 @@ class Source(Protocol):
         """Look again at what may have changed without an event."""
 
     def stale_seconds(self) -> float:
-        """How long the source has not been able to tell what is new; 0 when it is."""
+        """How old what the source knows may be; 0 when it is new."""
 
     def trouble(self) -> str:
         """Why the agent cannot be called ready on account of its source; "" while it can."""

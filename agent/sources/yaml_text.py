@@ -126,7 +126,7 @@ class _Builder:
 
     def close(self, event: yaml.Event) -> None:
         done = self.stack.pop()
-        for merged in done.merges:  # the first has the say, and what is written out goes before
+        for merged in done.merges:  # the first wins, and what is written out goes before
             if not isinstance(merged, dict) or not isinstance(done.values, dict):
                 raise self.error(event, "<<: must be a mapping, or a list of mappings")
             for key, value in merged.items():

@@ -1,1 +1,1 @@
-"""From what the maps should say to ordered writes, which never drop what both versions allow."""
+"""From what should be in the maps to ordered writes, which never drop what both versions allow."""

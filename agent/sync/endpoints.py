@@ -46,7 +46,7 @@ class EndpointTable:
     """State of all endpoints of the node; every change collects its writes in `ops` until they are taken."""
 
     def __init__(self, numbers: IdentityNumbers, adopted: Mapping[int, bytes] | None = None) -> None:
-        """`adopted`: what the `endpoints` map says already, by cgroup id."""
+        """`adopted`: what is in the `endpoints` map already, by cgroup id."""
         self.numbers = numbers
         self.by_uid: dict[PodUid, Endpoint] = {}
         self.by_folder: dict[int, PodUid] = {}
@@ -138,7 +138,7 @@ class EndpointTable:
                 self._render(cgroup, pack_pending(self._rendered[cgroup]), endpoint.slot)
 
     def refresh(self, uid: PodUid, rulesets: Mapping[RulesetId, Ruleset]) -> None:
-        """Make the entries of a pod's folders say what its assignment says."""
+        """Make the entries of a pod's folders equal to its assignment."""
         endpoint = self.by_uid[uid]
         assignment = endpoint.assignment
         if assignment is None or not endpoint.folders:
@@ -159,7 +159,7 @@ class EndpointTable:
                 self._ops.bumped.add(endpoint.slot)
 
     def _rulesets_of(self, endpoint: Endpoint) -> Iterator[RulesetId]:
-        """Of one that nobody has explained: as its entries say."""
+        """Of one that nobody has explained: by its entries."""
         if endpoint.assignment is not None:
             yield endpoint.assignment.ruleset
             return
@@ -190,7 +190,7 @@ class EndpointTable:
         return [(cgroup, self._rendered[cgroup]) for each in folders for cgroup in each if cgroup in self._rendered]
 
     def state_of(self, endpoint: Endpoint) -> EndpointState:
-        """As the kernel has it: of kept ones, what the agent before said."""
+        """As the kernel has it: of kept ones, what the agent before wrote."""
         if endpoint.assignment is not None:
             return endpoint.assignment.state
         kept = [self._rendered[folder] for folder in endpoint.folders if folder in self._rendered]
@@ -207,7 +207,7 @@ class EndpointTable:
     def redo(self, have: Iterable[int], nearby: Iterable[int] = ()) -> None:
         """Every entry again, and every flow judged again: when it is not certain what has been written.
 
-        `have`: keys of the `endpoints` map; `nearby`: indexes of that map that say something.
+        `have`: keys of the `endpoints` map; `nearby`: indexes of that map that are not empty.
         """
         self._ops.nearby.update(nearby)
         self._ops.entries.update(dict.fromkeys(set(have) - self._rendered.keys()))

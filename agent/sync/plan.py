@@ -104,7 +104,7 @@ def deletes_addresses(plan: Plan) -> bool:
 
 
 def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
-    """The writes that make rules, peers, hosts and ports say what is wanted, from whatever they say now."""
+    """The writes that bring rules, peers, hosts and ports to what is wanted, from whatever is in them now."""
     plan = Plan()
     for name, pack_key, pack_value in _PACKERS:
         have = dict(maps[name].items())

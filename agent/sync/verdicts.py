@@ -1,4 +1,4 @@
-"""What the kernel's maps say about one packet, read from outside: the four probes of bpf/judge.c.
+"""The verdict of the kernel's maps on one packet, read from outside: the four probes of bpf/judge.c.
 
 For what no packet asks about: an open connection that is idle while a revision takes its rule away (P10).
 """

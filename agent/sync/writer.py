@@ -41,7 +41,7 @@ _NO_EPOCH = (0, (0, 0))
 
 @dataclass(slots=True)
 class Outcome:
-    """What one step did: number of map writes; `refused` says why a revision was not taken."""
+    """What one step did: number of map writes; `refused`: why a revision was not taken."""
 
     writes: int = 0
     bumped: int = 0
@@ -81,7 +81,7 @@ class Writer:
         return self.compiler.want
 
     def start(self, cluster: Cluster, folders: Iterable[tuple[PodUid, int]]) -> Outcome:
-        """The first snapshot, against whatever the maps say. Nothing is deleted before all that is new is there.
+        """The first snapshot, against whatever is in the maps. Nothing is deleted before all that is new is there.
 
         Of a snapshot that is not complete nothing is written: what was enforced before stays, until `update` brings
         one that is. Raises CapacityError; then nothing was written.
@@ -137,9 +137,9 @@ class Writer:
         return compiler
 
     def resync(self) -> Outcome:
-        """Read the maps and make them say what is wanted: after an error, or when in doubt.
+        """Read the maps and bring them to what is wanted: after an error, or when in doubt.
 
-        Before the first complete list, endpoints only: what else the maps say is an earlier agent's, and in force.
+        Before the first complete list, endpoints only: all else in the maps is an earlier agent's, and in force.
         """
         if not self.cluster.complete:
             self.endpoints.redo(())
@@ -150,7 +150,7 @@ class Writer:
         return self._carry_out(*self._whole(self.endpoints.with_another_ruleset(have)))
 
     def _replace(self) -> Outcome:
-        """What is wanted now, in place of whatever the maps say."""
+        """What is wanted now, in place of whatever is in the maps."""
         before = dict(self.endpoints.rendered(self.endpoints.by_uid))
         for uid in dict.fromkeys((*self.want.assignments, *self.endpoints.by_uid)):
             self.endpoints.assign(uid, self._assignment(uid), self.want.rulesets)
@@ -159,7 +159,7 @@ class Writer:
         return self._carry_out(*self._whole(self.endpoints.with_another_ruleset(before)))
 
     def _whole(self, replaced: Iterable[tuple[int, bytes]]) -> tuple[Plan, ...]:
-        """The plans that make the maps say what is wanted. `replaced`: what the endpoints said that get another
+        """The plans that bring the maps to what is wanted. `replaced`: the entries of endpoints that get another
         ruleset.
 
         Old and new are beside one another for a moment. Where a map has no room for that, rows of rulesets that end
@@ -182,7 +182,7 @@ class Writer:
     def differing(self, *, whole: bool) -> dict[str, int]:
         """By map: how many entries are not what this agent has written. Reads `endpoints`, or all (`whole`).
 
-        Before the first complete list what else the maps say is an earlier agent's.
+        Before the first complete list all else in the maps is an earlier agent's.
         """
         found = {"endpoints": self.endpoints.differing({folder_id(k): v for k, v in self._maps["endpoints"].items()})}
         plan = plan_whole(self.want, self._maps) if whole and self.cluster.complete else Plan()
@@ -198,7 +198,7 @@ class Writer:
         return sum(have.get(key) != value for key, value in self._packed_epochs(self._epochs))
 
     def _differing_nearby(self) -> int:
-        """An index that nobody holds may say nothing, in zeros or in words."""
+        """An index that nobody holds may be all zeros, or absent."""
         held = self.endpoints.nearby_held()
         have = {
             _index(key): value for key, value in self._maps["nearby"].items() if any(value) or _index(key) in held
@@ -237,7 +237,7 @@ class Writer:
         for uid in leaving:
             pods = pods.delete(uid)
         if leaving:
-            missed = self._missed  # of a refused revision: what is in force now says nothing about it
+            missed = self._missed  # of a refused revision: what is in force now does not show it
             outcome = self.update(replace(self.cluster, pods=pods), Changes(pods=leaving))
             self._missed |= missed
         else:
@@ -301,7 +301,7 @@ class Writer:
         return replace(pod, finished=True)
 
     def _differing(self, cluster: Cluster, changes: Changes) -> frozenset[PodUid]:
-        """Pods of which a snapshot may say something new."""
+        """Pods of which a snapshot may have something new."""
         found, self._orphans = changes.pods | self._orphans, frozenset()
         if not changes.everything_else:
             return found
@@ -319,8 +319,8 @@ class Writer:
         return self.want.assignments.get(uid) or self._settled.get(uid)
 
     def _hold_back(self, entries: Iterable[tuple[int, bytes]]) -> Plan:
-        """These entries of `endpoints` are pending until they get their new ruleset, because neither snapshot says
-        what the old one says of addresses as they will be. What has a flow goes on meanwhile.
+        """These entries of `endpoints` are pending until they get their new ruleset, because neither snapshot has
+        what the old one allows for addresses as they will be. What has a flow goes on meanwhile.
 
         At adoption all that get another ruleset are: the maps have no rows of the old one for new addresses.
         """
@@ -352,7 +352,7 @@ class Writer:
         )
 
     def _new_epochs(self, slots: Iterable[int], nearby: Iterable[int]) -> tuple[list[Item], list[Item]]:
-        """For these slots, and the entries of `nearby` that tell of them."""
+        """For these slots, and the entries of `nearby` that lead to them."""
         for slot in slots:
             _, evicted = self._epochs.get(slot, _NO_EPOCH)
             self._epochs[slot] = (self._next_epoch(), evicted)
