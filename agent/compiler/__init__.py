@@ -29,5 +29,5 @@ Glossary:
     transition  what an address was and what it is, as members
     group       the rows of one ruleset for one class
     step, part  the writes of a snapshot come in parts, because the kernel answers in between (see Compiler.steps)
-    settle      forget what was before, once a step is done
+    commit      forget what was before, once a step is done (Interner, ChangeLog, rows, registry)
 """

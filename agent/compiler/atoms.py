@@ -177,7 +177,7 @@ class AtomTable:
     native: set[AtomId] = field(default_factory=set)
     at_ports: set[AtomId] = field(default_factory=set)
     """Atoms that hold at some ports only: of services, backends, named ports."""
-    touch_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
+    index_keys: dict[AtomId, frozenset[Hashable]] = field(default_factory=dict)
     """What rulesets and classes meet under: services and named ports stand for all the numbers they have."""
     _retained: int = 0
 
@@ -200,7 +200,7 @@ class AtomTable:
         if is_base(atom):
             self.base.add(number)
         else:
-            self.touch_keys[number] = self._touch_keys(number, atom)
+            self.index_keys[number] = self._index_keys(number, atom)
         return number
 
     def retain(self, live: set[AtomId]) -> None:
@@ -211,7 +211,7 @@ class AtomTable:
             self.base.discard(number)
             self.native.discard(number)
             self.at_ports.discard(number)
-            self.touch_keys.pop(number, None)
+            self.index_keys.pop(number, None)
         self._retained = len(self.atoms)
 
     def _parts(self, number: AtomId) -> Iterator[AtomId]:
@@ -219,7 +219,7 @@ class AtomTable:
         if isinstance(atom, BackedAtom):
             yield from (part for parts, _ in atom.backends for part in parts)
 
-    def _touch_keys(self, number: AtomId, atom: Atom) -> frozenset[Hashable]:
+    def _index_keys(self, number: AtomId, atom: Atom) -> frozenset[Hashable]:
         match atom:
             case PortAtom():
                 return frozenset([(atom.protocol, atom.name)])
@@ -243,4 +243,4 @@ class AtomTable:
                 assert_never(atom)
 
     def _keys_of(self, parts: Iterable[AtomId]) -> frozenset[Hashable]:
-        return frozenset([ANY_ADDRESS]).union(*(self.touch_keys.get(part, {part}) for part in parts))
+        return frozenset([ANY_ADDRESS]).union(*(self.index_keys.get(part, {part}) for part in parts))

@@ -12,14 +12,14 @@ from typing import Any
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
 from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
 from agent.compiler.bindings import Bindings
-from agent.compiler.ledger import Tracked
+from agent.compiler.ledger import ChangeLog
 from agent.compiler.peerpods import PeerPods
 from agent.compiler.policy_layer import LayerOf
 from agent.compiler.prefixes import Lpm, compressed
 from agent.compiler.refs import RuleRefs
 from agent.compiler.registry import Registry
 from agent.compiler.revoking import Moves, Transition
-from agent.compiler.rulesets import Content
+from agent.compiler.rulesets import RulesetContent
 from agent.compiler.services import ServiceAtoms
 from agent.compiler.subjects import LAYERS, Subjects
 from agent.compiler.terms import AtNamedPort, AtService, Term
@@ -52,18 +52,18 @@ class Compiler:
         self._refs = RuleRefs()
         self._layers = layers
         self._table = AtomTable()
-        self._peers, self._hosts = Tracked(self.want.peers), Tracked(self.want.hosts)
-        self._ports, self._rules = Tracked(self.want.ports), Tracked(self.want.rules)
-        self._rulesets, self._assignments = Tracked(self.want.rulesets), Tracked(self.want.assignments)
+        self._peers, self._hosts = ChangeLog(self.want.peers), ChangeLog(self.want.hosts)
+        self._ports, self._rules = ChangeLog(self.want.ports), ChangeLog(self.want.rules)
+        self._rulesets, self._assignments = ChangeLog(self.want.rulesets), ChangeLog(self.want.assignments)
         self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets, room)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
         self._around: Lpm[Members] = Lpm({})
-        self._contents: dict[PodUid, Content] = {}
+        self._contents: dict[PodUid, RulesetContent] = {}
         self._terms: tuple[Term, ...] = ()
         self._old_classes: list[Members] = []
-        self._old_contents: list[Content] = []
+        self._old_contents: list[RulesetContent] = []
         self._asked: set[AtomId] = set()
         self._subjects: Subjects
         self._bindings: Bindings
@@ -90,7 +90,7 @@ class Compiler:
         revoked = self._take_in(cluster, changes)[0].revoked
         delta = self._delta(lambda tracked: tracked.delta())
         delta.revoked = revoked
-        self._settle_all()
+        self._commit_all()
         return delta
 
     def steps(self, cluster: Cluster, changes: Changes | None = None) -> tuple[Delta, ...]:
@@ -100,7 +100,7 @@ class Compiler:
         what only the old one asked; then the old rulesets go. No lookup falls between old and new meanwhile.
         """
         deltas = self._take_in(cluster, changes)
-        self._settle_all()
+        self._commit_all()
         return deltas
 
     def _take_in(self, cluster: Cluster, changes: Changes | None) -> tuple[Delta, ...]:
@@ -136,16 +136,16 @@ class Compiler:
             self._table.retain(self._registry.live_atoms() | self._asked)
         return tuple(deltas)
 
-    def _held(self, left: Mapping[PodUid, Content], transitions: set[Transition]) -> set[PodUid]:
+    def _held(self, left: Mapping[PodUid, RulesetContent], transitions: set[Transition]) -> set[PodUid]:
         """Of endpoints that left these contents for others: see Delta. Coming addresses move before endpoints do."""
         moved = {uid: old for uid, old in left.items() if self._contents.get(uid) != old}
         olds = set(moved.values())
-        asked = set[Hashable]().union(*(old.touch_keys() for old in olds))
+        asked = set[Hashable]().union(*(old.index_keys() for old in olds))
         moves = Moves(transitions, self._table, asked)
         unsafe = {old for old in olds if moves.allow(old)}
         return {uid for uid, old in moved.items() if old in unsafe}
 
-    def _revoked(self, survivors: Mapping[Content, RulesetId], transitions: set[Transition]) -> set[RulesetId]:
+    def _revoked(self, survivors: Mapping[RulesetContent, RulesetId], transitions: set[Transition]) -> set[RulesetId]:
         """Of rulesets that both snapshots have, those that lose something by what addresses have become."""
         moves = Moves(transitions, self._table, self._registry.rulesets_by_key)
         near = (
@@ -155,7 +155,7 @@ class Compiler:
 
     def _part(self) -> Delta:
         delta = self._delta(lambda tracked: tracked.part())
-        self._registry.settle()
+        self._registry.commit()
         return delta
 
     def _retire(self) -> None:
@@ -256,7 +256,7 @@ class Compiler:
             standing.contradiction,
         )
 
-    def _delta(self, of: Callable[[Tracked[Any, Any]], dict[Any, Any]]) -> Delta:
+    def _delta(self, of: Callable[[ChangeLog[Any, Any]], dict[Any, Any]]) -> Delta:
         return Delta(
             peers=of(self._peers),
             hosts=of(self._hosts),
@@ -267,9 +267,9 @@ class Compiler:
             sizes={"peers": len(self.want.peers), "hosts": len(self.want.hosts), "rules": len(self.want.rules)},
         )
 
-    def _settle_all(self) -> None:
+    def _commit_all(self) -> None:
         for tracked in (self._peers, self._hosts, self._ports, self._rules, self._rulesets, self._assignments):
-            tracked.settle()
+            tracked.commit()
 
 
 def _asked_atoms(terms: Iterable[Term]) -> set[AtomId]:

@@ -24,7 +24,7 @@ def stable_number(text: str, first: int, taken: Container[int], bits: int = 31) 
 class Interner(Generic[K]):
     """Gives equal contents one number, which stays while anybody refers to it.
 
-    A number that became free is not given to another content before `settle`, since the kernel applies a delta's
+    A number that became free is not given to another content before `commit`, since the kernel applies a delta's
     additions first.
     """
 
@@ -66,7 +66,7 @@ class Interner(Generic[K]):
         """Contents that lost their number in this step."""
         return ((k, before) for k, before in self._before.items() if before is not None and k not in self.numbers)
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """Ends a step: numbers of what died in it are free."""
         for _, number in list(self.dead()):
             del self._taken[number]

@@ -146,7 +146,7 @@ def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class DirectionView:
     """A content's verdicts on the addresses of one class in one direction."""
 
     layers: tuple[Hits, ...]

@@ -9,12 +9,12 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Tracked(Generic[K, V]):
+class ChangeLog(Generic[K, V]):
     """One mapping of Want. None stands for absence. A step may have several parts, each with a delta of its own."""
 
     def __init__(self, entries: dict[K, V]) -> None:
         self.entries = entries
-        self.before: dict[K, V | None] = {}  # of what was written since `settle`
+        self.before: dict[K, V | None] = {}  # of what was written since `commit`
         self._before_part: dict[K, V | None] = {}
 
     def put(self, key: K, value: V | None) -> None:
@@ -29,15 +29,15 @@ class Tracked(Generic[K, V]):
             self.entries[key] = value
 
     def delta(self) -> dict[K, V | None]:
-        """What is different now from what was at the last `settle`."""
+        """What is different now from what was at the last `commit`."""
         return self._differing(self.before)
 
     def part(self) -> dict[K, V | None]:
-        """What is different now from what was at the last `part` or `settle`."""
+        """What is different now from what was at the last `part` or `commit`."""
         different, self._before_part = self._differing(self._before_part), {}
         return different
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         self.before, self._before_part = {}, {}
 
     def _differing(self, before: dict[K, V | None]) -> dict[K, V | None]:

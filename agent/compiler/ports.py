@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 
 from agent.compiler.interning import Interner
-from agent.compiler.ledger import Tracked
+from agent.compiler.ledger import ChangeLog
 from agent.model.policy import PortMatch
 from agent.model.protocol import IpProtocol
 from agent.model.want import (
@@ -79,7 +79,7 @@ class PortTable:
     The class of an index is the set of intervals that hold it, so time goes with intervals, not with their length.
     """
 
-    def __init__(self, entries: Tracked[PortIndex, PortClass]) -> None:
+    def __init__(self, entries: ChangeLog[PortIndex, PortClass]) -> None:
         self._entries = entries
         self._counts: dict[Interval, int] = {}
         self._segments: list[tuple[PortIndex, PortIndex, frozenset[Interval]]] = []

@@ -7,11 +7,11 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from agent.compiler.atoms import AtomId, AtomTable, BackedAtom, Members, PortAtom, ServicePortAtom
 from agent.compiler.interning import Interner
-from agent.compiler.ledger import Tracked
+from agent.compiler.ledger import ChangeLog
 from agent.compiler.ports import Interval, PortTable
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
-from agent.compiler.rulesets import Content
+from agent.compiler.rulesets import RulesetContent
 from agent.errors import TooManyRows
 from agent.model.policy import PolicyRef
 from agent.model.want import (
@@ -43,9 +43,9 @@ class Registry:
         self,
         table: AtomTable,
         refs: RuleRefs,
-        ports: Tracked[PortIndex, PortClass],
-        rules: Tracked[RuleKey, RuleValue],
-        rulesets: Tracked[RulesetId, Ruleset],
+        ports: ChangeLog[PortIndex, PortClass],
+        rules: ChangeLog[RuleKey, RuleValue],
+        rulesets: ChangeLog[RulesetId, Ruleset],
         room: int | None = None,
     ) -> None:
         """`room`: rows that fit; None: any number. `at_once`: rows that one step may add to those that are there."""
@@ -56,11 +56,11 @@ class Registry:
         self._rows = Rows(rules, self._ports, refs)
         self._written = rulesets
         self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
-        self._rulesets: Interner[Content] = Interner(1, Content.text)
+        self._rulesets: Interner[RulesetContent] = Interner(1, RulesetContent.text)
         self._bases: dict[Members, Members] = {NO_MEMBERS: NO_MEMBERS}
         self._base_classes: set[Members] = {NO_MEMBERS}
         self._classes_by_key: dict[Hashable, set[Members]] = {}
-        self.rulesets_by_key: dict[Hashable, set[Content]] = {}
+        self.rulesets_by_key: dict[Hashable, set[RulesetContent]] = {}
 
     def base(self, members: Members) -> Members:
         """What of it counts in the base class; one object for equal sets, as there are many pairs of them."""
@@ -83,17 +83,17 @@ class Registry:
     def classes(self, members: Members) -> Classes:
         return Classes(self._number(members), self._number(self.base(members)))
 
-    def acquire_ruleset(self, content: Content) -> RulesetId:
+    def acquire_ruleset(self, content: RulesetContent) -> RulesetId:
         return RulesetId(self._rulesets.acquire(content))
 
-    def release_ruleset(self, content: Content) -> None:
+    def release_ruleset(self, content: RulesetContent) -> None:
         self._rulesets.release(content)
 
-    def is_live(self, content: Content) -> bool:
+    def is_live(self, content: RulesetContent) -> bool:
         """Does anybody refer to it?"""
         return content in self._rulesets.numbers
 
-    def survivors(self) -> Iterator[tuple[Content, RulesetId]]:
+    def survivors(self) -> Iterator[tuple[RulesetContent, RulesetId]]:
         """Rulesets that were there before this step and still are."""
         born = {content for content, _ in self._rulesets.born()}
         return ((c, RulesetId(number)) for c, number in self._rulesets.numbers.items() if c not in born)
@@ -132,7 +132,7 @@ class Registry:
             for content in self._touching(members) - fresh:
                 self._write(content, members)
 
-    def _check_room(self, born: list[Content]) -> None:
+    def _check_room(self, born: list[RulesetContent]) -> None:
         """Where ports fall into other classes, every ruleset's rows may be more than they were."""
         if self.room is None or not (born or self._ports.stale):
             return
@@ -143,7 +143,7 @@ class Registry:
         if self.at_once is not None and needs.total() > self.at_once:
             raise TooManyRows(needs, self.at_once)
 
-    def needs(self, contents: Iterable[Content] | None = None) -> Counter[PolicyRef]:
+    def needs(self, contents: Iterable[RulesetContent] | None = None) -> Counter[PolicyRef]:
         """By policy: most rows that these rulesets, or all, can need."""
         self._ports.recut()
         needs = Counter[PolicyRef]()
@@ -151,48 +151,48 @@ class Registry:
             needs.update(content.needs(self._touched(content), self._ports.pieces))
         return needs
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         for interner in (self._classes, self._rulesets, self._ports.classes):
-            interner.settle()
-        self._rows.settle()
+            interner.commit()
+        self._rows.commit()
         if len(self._bases) > 2 * len(self._classes.numbers) + MOST_BASES:
             self._bases = {NO_MEMBERS: NO_MEMBERS}
 
-    def _write(self, content: Content, members: Members) -> None:
+    def _write(self, content: RulesetContent, members: Members) -> None:
         ruleset = RulesetId(self._rulesets.numbers[content])
         self._rows.write((ruleset, self._number(members)), content, members, self.base(members))
 
     def _number(self, members: Members) -> PeerClass:
         return PeerClass(self._classes.numbers[members]) if members else NO_CLASS
 
-    def _touched(self, content: Content) -> set[Members]:
+    def _touched(self, content: RulesetContent) -> set[Members]:
         """Classes that need rows of this ruleset: base classes, and those with an atom that it asks about."""
         found = set(self._base_classes)
-        for key in content.touch_keys():
+        for key in content.index_keys():
             found |= self._classes_by_key.get(key, set())
         return found
 
-    def _touching(self, members: Members) -> set[Content]:
+    def _touching(self, members: Members) -> set[RulesetContent]:
         if members <= self._table.base:
             return set(self._rulesets.numbers)
-        found: set[Content] = set()
+        found: set[RulesetContent] = set()
         for key in self._keys(members):
             found |= self.rulesets_by_key.get(key, set())
         return found
 
     def _keys(self, members: Members) -> Iterator[Hashable]:
-        keys = self._table.touch_keys
+        keys = self._table.index_keys
         return (key for atom in members for key in keys.get(atom, ()))
 
-    def _learn_ruleset(self, content: Content) -> None:
+    def _learn_ruleset(self, content: RulesetContent) -> None:
         self._refs.acquire(content.refs())
         self._ports.add(content.intervals())
-        for key in content.touch_keys():
+        for key in content.index_keys():
             self.rulesets_by_key.setdefault(key, set()).add(content)
 
-    def _forget_ruleset(self, content: Content) -> None:
+    def _forget_ruleset(self, content: RulesetContent) -> None:
         self._ports.remove(content.intervals())
-        for key in content.touch_keys():
+        for key in content.index_keys():
             self.rulesets_by_key[key].discard(content)
             if not self.rulesets_by_key[key]:
                 del self.rulesets_by_key[key]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 
 from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
-from agent.compiler.layers import View
+from agent.compiler.layers import DirectionView
 from agent.compiler.ports import ANY_PORT, OTHER_PORT
-from agent.compiler.rulesets import CHART, Content
+from agent.compiler.rulesets import CHART, RulesetContent
 from agent.model.verdict import Verdict
 from agent.model.want import PORT_INDEXES
 
@@ -34,35 +34,35 @@ class Moves:
                 if key in asked:
                     self._by_key.setdefault(key, set()).add((old, new))
 
-    def near(self, by_key: Mapping[Hashable, set[Content]]) -> set[Content]:
+    def near(self, by_key: Mapping[Hashable, set[RulesetContent]]) -> set[RulesetContent]:
         """Contents that can see any of them, but for those that all see. `by_key`: contents by what they ask."""
-        return set[Content]().union(*(by_key[key] for key in self._by_key))
+        return set[RulesetContent]().union(*(by_key[key] for key in self._by_key))
 
-    def revoke(self, content: Content) -> bool:
+    def revoke(self, content: RulesetContent) -> bool:
         """Does any of these addresses lose a port, in either direction, at which it passed?"""
         return any(_loses(content, old, new) for old, new in self._seen(content))
 
-    def allow(self, content: Content) -> bool:
+    def allow(self, content: RulesetContent) -> bool:
         """Does any of these addresses become something at which a port passes that did not?"""
         return any(_loses(content, new, old) for old, new in self._seen(content))
 
-    def _seen(self, content: Content) -> set[Transition]:
+    def _seen(self, content: RulesetContent) -> set[Transition]:
         """Cheap and coarse: those of which the content can see any difference."""
-        return self.seen_by_all.union(*(self._by_key[key] for key in content.touch_keys() & self._by_key.keys()))
+        return self.seen_by_all.union(*(self._by_key[key] for key in content.index_keys() & self._by_key.keys()))
 
 
 def _keys(atoms: frozenset[AtomId], table: AtomTable) -> set[Hashable]:
     """What a content that can see one of these has among its keys."""
     found: set[Hashable] = set(atoms)
     for number in atoms:
-        found |= table.touch_keys.get(number, frozenset())
+        found |= table.index_keys.get(number, frozenset())
         atom = table.atoms[number]
         if isinstance(atom, ServicePortAtom):
             found |= {atom.service, CHART} if atom.chart else {atom.service}
     return found
 
 
-def _loses(content: Content, old: Members, new: Members) -> bool:
+def _loses(content: RulesetContent, old: Members, new: Members) -> bool:
     for was, is_ in zip(content.views(old), content.views(new), strict=True):
         for port in _probes(was, is_):
             if was.at(port).verdict is not Verdict.DENY and is_.at(port).verdict is Verdict.DENY:
@@ -70,7 +70,7 @@ def _loses(content: Content, old: Members, new: Members) -> bool:
     return False
 
 
-def _probes(*views: View) -> Iterator[int]:
+def _probes(*views: DirectionView) -> Iterator[int]:
     """Ports that stand for all: verdicts change only where an interval begins or has ended."""
     yield from (ANY_PORT, OTHER_PORT)
     intervals = {each for view in views for each in view.intervals()}

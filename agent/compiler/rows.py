@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from agent.compiler.atoms import AtomId, Members
-from agent.compiler.layers import Outcome, View
-from agent.compiler.ledger import Tracked
+from agent.compiler.layers import DirectionView, Outcome
+from agent.compiler.ledger import ChangeLog
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, Interval, PortTable, is_ordinary
 from agent.compiler.refs import RuleRefs
-from agent.compiler.rulesets import Content
+from agent.compiler.rulesets import RulesetContent
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import (
     PORT_ANY,
@@ -29,10 +29,10 @@ KINDS = ((PORT_ANY, ANY_PORT), (PORT_OTHER, OTHER_PORT))
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RowGroup:
     """The rows of a ruleset for a class, and the ports that they depend on."""
 
-    content: Content
+    content: RulesetContent
     members: Members
     base: Members
     keys: tuple[RuleKey, ...]
@@ -50,21 +50,21 @@ class Lines:
 class Rows:
     """Writes groups of rows, and takes them back."""
 
-    def __init__(self, rules: Tracked[RuleKey, RuleValue], ports: PortTable, refs: RuleRefs) -> None:
+    def __init__(self, rules: ChangeLog[RuleKey, RuleValue], ports: PortTable, refs: RuleRefs) -> None:
         self._rules, self._ports, self._refs = rules, ports, refs
-        self._groups: dict[GroupId, Group] = {}
+        self._groups: dict[GroupId, RowGroup] = {}
         self._by_ruleset: dict[RulesetId, set[PeerClass]] = {}
         self._by_class: dict[PeerClass, set[RulesetId]] = {}
-        self._views: dict[tuple[Content, Members], tuple[View, View]] = {}
-        self._lines: dict[tuple[Content, Members, Members, bool], Lines] = {}
+        self._views: dict[tuple[RulesetContent, Members], tuple[DirectionView, DirectionView]] = {}
+        self._lines: dict[tuple[RulesetContent, Members, Members, bool], Lines] = {}
 
-    def ruleset(self, content: Content) -> Ruleset:
+    def ruleset(self, content: RulesetContent) -> Ruleset:
         egress, ingress = self._seen(content, frozenset())
         defaults = self._value(egress.at(ANY_PORT)), self._value(ingress.at(ANY_PORT))
         spared = content.sockets.audit or defaults[Direction.EGRESS].verdict is Verdict.AUDIT
         return Ruleset(defaults, replace(content.sockets, audit=spared))
 
-    def write(self, group: GroupId, content: Content, members: Members, base: Members) -> None:
+    def write(self, group: GroupId, content: RulesetContent, members: Members, base: Members) -> None:
         """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the
         default, of any other, those that differ from its base class's."""
         old, lines = self._groups.get(group), self._lines_of(content, members, base)
@@ -74,11 +74,11 @@ class Rows:
                 self._rules.put(key, None)
         for key, value in rows.items():
             self._rules.put(key, value)
-        self._groups[group] = Group(content, members, base, tuple(rows), lines.intervals)
+        self._groups[group] = RowGroup(content, members, base, tuple(rows), lines.intervals)
         self._by_ruleset.setdefault(group[0], set()).add(group[1])
         self._by_class.setdefault(group[1], set()).add(group[0])
 
-    def _lines_of(self, content: Content, members: Members, base: Members) -> Lines:
+    def _lines_of(self, content: RulesetContent, members: Members, base: Members) -> Lines:
         """Classes that a ruleset cannot tell apart share one answer."""
         own = members is base or members == base
         key = (content, content.seen(members), content.seen(base), own)
@@ -89,7 +89,7 @@ class Rows:
             known = self._lines[key] = self._computed(content, key[1], key[2], own=own)
         return known
 
-    def _computed(self, content: Content, members: Members, base: Members, *, own: bool) -> Lines:
+    def _computed(self, content: RulesetContent, members: Members, base: Members, *, own: bool) -> Lines:
         views, bases, defaults = (self._seen(content, each) for each in (members, base, frozenset[AtomId]()))
         rows: list[tuple[PortClass, Direction, RuleValue]] = []
         intervals: set[Interval] = set()
@@ -119,7 +119,7 @@ class Rows:
             if any(lo <= high and low <= hi for lo, hi in known.intervals for low, high in ranges):
                 self.write(group, known.content, known.members, known.base)
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         self._views.clear()
         self._lines.clear()
 
@@ -127,7 +127,7 @@ class Rows:
         for key in self._groups.pop(group).keys:
             self._rules.put(key, None)
 
-    def _of_base(self, view: View, default: Outcome) -> Iterator[tuple[PortClass, Outcome]]:
+    def _of_base(self, view: DirectionView, default: Outcome) -> Iterator[tuple[PortClass, Outcome]]:
         for kind, probe in KINDS:
             usual = view.at(probe)
             if usual != default:
@@ -137,7 +137,7 @@ class Rows:
                 if outcome != usual:
                     yield port_class, outcome
 
-    def _of_peer(self, view: View, around: View) -> Iterator[tuple[PortClass, Outcome]]:
+    def _of_peer(self, view: DirectionView, around: DirectionView) -> Iterator[tuple[PortClass, Outcome]]:
         for kind, probe in KINDS:
             usual = view.at(probe)
             differs = usual != around.at(probe)
@@ -155,7 +155,7 @@ class Rows:
                 found.update(self._ports.within(low, high))
         return iter(found.items())
 
-    def _seen(self, content: Content, members: Members) -> tuple[View, View]:
+    def _seen(self, content: RulesetContent, members: Members) -> tuple[DirectionView, DirectionView]:
         """Views of base classes are asked for again and again within a step; those of one content come together."""
         known = self._views.get((content, members))
         if known is None:

@@ -25,7 +25,7 @@ from agent.compiler.atoms import (
     PortAtom,
     ServicePortAtom,
 )
-from agent.compiler.layers import Hit, Hits, Layer, LayerKind, LoweredRule, Part, View
+from agent.compiler.layers import DirectionView, Hit, Hits, Layer, LayerKind, LoweredRule, Part
 from agent.compiler.ports import Interval, Ports, covers, mentioned
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
@@ -33,7 +33,7 @@ from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
-Place = tuple[int, Direction, Part]
+RulePosition = tuple[int, Direction, Part]
 """Layer, direction, and in which part of it a rule stands."""
 
 NOTHING_SEEN: Members = frozenset()
@@ -42,17 +42,17 @@ CHART = ("Airflow chart",)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class IndexedTerm:
     """A term of a rule, and where the rule stands."""
 
-    place: Place
+    place: RulePosition
     position: int
     rule: LoweredRule
     term: Term
     kind: LayerKind
 
 
-class Content:
+class RulesetContent:
     """Layers with an index of their terms by what they ask of an address. Equal layers make equal contents."""
 
     def __init__(self, layers: tuple[Layer, ...], table: AtomTable, sockets: Sockets) -> None:
@@ -64,7 +64,7 @@ class Content:
             side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in side.rules())
             for side in sides
         )
-        self._asked: dict[Hashable, list[Asked]] = {}
+        self._asked: dict[Hashable, list[IndexedTerm]] = {}
         for i, layer in enumerate(layers):
             for direction in Direction:
                 side = layer.side(direction)
@@ -86,19 +86,19 @@ class Content:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Content) and (self.layers, self.sockets) == (other.layers, other.sockets)
+        return isinstance(other, RulesetContent) and (self.layers, self.sockets) == (other.layers, other.sockets)
 
-    def _index(self, place: Place, rules: tuple[LoweredRule, ...], kind: LayerKind) -> None:
+    def _index(self, place: RulePosition, rules: tuple[LoweredRule, ...], kind: LayerKind) -> None:
         for position, rule in enumerate(rules):
             for term in rule.terms:
-                self._asked.setdefault(_key(term), []).append(Asked(place, position, rule, term, kind))
+                self._asked.setdefault(_key(term), []).append(IndexedTerm(place, position, rule, term, kind))
 
     def _parts(self) -> Members:
         """Atoms of rules that name a port by its name: they are not what the terms are found by."""
         terms = (asked.term for group in self._asked.values() for asked in group)
         return frozenset(term.atom for term in terms if isinstance(term, AtNamedPort) and term.atom != ANY_ADDRESS)
 
-    def touch_keys(self) -> set[Hashable]:
+    def index_keys(self) -> set[Hashable]:
         """What a class must have for this content to treat it otherwise than its base class."""
         return set(self._asked)
 
@@ -137,9 +137,9 @@ class Content:
         terms = [asked.term for group in self._asked.values() for asked in group]
         return {each for t in terms if isinstance(t, AtPorts) for each in mentioned(t.ports)}
 
-    def views(self, members: Members) -> tuple[View, View]:
+    def views(self, members: Members) -> tuple[DirectionView, DirectionView]:
         """Its verdicts on addresses with these members, by direction."""
-        groups: dict[Place, list[tuple[int, Hit]]] = {}
+        groups: dict[RulePosition, list[tuple[int, Hit]]] = {}
         for asked, ports in self._matches(members):
             node = isinstance(asked.term, AtPorts) and asked.term.atom in (NODE, ON_LINK)
             groups.setdefault(asked.place, []).append((asked.position, Hit(asked.rule, ports, node)))
@@ -147,12 +147,16 @@ class Content:
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
         }
         egress, ingress = (
-            View(tuple(self._hits(i, direction, members, ordered) for i in range(len(self.layers))), self._audits)
+            DirectionView(
+                tuple(self._hits(i, direction, members, ordered) for i in range(len(self.layers))), self._audits
+            )
             for direction in Direction
         )
         return egress, ingress
 
-    def _hits(self, i: int, direction: Direction, members: Members, hits: Mapping[Place, tuple[Hit, ...]]) -> Hits:
+    def _hits(
+        self, i: int, direction: Direction, members: Members, hits: Mapping[RulePosition, tuple[Hit, ...]]
+    ) -> Hits:
         layer = self.layers[i]
         return Hits(
             kind=layer.kind,
@@ -162,7 +166,7 @@ class Content:
             from_host=direction is Direction.INGRESS and HOST in members,
         )
 
-    def _matches(self, members: Members) -> Iterator[tuple[Asked, Ports]]:
+    def _matches(self, members: Members) -> Iterator[tuple[IndexedTerm, Ports]]:
         """Terms that hold for an address, with the ports where they do."""
         for asked in self._asked.get(ANY_ADDRESS, ()):
             if _holds(ANY_ADDRESS, asked, members) and isinstance(asked.term, AtPorts):
@@ -183,7 +187,7 @@ class Content:
             elif isinstance(atom, BackedAtom):
                 yield from self._at_backends(atom)
 
-    def _at_backends(self, atom: BackedAtom) -> Iterator[tuple[Asked, Ports]]:
+    def _at_backends(self, atom: BackedAtom) -> Iterator[tuple[IndexedTerm, Ports]]:
         """P13: what a layer lets pass to every backend passes; the earliest of those rules is named."""
         index = port_index(atom.protocol, atom.port)
         for place in self._judging_backends:
@@ -192,12 +196,12 @@ class Content:
             if len(reached) == len(found):
                 yield min(reached, key=lambda asked: asked.position), ((index, index),)
 
-    def _first(self, place: Place, members: Members, port: int, protocol: int) -> Asked | None:
+    def _first(self, place: RulePosition, members: Members, port: int, protocol: int) -> IndexedTerm | None:
         index = port_index(protocol, port)
         hits = (a for a, ports in self._matches(members) if a.place == place and covers(ports, index))
         return min(hits, key=lambda asked: asked.position, default=None)
 
-    def _at_service(self, atom: ServicePortAtom) -> Iterator[tuple[Asked, Ports]]:
+    def _at_service(self, atom: ServicePortAtom) -> Iterator[tuple[IndexedTerm, Ports]]:
         index = port_index(atom.protocol, atom.number)
         for key in (atom.service, CHART) if atom.chart else (atom.service,):
             for asked in self._asked.get(key, ()):
@@ -220,7 +224,7 @@ def _key(term: Term) -> Hashable:
             assert_never(term)
 
 
-def _holds(atom: AtomId, asked: Asked, members: Members) -> bool:
+def _holds(atom: AtomId, asked: IndexedTerm, members: Members) -> bool:
     """A rule without peers reaches every address; metadata only if it denies, or its kind reaches it (P11)."""
     if atom != ANY_ADDRESS:
         return atom in members

@@ -9,7 +9,7 @@ from agent.compiler.native import NativePolicies
 from agent.compiler.own import OwnPolicies
 from agent.compiler.ownports import own_ports
 from agent.compiler.policy_layer import LayerOf
-from agent.compiler.rulesets import Content
+from agent.compiler.rulesets import RulesetContent
 from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
@@ -26,7 +26,7 @@ class Subjects:
         lowering = Lowering(table, cluster.settings)
         self._table, self._audit = table, cluster.settings.audit_everything
         self._layers = [layer(cluster, lowering) for layer in layers]
-        self._contents: dict[Hashable, Content] = {}
+        self._contents: dict[Hashable, RulesetContent] = {}
 
     @property
     def judges_backends(self) -> bool:
@@ -36,7 +36,7 @@ class Subjects:
         """Everything that policies and any baseline ask about."""
         return (term for layer in self._layers for term in layer.terms())
 
-    def content(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> Content:
+    def content(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> RulesetContent:
         """Of a pod in a managed namespace, whose claim is worth `attestation`."""
         selected = tuple(layer.select(pod, namespace, attestation) for layer in self._layers)
         chosen = list(zip(self._layers, selected, strict=True))
@@ -46,5 +46,5 @@ class Subjects:
         if known is None:
             layers = tuple(made for layer, each in chosen for made in layer.layers(each, own, namespace))
             raw = any(layer.grants_raw_sockets(each) for layer, each in chosen)
-            known = self._contents[key] = Content(layers, self._table, Sockets(raw=raw, audit=self._audit))
+            known = self._contents[key] = RulesetContent(layers, self._table, Sockets(raw=raw, audit=self._audit))
         return known

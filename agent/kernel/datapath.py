@@ -164,7 +164,7 @@ class Datapath:
         for generation in self.pins.generations()[:-1]:
             self.pins.remove_generation(generation)
         if self._migration is not None:
-            self._migration.settle(self.maps)
+            self._migration.finish(self.maps)
             self._migration = None
         for other in self.pins.others():  # left by a start that died before this line
             event(

@@ -68,7 +68,7 @@ def refuse_newer(pins: Pins) -> None:
 
 @dataclass(slots=True)
 class Migration:
-    """One way from `old` to `new`: `share`, load the programs, `copy`, attach, `settle`."""
+    """One way from `old` to `new`: `share`, load the programs, `copy`, attach, `finish`."""
 
     old: Pins
     new: Pins
@@ -111,7 +111,7 @@ class Migration:
         shared = sum(self._was.tables.get(name) == table for name, table in now.items())
         event("pins.migrated", abi=self._was.abi, to=self.new.abi, shared=shared, copied=sorted(self._copied))
 
-    def settle(self, maps: Mapping[str, KernelMap]) -> None:
+    def finish(self, maps: Mapping[str, KernelMap]) -> None:
         """After the last program of the old release: add what it has counted since, and remove its pins."""
         now = own_schema().tables
         for name in COUNTED:

@@ -43,7 +43,7 @@ class Api(Protocol):
 
 @dataclass(slots=True)
 class Informer:
-    """`answers` is called at each step by this thread. `settled` is the reader's, the rest is read from any thread."""
+    """`answers` is called at each step by this thread. `settled` is the reader's; any thread reads the rest."""
 
     api: Api
     reflector: Reflector

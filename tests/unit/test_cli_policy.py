@@ -421,7 +421,7 @@ def test_explain_follows_the_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--to", "192.0.2.9:443"), 2, "say who: --dag (and --task), --pod, or --namespace"),
+        (("--to", "192.0.2.9:443"), 2, "name the pods: --dag (and --task), --pod, or --namespace"),
         (("--dag", "a", "-n", "airflow"), 2, "--to: must be HOST:PORT"),
         (("--dag", "a", "-n", "airflow", "--to", ":443"), 2, "--to: must be HOST:PORT"),
         (("--dag", "a", "--to", "192.0.2.9:443"), 1, "name its --namespace (managed ones: airflow)"),

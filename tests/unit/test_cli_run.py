@@ -209,7 +209,7 @@ def test_detach_asks(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["detach", "--pins", str(tmp_path)])
     assert result.exit_code == 2
     assert "ends ALL enforcement" in result.output
-    assert "say --yes" in result.output
+    assert "give --yes" in result.output
 
 
 def test_detach_says_what_it_took_away(tmp_path: Path) -> None:

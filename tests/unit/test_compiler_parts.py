@@ -12,7 +12,7 @@ from immutables import Map
 
 from agent.compiler.compiler import whole
 from agent.compiler.interning import Interner, stable_number
-from agent.compiler.ledger import Tracked
+from agent.compiler.ledger import ChangeLog
 from agent.compiler.ports import ANY_PORT, OTHER_PORT, PortTable, covers, intersection, interval
 from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
 from agent.compiler.refs import RuleRefs
@@ -44,7 +44,7 @@ def test_port_classes_tell_apart_what_intervals_tell_apart(
     events: list[tuple[bool, tuple[int, int]]], first: list[tuple[int, int]]
 ) -> None:
     entries: dict[int, PortClass] = {}
-    tracked = Tracked(entries)
+    tracked = ChangeLog(entries)
     table = PortTable(tracked)
     live = list(first)
     table.add(first)
@@ -63,7 +63,7 @@ def test_port_classes_tell_apart_what_intervals_tell_apart(
             assert all((of_a == of_b) == (held[a] == held[b]) for b, of_b in entries.items())
         moved = {index for low, high in changed for index in range(low, high + 1)}
         assert {i for i in range(60) if before.get(i) != entries.get(i)} <= moved
-        table.classes.settle()
+        table.classes.commit()
 
 
 def test_intervals_of_matches() -> None:
@@ -123,7 +123,7 @@ def test_numbers_stay_and_are_another_contents_only_after_the_step() -> None:
     first, second = interner.acquire("a1"), interner.acquire("a2")
     assert (interner.acquire("a1"), second) == (first, first + 1)
     assert list(interner.born()) == [("a1", first), ("a2", second)]
-    interner.settle()
+    interner.commit()
     interner.release("a2")
     assert interner.acquire("a3") == first + 2, "the second is free only after the step"
     assert list(interner.dead()) == [("a2", second)]
@@ -131,7 +131,7 @@ def test_numbers_stay_and_are_another_contents_only_after_the_step() -> None:
     assert list(interner.dead()) == []
     assert list(interner.born()) == [("a3", first + 2)]
     interner.release("a2")
-    interner.settle()
+    interner.commit()
     assert interner.acquire("a4") == second
 
 
