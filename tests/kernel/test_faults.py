@@ -468,7 +468,7 @@ def test_links_that_were_lost_while_no_agent_lived_are_said(machine: Machine) ->
 def _raw_bpf(command: int, attr: bytes) -> int:
     """A bpf(2) command that the agent does not need."""
     buffer = ctypes.create_string_buffer(attr.ljust(144, b"\0"), 144)
-    result = syscall._LIBC.syscall(syscall._NUMBER, command, buffer, 144)
+    result = syscall._LIBC.syscall(syscall._number(), command, buffer, 144)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(result)
