@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from agent.kernel.sock_diag import TcpSocket
 from agent.kernel.sock_filter import Ends, Network, any_of, none_to
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, EndpointState, Verdict
+from agent.sync.seqlock import SeqLock
 from agent.sync.verdicts import tcp_verdict
 
 _PART = 256
@@ -54,6 +55,7 @@ class Connections:
     maps: Mapping[str, KernelMap]
     folders_of: FoldersOf
     sockets: int
+    lock: SeqLock = field(default_factory=SeqLock)
 
     def ending_denied(self, cgroup_id: int) -> Iterator[int]:
         """End what the rules of this endpoint deny by now, however long it was silent (P10).
@@ -61,9 +63,8 @@ class Connections:
         A piece of work at a time; yields how many each has ended. Raises OSError where the kernel has no
         SOCK_DESTROY, or a namespace cannot be entered.
         """
-        raw = self.maps["endpoints"].get(pack_folder(cgroup_id))
-        endpoint = ENDPOINT.unpack(raw) if raw else None
-        if endpoint is None or endpoint["state"] not in (EndpointState.MANAGED, EndpointState.QUARANTINED):
+        endpoint = self._endpoint(cgroup_id)
+        if endpoint is None:
             return
         with closing(Namespaces()) as namespaces:
             for _ in namespaces.look(self._processes(cgroup_id)):
@@ -108,6 +109,28 @@ class Connections:
             flow = FLOW_KEY.unpack(key)
             if (flow["peer"], flow["service_port"]) in services[Direction(flow["direction"])]:
                 yield key
+
+    def _endpoint(self, cgroup_id: int) -> Mapping[str, Any] | None:
+        """As the kernel has it now; None where nothing of it is judged."""
+        raw = self.maps["endpoints"].get(pack_folder(cgroup_id))
+        endpoint = ENDPOINT.unpack(raw) if raw else None
+        judged = (EndpointState.MANAGED, EndpointState.QUARANTINED)
+        return endpoint if endpoint is not None and endpoint["state"] in judged else None
+
+    def denied(self, cgroup_id: int, connections: Iterable[TcpSocket], listening: frozenset[int]) -> list[TcpSocket]:
+        """Those that the maps deny, each as they were at one moment: what is written meanwhile is read again."""
+        found: list[TcpSocket] = []
+        number, endpoint = -1, None
+        for each in connections:
+            while True:
+                if (now := self.lock.begin()) != number:
+                    number, endpoint = now, self._endpoint(cgroup_id)
+                is_denied = endpoint is not None and self._is_denied(endpoint, cgroup_id, each, listening)
+                if self.lock.unchanged(number):
+                    break
+            if is_denied:
+                found.append(each)
+        return found
 
     def _is_denied(
         self, endpoint: Mapping[str, Any], cgroup_id: int, connection: TcpSocket, listening: frozenset[int]
@@ -158,7 +181,7 @@ class Connections:
         only = b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))
         for part in sockets.connections(only, self.sockets):
             found = [each for each in part if not on_host or each.cgroup_id in own]
-            denied += [each for each in found if self._is_denied(endpoint, cgroup_id, each, listen)]
+            denied += self.denied(cgroup_id, found, listen)
             yield 0
         for at in range(0, len(denied), _PART):
             yield sockets.end(denied[at : at + _PART])

@@ -81,7 +81,7 @@ class Node:
     ) -> None:
         self.config, self.datapath, self.writer, self.source = config, datapath, writer, source
         self.watcher, self.drain, self.hz = watcher, drain, hz
-        self.connections = Connections(datapath.maps, watcher.paths_of, datapath.kernel_only["sockets"])
+        self.connections = Connections(datapath.maps, watcher.paths_of, datapath.kernel_only["sockets"], writer.lock)
         self.closer = Closer(self.connections)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)

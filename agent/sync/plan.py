@@ -18,6 +18,7 @@ from agent.abi.structs import PREFIX, RULE_KEY, pack_folder
 from agent.model.want import Delta, Want
 from agent.sync import entries
 from agent.sync.endpoints import EndpointOps
+from agent.sync.seqlock import SeqLock
 
 Item = tuple[bytes, bytes]
 K = TypeVar("K")
@@ -149,8 +150,8 @@ class Carrier:
     one version and the second of the other, so some writes wait until no program runs that has read before them.
     """
 
-    def __init__(self, maps: Mapping[str, Map]) -> None:
-        self._maps = maps
+    def __init__(self, maps: Mapping[str, Map], lock: SeqLock) -> None:
+        self._maps, self._lock = maps, lock
         self._written: set[str] = set()  # since the last wait
 
     def apply(self, plan: Plan) -> None:
@@ -168,14 +169,16 @@ class Carrier:
         for name, keys in deletes:
             if keys:
                 self._wait_for_readers_of(_BEFORE_DELETES.get(name, _NOTHING))
-                self._maps[name].delete_all(keys)
+                with self._lock.writing():
+                    self._maps[name].delete_all(keys)
                 self._written.add(name)
 
     def _put(self, upserts: Iterable[tuple[str, list[Item]]]) -> None:
         for name, items in upserts:
             if items:
                 self._wait_for_readers_of(_BEFORE_UPSERTS.get(name, _NOTHING))
-                self._maps[name].put_all(items)
+                with self._lock.writing():
+                    self._maps[name].put_all(items)
                 self._written.add(name)
 
     def _wait_for_readers_of(self, names: frozenset[str]) -> None:

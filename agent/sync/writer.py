@@ -32,6 +32,7 @@ from agent.sync.plan import (
     questioning,
     rules_first,
 )
+from agent.sync.seqlock import SeqLock
 
 Share = tuple[int, Direction]
 """(endpoint slot, who opened): what a pod opened, and what others opened to it, fill `flows` each for itself (S1)."""
@@ -62,7 +63,7 @@ class Writer:
     ) -> None:
         """`claims`: of this node's pods, as an agent before has kept them. `entries`: that each map holds."""
         self._maps, self._claims, self.entries = maps, claims or {}, dict(entries or {})
-        self.intake = intake
+        self.intake, self.lock = intake, SeqLock()
         self._epochs = _read_epochs(maps["epochs"].items())
         self._last_epoch = max((epoch for epoch, _ in self._epochs.values()), default=0)
         self.compiler = Compiler()
@@ -342,7 +343,7 @@ class Writer:
         if deletes_addresses(moves):
             moves.questions = questioning(*self._new_epochs(ops.bumped, nearby))
         moves.closing = questioning(*self._new_epochs(ops.bumped, nearby))
-        carrier = Carrier(self._maps)
+        carrier = Carrier(self._maps, self.lock)
         for plan in plans:
             carrier.apply(plan)
         self._questioned |= ops.bumped

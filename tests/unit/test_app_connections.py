@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
-from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK
+import pytest
+from immutables import Map
+
+from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, OPENED_BY_US, PREFIX, PROMOTED, pack_folder
 from agent.app.connections import Connections
 from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
-from agent.model.verdict import EndpointState
+from agent.model.changes import EVERYTHING
+from agent.model.cluster import Cluster, Namespace, Pod
+from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
+from agent.model.verdict import Direction, EndpointState
+from agent.sync.allocate import IdentityNumbers
+from agent.sync.intake import Intake
+from agent.sync.writer import Writer
+from tests.unit.dictmaps import DictMaps
 
 NOBODY = 2**22 + 1  # above the kernel's greatest process id
 
@@ -68,11 +81,99 @@ def test_in_the_hosts_namespace_only_a_pods_own_sockets_are_ended(tmp_path: Path
     """A process of a pod that has entered it makes none of the node's connections the pod's."""
     inner = tmp_path / "container"
     inner.mkdir()
-    host = ENDPOINT.unpack(ENDPOINT.pack(state=EndpointState.QUARANTINED, flags=FLAG_HOST_NETWORK))
-    connections = Connections({}, lambda _: [tmp_path], -1)
+    raw = ENDPOINT.pack(state=EndpointState.QUARANTINED, flags=FLAG_HOST_NETWORK)
+    host, maps = ENDPOINT.unpack(raw), {"endpoints": {pack_folder(7): raw}}
+    connections = Connections(maps, lambda _: [tmp_path], -1)  # type: ignore[arg-type]
     own = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (7, tmp_path.stat().st_ino, inner.stat().st_ino)]
     others = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (1, 0)]
     for on_host, expected in ((True, own), (False, own + others)):
         shown = Shown(own + others)
         assert sum(connections._ending_denied(host, 7, shown, on_host=on_host)) == len(expected)
         assert shown.ended == expected
+
+
+HELD = ip_address("8.8.8.8")
+
+
+def allowing(ref: PolicyRef, network: str) -> Policy:
+    peer = CidrPeer(ip_network(network))
+    return Policy(ref=ref, subject=Subject(), egress=(Rule("r", Direction.EGRESS, (peer,), (PortMatch(6, 443),)),))
+
+
+def snapshot(**policies: str) -> Cluster:
+    """A pod, and policies by name that allow a network."""
+    claim = Claim(Identity("c", "etl", "sa", "d", "t", Kind.KUBERNETES_EXECUTOR), ())
+    pod = Pod(uid=PodUid("a"), namespace="etl", name="a", claim=claim, addresses=(ip_address("10.0.0.1"),))
+    refs = {name: PolicyRef("etl", "TaskNetworkPolicy", name) for name in policies}
+    return Cluster(
+        complete=True,
+        pods=Map({pod.uid: pod}),
+        namespaces=Map({"etl": Namespace("etl", managed=True)}),
+        policies=Map({refs[name]: allowing(refs[name], network) for name, network in policies.items()}),
+    )
+
+
+@dataclass
+class Window:
+    """One map as a thread in user space reads it; `after` happens when it has read, before it knows the answer."""
+
+    maps: DictMaps
+    name: str
+    after: Callable[[str], None]
+
+    def get(self, key: bytes) -> bytes | None:
+        entries = self.maps[self.name].entries
+        found = _longest(entries, key) if self.name == "peers" else entries.get(key)
+        self.after(self.name)
+        return found
+
+
+def _longest(entries: Mapping[bytes, bytes], key: bytes) -> bytes | None:
+    def holds(prefix: bytes) -> bool:
+        bits, shift = PREFIX.unpack(prefix)["length"], 128 - PREFIX.unpack(prefix)["length"]
+        ours, theirs = (int.from_bytes(each[4:], "big") >> shift for each in (prefix, key))
+        return bits == 0 or ours == theirs
+
+    return max(((PREFIX.unpack(k)["length"], v) for k, v in entries.items() if holds(k)), default=(0, None))[1]
+
+
+HELD_OPEN = TcpSocket(
+    2, 1, b"\x9c\x40\x01\xbb" + bytes(16) + HELD.packed + bytes(12) + bytes(12), 0,
+    PROMOTED.pack(opened=OPENED_BY_US),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("read", ["endpoints", "hosts", "peers", "ports", "rules"])
+@pytest.mark.parametrize(("before", "after"), [({"p": "8.8.8.0/24", "q": "9.9.9.0/24"}, {"p": "8.8.8.0/24"}),
+                                               ({"p": "8.8.8.0/24"}, {"p": "8.8.0.0/16"})])  # fmt: skip
+def test_a_revision_between_two_lookups_ends_nothing_that_both_revisions_allow(
+    read: str, before: dict[str, str], after: dict[str, str]
+) -> None:
+    """The thread stalls after one of its lookups, for as long as a whole revision takes."""
+    maps = DictMaps()
+    writer = Writer(maps, IdentityNumbers(), Intake(lambda *_: None))
+    writer.start(snapshot(**before), [(PodUid("a"), 10)])
+    left = [snapshot(**after)]
+
+    def revise(name: str) -> None:
+        if name == read and left:
+            assert not writer.update(left.pop(), EVERYTHING).refused
+
+    windows: Any = {name: Window(maps, name, revise) for name in maps}
+    connections = Connections(windows, lambda _: [], -1, writer.lock)
+    assert connections.denied(10, [HELD_OPEN], frozenset()) == []
+    assert not left, "the revision came while it read"
+
+
+def test_what_the_revision_denies_is_ended_though_it_came_between_two_lookups() -> None:
+    maps = DictMaps()
+    writer = Writer(maps, IdentityNumbers(), Intake(lambda *_: None))
+    writer.start(snapshot(p="8.8.8.0/24"), [(PodUid("a"), 10)])
+    left = [snapshot(p="9.9.9.0/24")]
+
+    def revise(name: str) -> None:
+        if name == "hosts" and left:
+            writer.update(left.pop(), EVERYTHING)
+
+    windows: Any = {name: Window(maps, name, revise) for name in maps}
+    assert Connections(windows, lambda _: [], -1, writer.lock).denied(10, [HELD_OPEN], frozenset()) == [HELD_OPEN]

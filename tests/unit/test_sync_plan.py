@@ -15,6 +15,7 @@ from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import EndpointOps
 from agent.sync.intake import Intake
 from agent.sync.plan import Carrier, Plan, add_endpoints, questioning
+from agent.sync.seqlock import SeqLock
 from agent.sync.writer import Writer
 from tests.unit import clusters
 from tests.unit.dictmaps import GRACE, DictMaps, Lookup, Replay, Write
@@ -82,7 +83,7 @@ def test_endpoints_come_after_what_they_refer_to_and_go_before_it() -> None:
     plan.closing = questioning([(b"slot", b"epoch")], [(b"index", b"nearby")])
     assert plan
     assert plan.writes == 6
-    Carrier(maps).apply(plan)
+    Carrier(maps, SeqLock()).apply(plan)
     order = [(name, value is None) for name, _, value in maps.journal]
     assert order == [
         ("rules", False), ("endpoints", False), ("epochs", False), ("nearby", False), ("endpoints", True),
@@ -108,5 +109,5 @@ def test_an_empty_plan_is_false_and_touches_nothing() -> None:
     maps = DictMaps()
     plan = Plan(upserts=[("rules", [])], deletes=[("rules", [])])
     assert not plan
-    Carrier(maps).apply(plan)
+    Carrier(maps, SeqLock()).apply(plan)
     assert maps.journal == []
