@@ -74,8 +74,7 @@ static __always_inline void classify(const struct address *peer, struct classes 
 	if (classes) {
 		*out = *classes;
 	} else {
-		out->peer = 0;
-		out->base = 0;
+		*out = (struct classes){};
 	}
 }
 

@@ -238,7 +238,9 @@ static __always_inline void decide_datagram(struct __sk_buff *skb, const struct 
 		out->reason = DROP_NOT_A_REPLY;
 }
 
-/* An IPv6 socket may be bound to an address that its namespace does not have (IPV6_FREEBIND); IPv4 lets none out. */
+/* An IPv6 socket may be bound to an address that its namespace does not have (IPV6_FREEBIND); IPv4 lets none out. By
+ * such a one a pod on the host's network would ask itself in a peer's name, and "answer" the peer.
+ */
 static __always_inline int is_foreign_source(struct __sk_buff *skb, const struct endpoint *endpoint,
 					     const struct address *local)
 {
@@ -246,9 +248,13 @@ static __always_inline int is_foreign_source(struct __sk_buff *skb, const struct
 
 	if (skb->protocol != bpf_htons(ETHERTYPE_IPV6) || address_is_link_local(local) || address_is_zero(local))
 		return 0;
+	struct classes *known = hosts.lookup(&prefix);
+
+	if (endpoint->flags & ENDPOINT_HOST_NETWORK)
+		return !address_is_loopback(local) && !(known && known->flags & ADDRESS_OF_HOST);
 	if (!address_is_zero(&endpoint->own[1]))
 		return !address_equal(local, &endpoint->own[1]);
-	return hosts.lookup(&prefix) != 0;
+	return known != 0;
 }
 
 /* Is this the socket of a TCP connection, not a listener's or one that has just asked? */
@@ -266,10 +272,8 @@ static __always_inline __u8 defect_of(struct __sk_buff *skb, const struct endpoi
 {
 	if (packet->reason)
 		return packet->reason;
-	if (endpoint->flags & ENDPOINT_HOST_NETWORK)
-		return DROP_NONE;
-	if (address_is_loopback(&packet->peer)) /* by another device than lo: lo's packets are not judged */
-		return DROP_LOOPBACK;
+	if (!(endpoint->flags & ENDPOINT_HOST_NETWORK) && address_is_loopback(&packet->peer))
+		return DROP_LOOPBACK; /* by another device than lo: lo's packets are not judged */
 	if (way == DIRECTION_EGRESS && is_foreign_source(skb, endpoint, &packet->local))
 		return DROP_FOREIGN_SOURCE;
 	return DROP_NONE;

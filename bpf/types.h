@@ -38,6 +38,8 @@ enum drop_reason {
 
 enum endpoint_state { STATE_PENDING = 0, STATE_MANAGED = 1, STATE_UNMANAGED = 2, STATE_QUARANTINED = 3 };
 
+enum address_flag { ADDRESS_OF_HOST = 1 }; /* an address of this host itself */
+
 enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2, ENDPOINT_AUDIT_SOCKETS = 4 };
 
 enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_UNKNOWN = 255 };
@@ -226,8 +228,9 @@ _Static_assert(sizeof(struct prefix) == 20, "ABI: agent/abi/layout.py");
 struct classes { /* value of `peers` and of `hosts`, whose prefixes are whole addresses */
 	__u32 peer; /* peer class */
 	__u32 base; /* class of the entities alone */
+	__u32 flags; /* enum address_flag */
 };
-_Static_assert(sizeof(struct classes) == 8, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct classes) == 12, "ABI: agent/abi/layout.py");
 
 struct rule_key { /* key of `rules` */
 	__u32 length; /* bits: always 128 */

@@ -20,6 +20,8 @@ ANSWER_SLOTS = 32
 OPENED_BY_US = 1
 OPENED_BY_PEER = 2
 
+ADDRESS_OF_HOST = 1
+
 FLAG_HOST_NETWORK = 1
 FLAG_RAW_SOCKETS = 2
 FLAG_AUDIT_SOCKETS = 4
@@ -108,7 +110,7 @@ PROMOTED = Layout(
     network=u64,
 )
 PREFIX = Layout("prefix", length=u32, address=ADDRESS)
-CLASSES = Layout("classes", peer=u32, base=u32)
+CLASSES = Layout("classes", peer=u32, base=u32, flags=u32)
 RULE_KEY = Layout("rule_key", length=u32, ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
 IDENTITY_COUNTS = Layout(
     "identity_counts",

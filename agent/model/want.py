@@ -54,10 +54,14 @@ def port_index(protocol: int, port: int = 0) -> PortIndex:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """Of an address: its peer class, and the class of the entities alone that it belongs to."""
+    """Of an address: its peer class, and the class of the entities alone that it belongs to.
+
+    `of_host`: it is one of this host's own, from which pods on the host's network may send.
+    """
 
     peer: PeerClass
     base: PeerClass
+    of_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.abi.structs import (
+    ADDRESS_OF_HOST,
     CLASSES,
     ENDPOINT,
     EPOCH,
@@ -52,7 +53,8 @@ def pack_host(host: Host) -> bytes:
 
 
 def pack_classes(classes: Classes) -> bytes:
-    return CLASSES.pack(peer=classes.peer, base=classes.base)
+    flags = ADDRESS_OF_HOST if classes.of_host else 0
+    return CLASSES.pack(peer=classes.peer, base=classes.base, flags=flags)
 
 
 def pack_index(index: int) -> bytes:

@@ -383,6 +383,7 @@ def test_a_pod_on_the_host_reaches_no_daemon_by_a_group(rig: Rig, group: str, *,
     """The copy that the stack gives the node's own sockets has no socket, and meets no egress hook (P7)."""
     pod = rig.node.add_pod()
     slot, _ = rig.manage(pod, flags=structs.FLAG_HOST_NETWORK)
+    _on_the_host(rig, pod)
     with in_netns(pod.netns):
         daemon = _listening_to(group, 5353)
     with daemon:
@@ -414,6 +415,40 @@ def test_a_foreign_ipv6_source_leaves_no_pod(rig: Rig) -> None:
     assert rig.denials(slot).get(DropReason.FOREIGN_SOURCE, 0) >= 1
     assert len(server.received) == received
     assert pod.run(udp, V6, 7420) == "ok"
+
+
+def _on_the_host(rig: Rig, pod: Pod) -> None:
+    """Its own IPv6 address is one of the host's."""
+    key = structs.PREFIX.pack(length=128, address=structs.pack_address(socket_address(pod.ipv6)))
+    number = rig.peer(pod.ipv6)
+    rig.maps["hosts"].put(key, structs.CLASSES.pack(peer=number, base=number, flags=structs.ADDRESS_OF_HOST))
+
+
+def _ask_oneself_as(stranger: str, own: str) -> list[str]:
+    """What came of a question in a stranger's name to a socket of one's own, and of an answer to the stranger."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as answering, _from(stranger, 5000) as asking:
+        answering.bind((own, 6000))
+        return [
+            attempt(asking.sendto, b"question", (own, 6000)),
+            *(attempt(answering.sendto, b"secret", (stranger, 5000)) for _ in range(3)),
+        ]
+
+
+@pytest.mark.core
+def test_a_pod_on_the_host_asks_nobody_in_a_peers_name(rig: Rig) -> None:
+    """Who may reach the node only forges a question of a forbidden peer to itself, and answers the peer (P9)."""
+    pod, victim = rig.node.add_pod(), rig.node.add_pod()
+    slot, ruleset = rig.manage(pod, ingress=Verdict.ALLOW, flags=structs.FLAG_HOST_NETWORK)
+    _on_the_host(rig, pod)
+    rig.rule(ruleset, pod.ipv6, UDP, 0)
+    stranger = rig.node.serve("2001:db8::66", 5000, socket.SOCK_DGRAM)
+    assert pod.run(_ask_oneself_as, "2001:db8::66", pod.ipv6) == ["EPERM"] * 4
+    assert pod.run(_ask_oneself_as, victim.ipv6, pod.ipv6)[0] == "EPERM", "nor in another pod's"
+    assert stranger.received == []
+    assert pod.run(udp, pod.ipv6, 6002, 0.2) == "TIMEOUT", "nobody listens there; by its own address it may ask"
+    denials = rig.denials(slot)
+    assert denials.pop(DropReason.FOREIGN_SOURCE) == 2
+    assert set(denials) == {DropReason.NO_RULE}, "its answers to the peer"
 
 
 def test_a_foreign_source_is_told_by_the_peers_too(rig: Rig) -> None:
@@ -811,10 +846,10 @@ def _send_to_group(group: str, port: int, connected: bool) -> str:
         return attempt(sock.send, b"hello") if outcome == "ok" else outcome
 
 
-def _from(source: str) -> socket.socket:
+def _from(source: str, port: int = 0) -> socket.socket:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
-    sock.bind((source, 0))
+    sock.bind((source, port))
     return sock
 
 
