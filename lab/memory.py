@@ -16,6 +16,7 @@ class MemoryLimit:
         self._folder.mkdir()
         v1 = self._folder.is_relative_to(V1)
         self._peak = "memory.max_usage_in_bytes" if v1 else "memory.peak"
+        self._now = "memory.usage_in_bytes" if v1 else "memory.current"
         (self._folder / ("memory.limit_in_bytes" if v1 else "memory.max")).write_text(str(limit))
 
     def command(self) -> tuple[str, ...]:
@@ -25,6 +26,10 @@ class MemoryLimit:
     def peak(self) -> int:
         """Bytes, the page cache included."""
         return int((self._folder / self._peak).read_text())
+
+    def now(self) -> int:
+        """Bytes, the page cache included."""
+        return int((self._folder / self._now).read_text())
 
     def close(self) -> None:
         """When its processes are gone."""

@@ -141,6 +141,8 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
     loaded = datapath.load()
     event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
+    if loaded.charged:
+        event("maps.charged_to_agent", level=logging.WARNING, why=loaded.charged)
     gone = state.complete and state.boot == boot_id() and not datapath.adopted
     if gone:
         event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agent.errors import LoadError
-from agent.kernel import lsm, syscall
+from agent.kernel import lsm, memory_group, syscall
 from agent.kernel.pins import Pins
 from agent.kernel.programs import (
     PROGRAMS,
@@ -51,11 +51,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was loaded: instructions by program as the kernel counts them, and as the verifier walked them."""
+    """What was loaded: instructions by program as the kernel counts them, and as the verifier walked them.
+
+    `charged`: why the memory of new maps is charged to the agent's own group; "": it is not.
+    """
 
     bcc: str
     instructions: dict[str, int]
     verified: dict[str, int]
+    charged: str = ""
 
 
 def load(request: Request, timeout_seconds: float = 600) -> Loaded:
@@ -85,7 +89,8 @@ def _reason(said: str, lines: int = 40) -> str:
 def _main() -> None:
     request = Request(**json.load(sys.stdin))
     syscall.raise_memlock()
-    print(json.dumps(asdict(_load_here(request))))
+    charged = memory_group.leave()
+    print(json.dumps(asdict(replace(_load_here(request), charged=charged))))
 
 
 def _load_here(request: Request) -> Loaded:

@@ -14,6 +14,7 @@ from typing import Any
 from agent.abi import structs
 from agent.kernel import syscall
 from agent.kernel.datapath import Datapath, detach
+from agent.kernel.loader import Loaded
 from agent.kernel.maps import sum_per_cpu
 from agent.kernel.pins import Pins
 from agent.kernel.probe import Jiffies, features, ticks_a_second
@@ -32,8 +33,7 @@ def attached(*without: str, **entries: int) -> Iterator[Rig]:
         found = replace(features(cgroup_mount()), **dict.fromkeys(without, False))
         datapath = Datapath(Pins(node.bpffs / "dagwall"), found, entries)
         try:
-            datapath.load()
-            rig = Rig(node, datapath)
+            rig = Rig(node, datapath, datapath.load())
             datapath.attach([node.kubepods])
             yield rig
         finally:
@@ -44,8 +44,8 @@ def attached(*without: str, **entries: int) -> Iterator[Rig]:
 class Rig:
     """Hands out rulesets, classes and slots; one `world` class for all addresses that no test has named."""
 
-    def __init__(self, node: ScratchNode, datapath: Datapath) -> None:
-        self.node, self.datapath, self.maps = node, datapath, datapath.maps
+    def __init__(self, node: ScratchNode, datapath: Datapath, loaded: Loaded) -> None:
+        self.node, self.datapath, self.maps, self.loaded = node, datapath, datapath.maps, loaded
         self._numbers = itertools.count(1)
         self._port_classes = itertools.count(2)
         self.jiffies = Jiffies()

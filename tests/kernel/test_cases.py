@@ -79,8 +79,8 @@ def theatre() -> Iterator[Theatre]:
     with ScratchNode() as node:
         datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()))
         try:
-            datapath.load()
-            made = Theatre(node, Rig(node, datapath), Wire(node.world))
+            loaded = datapath.load()
+            made = Theatre(node, Rig(node, datapath, loaded), Wire(node.world))
             made.rig.configure(event_rate=100_000, event_burst=100_000)
             for case in CASES:
                 _add_pods(made, case)

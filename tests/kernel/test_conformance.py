@@ -72,8 +72,8 @@ def stage() -> Iterator[Stage]:
     with ScratchNode() as node:
         datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()))
         try:
-            datapath.load()
-            rig = Rig(node, datapath)
+            loaded = datapath.load()
+            rig = Rig(node, datapath, loaded)
             rig.configure(flow_quota=1 << 20)
             pods = {name: node.add_pod(uid_of(name), ipv4=address) for name, address in addresses.items()}
             folders = [(uid_of(name), f.stat().st_ino) for name, p in pods.items() for f in (p.folder, p.container)]
