@@ -163,22 +163,34 @@ class FilesSource:
                 for path, status in self._entries(folder):
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(f"{path}/")
-                    elif stat.S_ISREG(status.st_mode) and path.lower().endswith(_SUFFIXES):
+                    elif path.lower().endswith(_SUFFIXES):
                         files[path] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                    elif any(known.startswith(f"{path}/") for known in self._signatures):
+                        unreadable[f"{path}/"] = f"cannot list {self.directory / path}: it is no folder any more"
             except OSError as exc:
                 if folder == "" or not isinstance(exc, FileNotFoundError):
                     unreadable[folder] = f"cannot list {self.directory / folder}: {exc.strerror}"
         return files, unreadable
 
     def _entries(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        """What is in a folder, links followed; hidden names are editors' and ConfigMap volumes' own."""
+        """What is in a folder, links followed; hidden names are editors' and ConfigMap volumes' own.
+
+        A name that is there and leads nowhere (a link without its target, a loop) stands for itself: only a name that
+        is gone is gone.
+        """
         with os.scandir(self.directory / folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
         for name in names:
+            path = self.directory / folder / name
             try:
-                yield f"{folder}{name}", os.stat(self.directory / folder / name)
-            except OSError:  # a dangling link, or gone since
-                self._still &= os.path.lexists(self.directory / folder / name)
+                status = os.stat(path)
+            except OSError:
+                try:
+                    status = os.lstat(path)
+                except OSError:  # gone since
+                    self._still = False
+                    continue
+            yield f"{folder}{name}", status
 
     def _watch(self, folder: str) -> None:
         wd = self.events.watch(str(self.directory / folder), _MASK | flags.ONLYDIR)
@@ -190,8 +202,11 @@ class FilesSource:
         try:
             fd = os.open(self.directory / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    return Unreadable("cannot read: it is no regular file")
                 return file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError:
-            return None
+            there = os.path.lexists(self.directory / path)
+            return Unreadable("cannot read: the link leads nowhere") if there else None
         except OSError as exc:
             return Unreadable(f"cannot read: {exc.strerror}")

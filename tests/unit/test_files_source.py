@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.errors import InvalidObject
+from agent.sources import files as files_source
 from agent.sources.files import FilesSource
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.store import TABLES, Store
@@ -331,14 +334,81 @@ def test_a_directory_that_goes_away_changes_nothing(folder: Folder) -> None:
     assert list(folder.next().snapshot.pods) == [UIDS[1]]
 
 
-def test_what_is_no_file_is_left_alone(folder: Folder) -> None:
+def test_what_is_no_file_is_named_and_harms_no_other(folder: Folder) -> None:
     os.mkfifo(folder.path / "pipe.yaml")
+    os.mkfifo(folder.path / "pipe")
     (folder.path / "loop").symlink_to(".")
+    (folder.path / "nothing").symlink_to("nowhere")
     (folder.path / "dangling.yaml").symlink_to("nowhere")
     folder.write("a.yaml", pod())
     update = folder.source.start()
-    assert update.problems == ()
+    assert texts(update) == [
+        "dangling.yaml: cannot read: the link leads nowhere", "pipe.yaml: cannot read: it is no regular file",
+    ]  # fmt: skip
     assert len(update.snapshot.pods) == 1
+
+
+def _dangle(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to("a.yaml")
+
+
+@pytest.mark.parametrize("become", [_dangle, _loop, os.mkfifo])
+def test_a_name_that_leads_nowhere_keeps_what_it_held_until_it_is_removed(
+    folder: Folder, become: Callable[[Path], None]
+) -> None:
+    """Doubt never opens: as when a volume is away, or somebody has renamed the target."""
+    folder.write("a.yaml", policy())
+    folder.source.start()
+    become(folder.path / ".new")
+    (folder.path / ".new").rename(folder.path / "a.yaml")
+    update = folder.next()
+    assert folder.cidrs() == {"10.0.0.0/8"}
+    assert ["a.yaml: cannot read" in text for text in texts(update)] == [True]
+    (folder.path / "a.yaml").unlink()
+    folder.next()
+    assert folder.cidrs() == set()
+
+
+def test_a_link_whose_target_goes_keeps_what_it_held(folder: Folder, tmp_path: Path) -> None:
+    target, inner = tmp_path / "target.yaml", tmp_path / "inner"
+    target.write_text(policy())
+    inner.mkdir()
+    (inner / "b.yaml").write_text(policy("192.0.2.0/24", "q"))
+    (folder.path / "a.yaml").symlink_to(target)
+    (folder.path / "more").symlink_to(inner)
+    folder.source.start()
+    both = {"10.0.0.0/8", "192.0.2.0/24"}
+    assert folder.cidrs() == both
+    target.unlink()
+    (inner / "b.yaml").rename(tmp_path / "elsewhere.yaml")
+    inner.rmdir()
+    folder.source.rescan()
+    assert folder.cidrs() == both
+    assert len(folder.source.problems) == 2
+    for name in ("a.yaml", "more"):
+        (folder.path / name).unlink()
+    folder.source.rescan()
+    assert folder.cidrs() == set()
+
+
+def test_a_file_whose_folder_refuses_to_be_looked_at_stays(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESTALE, EIO, EACCES of stat(): the name is there."""
+    folder.write("a.yaml", policy())
+    folder.source.start()
+    before = os.stat
+
+    def refusing(path: Path, **options: Any) -> os.stat_result:
+        if str(path).endswith("a.yaml"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return before(path, **options)
+
+    monkeypatch.setattr(files_source.os, "stat", refusing)
+    folder.source.rescan()
+    assert folder.cidrs() == {"10.0.0.0/8"}
 
 
 def test_an_unreadable_file_keeps_what_it_said() -> None:
