@@ -62,6 +62,7 @@ class Namespace:
     default_posture: DefaultPosture | None = None  # None: the agent's
     baseline: tuple[Entity, ...] | None = None  # None: the agent's
     terminating: bool = False  # it is being deleted, and what is in it goes before it
+    uid: str = ""  # a namespace that is made again has another one; manifests have none
 
 
 @dataclass(frozen=True, slots=True)

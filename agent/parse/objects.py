@@ -127,6 +127,7 @@ def parse_namespace(root: Field, managed_namespaces: frozenset[str]) -> Namespac
         default_posture=None if posture.absent else posture.choice(DefaultPosture),
         baseline=_baseline(annotations.child(BASELINE_ANNOTATION)),
         terminating=not metadata.child("deletionTimestamp").absent,
+        uid=metadata.child("uid").string(""),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -457,6 +458,55 @@ def test_policies_that_go_with_their_namespace_hold_while_its_pods_live() -> Non
     writer.expire(LINGER_SECONDS + 1)
     writer.update(replace(gone, revision=9), EVERYTHING)
     assert not writer.cluster.policies
+    assert in_step(writer, maps)
+
+
+AGAIN = [
+    pytest.param(Namespace("etl"), id="unlabelled"),
+    pytest.param(Namespace("etl", managed=True), id="managed, observing"),
+]
+
+
+def unseen(then: Namespace) -> list[Cluster]:
+    """Deleted and made again between two looks: only its uid is another one."""
+    return [replace(cluster(), namespaces=Map({"etl": replace(then, uid="2")}), policies=Map(), revision=4)]
+
+
+def seen_going(then: Namespace) -> list[Cluster]:
+    gone = replace(without_namespace(), policies=Map(), revision=3)
+    return [gone, replace(gone, namespaces=Map({"etl": then}), revision=4)]
+
+
+def seen_terminating(then: Namespace) -> list[Cluster]:
+    going = replace(cluster(), namespaces=Map({"etl": Namespace("etl", managed=True, terminating=True)}))
+    return [going, replace(going, policies=Map(), namespaces=Map({"etl": then}), revision=4)]
+
+
+@pytest.mark.parametrize("then", AGAIN)
+@pytest.mark.parametrize("way", [unseen, seen_going, seen_terminating])
+def test_what_is_left_of_a_namespace_is_not_of_the_one_that_is_made_again(
+    way: Callable[[Namespace], list[Cluster]], then: Namespace
+) -> None:
+    """A process outlives its namespace; another one of that name opens nothing to it (L2, L4)."""
+    maps = DictMaps()
+    first = cluster(pod(A))
+    first = replace(first, namespaces=Map({"etl": replace(first.namespaces["etl"], uid="1")}))
+    writer = started(maps, first)
+    for snapshot in way(then):
+        writer.update(snapshot, EVERYTHING | Changes(pods=frozenset({A})))
+        assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
+    now = writer.cluster
+    writer.update(
+        replace(now, pods=Map({B: pod(B)}), policies=Map(), namespaces=way(then)[-1].namespaces), EVERYTHING
+    )
+    writer.add_folder(B, 20)
+    assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False], "as long as it lives"
+    assert [passes(maps, 20, TO_443), passes(maps, 20, TO_80)] == [True, True], "the new one's own"
+    for cgroup in (10, 11):
+        writer.remove_folder(cgroup, 0.0)
+    writer.expire(LINGER_SECONDS + 1)
+    writer.update(replace(way(then)[-1], revision=9), EVERYTHING)
+    assert set(writer.cluster.namespaces) == {"etl"}
     assert in_step(writer, maps)
 
 
