@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from agent.abi.structs import (
     ENDPOINT,
     FLAG_HOST_NETWORK,
+    FLOW,
     FLOW_KEY,
     OPENED_BY_PEER,
     OPENED_BY_US,
@@ -170,7 +171,7 @@ class Connections:
     def _ending_denied(
         self, endpoint: Mapping[str, Any], cgroup_id: int, sockets: Listed, *, on_host: bool
     ) -> Iterator[int]:
-        own = self._folder_ids(cgroup_id) if on_host else frozenset()
+        own, slot = (self._folder_ids(cgroup_id) if on_host else frozenset()), int(endpoint["slot"])
         ports: set[int] = set()
         for part in sockets.listening():
             ports.update(each.local_port for each in part)
@@ -180,11 +181,23 @@ class Connections:
         denied: list[TcpSocket] = []  # ended last: a listing may skip sockets while others of it go
         only = b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))
         for part in sockets.connections(only, self.sockets):
-            found = [each for each in part if not on_host or each.cgroup_id in own]
+            found = [each for each in part if not on_host or each.cgroup_id in own or self._slot(each) == slot]
             denied += self.denied(cgroup_id, found, listen)
             yield 0
         for at in range(0, len(denied), _PART):
             yield sockets.end(denied[at : at + _PART])
+
+    def _slot(self, connection: TcpSocket) -> int:
+        """Of the endpoint that a connection belongs to, as its flow knows it; 0: it has none.
+
+        For one whose maker's folder has gone: the id of that folder is on no way to the pod any more.
+        """
+        peer, port = connection.remote
+        for direction, service in ((Direction.EGRESS, port), (Direction.INGRESS, connection.local_port)):
+            raw = self.maps["flows"].get(_flow_key(connection.cgroup_id, peer, service, direction))
+            if raw is not None:
+                return int(FLOW.unpack(raw)["slot"])
+        return 0
 
     def _open(self, cgroup_id: int) -> list[TcpSocket]:
         """All connections in all namespaces of an endpoint."""

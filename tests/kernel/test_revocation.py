@@ -228,6 +228,23 @@ def test_two_thousand_at_once(machine: Machine, family: int) -> None:  # noqa: F
         assert scene.held("wait_for_the_end", 10.0) - began < SECONDS
 
 
+@pytest.mark.parametrize("on_host", [False, True], ids=["own network", "the host's"])
+def test_ones_whose_makers_folder_has_gone(machine: Machine, on_host: bool) -> None:  # noqa: F811
+    """Made in a folder below the container's, which the process left and removed: no way leads from it to the pod."""
+    scene = Scene(machine, 4)
+    if on_host:
+        manifest = pod_manifest("p", scene.pod.uid, scene.address)
+        machine.write("pod.yaml", manifest.replace("spec: {", "spec: {hostNetwork: true, "))
+    inner = scene.pod.container / "inner"
+    inner.mkdir()
+    with machine.agent():
+        (inner / "cgroup.procs").write_text(str(scene.held.pid))
+        scene.open(2)
+        (scene.pod.container / "cgroup.procs").write_text(str(scene.held.pid))
+        inner.rmdir()
+        assert scene.revoked() < SECONDS
+
+
 def test_what_stays_allowed_stays(scene: Scene) -> None:
     with scene.machine.agent():
         scene.open(2)

@@ -82,7 +82,7 @@ def test_in_the_hosts_namespace_only_a_pods_own_sockets_are_ended(tmp_path: Path
     inner = tmp_path / "container"
     inner.mkdir()
     raw = ENDPOINT.pack(state=EndpointState.QUARANTINED, flags=FLAG_HOST_NETWORK)
-    host, maps = ENDPOINT.unpack(raw), {"endpoints": {pack_folder(7): raw}}
+    host, maps = ENDPOINT.unpack(raw), {"endpoints": {pack_folder(7): raw}, "flows": {}}
     connections = Connections(maps, lambda _: [tmp_path], -1)  # type: ignore[arg-type]
     own = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (7, tmp_path.stat().st_ino, inner.stat().st_ino)]
     others = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (1, 0)]
