@@ -64,11 +64,24 @@ static __always_inline int is_live(__u8 protocol, int direction, int way, __u32 
 	return config && answers_in_time(config, last, bpf_jiffies64());
 }
 
+/* A connection that a listener accepts inherits the listener's storage (BPF_F_CLONE), for its mark. What that has counted
+ * is not the child's. (0: promoted by a release that did not write it down.)
+ */
+static __always_inline void socket_disown(struct promoted *s, __u64 cookie)
+{
+	if (!s->owner || s->owner == (__u32)cookie)
+		return;
+	s->traffic[DIRECTION_EGRESS] = s->traffic[DIRECTION_INGRESS] = (struct traffic){};
+	s->epoch = 0;
+	s->owner = 0;
+}
+
 /* The flow gets its own copy in the socket, with the epoch that it was just found to have. */
 static __always_inline void socket_promote(struct __sk_buff *skb, struct promoted *s, const struct flow *flow,
 				    const struct flow_key *key, const struct packet *packet, __u32 epoch)
 {
 	enum { ESTABLISHED = 1 };
+	__u64 cookie = bpf_get_socket_cookie(skb);
 	struct bpf_sock *sk = skb->sk;
 
 	if (!sk)
@@ -78,7 +91,9 @@ static __always_inline void socket_promote(struct __sk_buff *skb, struct promote
 		return;
 	if (!s)
 		s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	else if (s->sent_packets | s->received_packets)
+	else
+		socket_disown(s, cookie);
+	if (s && (s->sent_packets | s->received_packets))
 		socket_flush(s);
 	if (!s || (s->sent_packets | s->received_packets))
 		return;
@@ -89,6 +104,7 @@ static __always_inline void socket_promote(struct __sk_buff *skb, struct promote
 	s->remote_port = packet->remote_port;
 	s->local = tag_of_address(&packet->local);
 	s->key = *key;
+	s->owner = cookie;
 	s->epoch = epoch;
 }
 

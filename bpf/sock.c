@@ -98,6 +98,7 @@ int sock_release(struct bpf_sock *sk)
 
 	if (!s)
 		return 1;
+	socket_disown(s, bpf_get_socket_cookie(sk));
 	if (s->sent_packets | s->received_packets)
 		socket_flush(s);
 	if (s->sent_packets | s->received_packets) { /* the flow was evicted: the identity's totals are exact all the same */

@@ -212,7 +212,7 @@ struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u8 opened;   /* enum opened: of TCP; sockets inherit it from their listener */
 	__be16 remote_port;
 	__u32 local;   /* tag of our address: a packet from another one is judged */
-	__u32 pad;
+	__u32 owner;   /* low half of the cookie of the socket that counts here; a child has inherited another's */
 	struct flow_key key;
 	BOTH_WAYS;
 	__u64 network; /* network namespace of the socket, from the first question to it on; 0: not asked yet */

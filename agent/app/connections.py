@@ -187,8 +187,8 @@ class Connections:
         for at in range(0, len(denied), _PART):
             yield sockets.end(denied[at : at + _PART])
 
-    def _slot(self, connection: TcpSocket) -> int:
-        """Of the endpoint that a connection belongs to, as its flow knows it; 0: it has none.
+    def _slot(self, connection: TcpSocket) -> int | None:
+        """Of the endpoint that a connection belongs to, as its flow knows it; None: it has none.
 
         For one whose maker's folder has gone: the id of that folder is on no way to the pod any more.
         """
@@ -197,7 +197,7 @@ class Connections:
             raw = self.maps["flows"].get(_flow_key(connection.cgroup_id, peer, service, direction))
             if raw is not None:
                 return int(FLOW.unpack(raw)["slot"])
-        return 0
+        return None
 
     def _open(self, cgroup_id: int) -> list[TcpSocket]:
         """All connections in all namespaces of an endpoint."""

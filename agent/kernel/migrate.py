@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.abi.layout import Layout, raw
-from agent.abi.schema import Convert, Schema, Table, converter, own_schema
+from agent.abi.schema import Convert, Schema, Table, converter, is_same, own_schema
 from agent.abi.structs import MAPS, U32, MapSpec
 from agent.errors import LoadError
 from agent.kernel import syscall
@@ -92,23 +92,27 @@ class Migration:
         self.new.remove_version()  # what a start before this one has left unfinished
         self.new.maps.mkdir(parents=True)
         for name, table in own_schema().tables.items():
-            if self._was.tables.get(name) == table and (self.old.maps / name).exists():
+            if self._is_shared(name, table) and (self.old.maps / name).exists():
                 fd = syscall.open_pin(str(self.old.maps / name))
                 syscall.pin(fd, str(self.new.maps / name))
                 os.close(fd)
+
+    def _is_shared(self, name: str, table: Table) -> bool:
+        before = self._was.tables.get(name)
+        return before is not None and is_same(before, table)
 
     def copy(self, maps: Mapping[str, KernelMap]) -> None:
         """Fill the maps that are not shared. Raises LoadError, MapError."""
         now = own_schema().tables
         for name, table in now.items():
             before = self._was.tables.get(name)
-            if MAPS[name].kernel_only or before is None or before == table:
+            if MAPS[name].kernel_only or before is None or self._is_shared(name, table):
                 continue
             self._copied[name] = found = _opened(self.old, name, before)
             items = list(_items(found))
             maps[name].put_all(_converted(items, before, table))
             self._base[name] = dict(items) if name in COUNTED else {}
-        shared = sum(self._was.tables.get(name) == table for name, table in now.items())
+        shared = sum(self._is_shared(name, table) for name, table in now.items())
         event("pins.migrated", abi=self._was.abi, to=self.new.abi, shared=shared, copied=sorted(self._copied))
 
     def finish(self, maps: Mapping[str, KernelMap]) -> None:

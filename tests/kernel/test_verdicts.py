@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import struct
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.kernel.rig import TCP, UDP, Rig, eventually
 from tests.kernel.sockets import tcp, udp, udp_connected
 
 pytestmark = pytest.mark.core
+_LIBC = ctypes.CDLL(None, use_errno=True)
 V4, V6 = "192.0.2.1", "2001:db8::1"
 
 
@@ -219,3 +222,32 @@ def test_what_is_written_at_once_is_all_there(rig: Rig, name: str) -> None:
         assert {key: table.get(key) for key in keys} == dict.fromkeys(keys, value)
         table.delete_all(keys)
         assert not {key for key, _ in table.items()} & set(keys)
+
+
+def _count_then_listen(address: str, port: int, children: int) -> None:
+    """A socket of a long flow becomes a listener, and accepts connections of the pod to itself."""
+    with socket.socket() as sock:
+        sock.connect((address, port))
+        for _ in range(700):
+            sock.sendall(b"x")
+            sock.recv(16)
+        _LIBC.connect(sock.fileno(), struct.pack("=H14s", socket.AF_UNSPEC, b""), 16)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(128)
+        for _ in range(children):
+            with socket.create_connection(sock.getsockname()):
+                sock.accept()[0].close()
+
+
+def test_what_a_listener_has_counted_is_not_counted_by_its_children(rig: Rig) -> None:
+    """They inherit its storage, and with it counters that are not in its flow yet (R2)."""
+    rig.node.serve(V4, 7777)
+    counted = []
+    for children in (0, 200):
+        pod = rig.node.add_pod()
+        slot, ruleset = rig.manage(pod)
+        rig.rule(ruleset, V4, TCP, 7777)
+        pod.run(_count_then_listen, V4, 7777, children)
+        assert eventually(lambda slot=slot: rig.totals(slot)["sent_packets"] >= 700)  # type: ignore[misc]
+        counted.append(rig.totals(slot)["sent_packets"])
+    assert counted[1] == pytest.approx(counted[0], abs=5)
