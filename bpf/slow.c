@@ -284,7 +284,8 @@ static __always_inline void event_of_packet(struct __sk_buff *skb, const struct 
 					    struct event *out)
 {
 	out->cgroup_id = key->cgroup_id;
-	out->socket_cookie = bpf_get_socket_cookie(skb);
+	if (way == DIRECTION_EGRESS || packet->role != ROLE_OPENS) /* a SYN that comes is no word about the socket it meets */
+		out->socket_cookie = bpf_get_socket_cookie(skb);
 	out->peer = packet->peer;
 	out->protocol = packet->protocol;
 	out->direction = key->direction;

@@ -496,6 +496,24 @@ def test_a_syn_in_the_middle_ends_no_connection(rig: Rig) -> None:
     assert rig.denials(slot) == {}
 
 
+def test_a_syn_ends_no_connection_that_is_being_opened(rig: Rig) -> None:
+    """Somebody who knows its ports sends one to a socket that waits for an answer; nobody may open one to the pod."""
+    silent = "2001:db8::77"
+    pod = rig.node.add_pod()
+    slot, ruleset = rig.manage(pod)
+    rig.rule(ruleset, silent, TCP, 7432)
+    ip(f"route add blackhole {silent}/128", netns=rig.node.world)
+    pod.spawn(_connect_and_hold, silent, 7432, 5433)
+    assert eventually(lambda: bool(rig.flows(slot)))
+    time.sleep(0.2)
+    rig.events()
+    with in_netns(rig.node.world):
+        _send_segment(silent, 7432, pod.ipv6, 5433, flags=0x02)
+    assert eventually(lambda: rig.denials(slot) == {DropReason.NO_RULE: 1})
+    found = [decode_event(structs.EVENT.pack(**each)) for each in rig.events() if each["slot"] == slot]
+    assert [stalls(each) for each in found] == [False]
+
+
 # -- clocks
 
 
