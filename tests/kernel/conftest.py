@@ -9,7 +9,7 @@ import pytest
 from tests.kernel.rig import Rig, attached
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One scratch node with the programs attached to its pods' root; each test takes pods of its own."""
     with attached() as rig:
