@@ -15,12 +15,6 @@ from typing import Protocol
 
 from immutables import Map
 
-from agent.app.drain import Drain, Outputs, clear_identities, unknown_numbers
-from agent.app.folding import Folding
-from agent.app.following import Following, with_host
-from agent.app.node import Node
-from agent.app.state import LINKS_WERE_LOST, PINS_WERE_GONE, State, StateFolder, boot_id
-from agent.app.told import Observer
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
@@ -32,6 +26,12 @@ from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
 from agent.model.want import Want
+from agent.node.directory import Observer
+from agent.node.flow_drain import FlowDrain, Outputs, clear_identities, unknown_numbers
+from agent.node.folding import Folding
+from agent.node.node import Node
+from agent.node.source_thread import SourceThread, with_host
+from agent.node.state import LINKS_WERE_LOST, PINS_WERE_GONE, State, StateFolder, boot_id
 from agent.outputs.http import split_address
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
@@ -56,8 +56,8 @@ class Agent:
     """A node that enforces. `run` blocks until `stop`, from a signal or another thread."""
 
     node: Node
-    following: Following
-    drain: Drain
+    following: SourceThread
+    drain: FlowDrain
     datapath: Datapath
     loaded: Loaded
     _state: StateFolder
@@ -165,7 +165,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
     )
     agent: list[Agent] = []  # the parts refer to the whole, which is made last
-    drain = Drain(
+    drain = FlowDrain(
         datapath.maps, jiffies=jiffies, accountant=accountant, outputs=outputs,
         evicted=lambda by_share: agent[0].node.evicted(by_share),  # noqa: PLW0108
         still_open=lambda keys: agent[0].node.connections.still_open(keys),  # noqa: PLW0108
@@ -178,7 +178,7 @@ def build(config: Config, settings: Settings, outputs: Everything, publish: Call
         known_here=state.complete or datapath.adopted or bool(state.damage), pins_were_gone=gone, observer=outputs,
         publish=lambda _: publish(agent[0]),
     )  # fmt: skip
-    following = Following(source, addresses, node.updated)
+    following = SourceThread(source, addresses, node.updated)
     agent.append(Agent(node, following, drain, datapath, loaded, state_folder, failures))
     node.start(first)
     return agent[0]

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.app.agent import Agent
-from agent.app.leases import Leases
-from agent.app.own_node import Api, OwnNode
 from agent.errors import ApiError
 from agent.log import event
 from agent.model.cluster import Cluster, Pod
@@ -27,10 +25,12 @@ from agent.model.identity import PodUid
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
 from agent.model.report import EndpointRow
-from agent.outputs.kube_events import EventSeries, EventWrite
-from agent.outputs.lease import micro_time, paced
-from agent.outputs.node_report import NodeReport
-from agent.outputs.policy_status import CONDITION_SECONDS, StatusWrites, node_report
+from agent.outputs.kube.events import EventSeries, EventWrite
+from agent.outputs.kube.lease import micro_time, paced
+from agent.outputs.kube.leases import Leases
+from agent.outputs.kube.node_report import NodeReport
+from agent.outputs.kube.own_node import Api, OwnNode
+from agent.outputs.kube.policy_status import CONDITION_SECONDS, StatusWrites, node_report
 from agent.outputs.reasons import Reasons, deny_reasons
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
@@ -99,7 +99,9 @@ class KubeReports:
         every = agent.node.health.problems
         problems = tuple(text for topic, text in every.items() if topic in _ENFORCING)
         refused = agent.node.writer.intake.admission.sentences()
-        self._said = Said(agent.node.writer.cluster, agent.node.told.rows, problems, refused, not every, judgements)
+        self._said = Said(
+            agent.node.writer.cluster, agent.node.directory.rows, problems, refused, not every, judgements
+        )
 
     def losses(self) -> dict[str, int]:
         """Denials that no Event counts, and requests that failed, by what they were for."""

@@ -18,9 +18,6 @@ from immutables import Map
 
 from agent import __version__
 from agent.app.agent import Agent, resident_bytes
-from agent.app.closer import Closer
-from agent.app.drain import Drain
-from agent.app.news import News
 from agent.app.rows import (
     denial_rows,
     hook_states,
@@ -39,6 +36,9 @@ from agent.kernel.maps import KernelMap
 from agent.model.cluster import Cluster
 from agent.model.identity import Identity, IdentityNumber, PodUid
 from agent.model.report import EndpointRow, Status, View
+from agent.node.flow_drain import FlowDrain
+from agent.node.news import News
+from agent.node.socket_closer import SocketCloser
 
 CACHE_SECONDS = 1.0
 STALE_SECONDS = 30.0
@@ -55,8 +55,8 @@ class _Published:
     rows: Map[PodUid, EndpointRow]
     context: Context
     numbers: Map[Identity, IdentityNumber]
-    drain: Drain
-    closer: Closer
+    drain: FlowDrain
+    closer: SocketCloser
     maps: Mapping[str, KernelMap]
     at: float  # monotonic
 
@@ -76,7 +76,7 @@ class Reporter:
         """From the writing thread; its cost does not grow with the endpoints."""
         if self._first is None:
             self._first = process_age_seconds()
-        told, numbers = agent.node.told, agent.node.writer.endpoints.numbers.snapshot()
+        told, numbers = agent.node.directory, agent.node.writer.endpoints.numbers.snapshot()
         status = self._status(agent, len(numbers))
         self._news.snapshot(agent.node.writer.cluster)
         self._news.readiness(status.problems)

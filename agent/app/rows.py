@@ -8,21 +8,21 @@ from dataclasses import replace
 
 from agent.abi.structs import ENDPOINT_SLOTS, EPOCH, IDENTITY_SLOTS, SLOT
 from agent.app.agent import Agent
-from agent.app.drain import Drain
-from agent.app.node import Node
-from agent.app.state import LINKS_WERE_LOST, PINS_WERE_GONE
 from agent.compiler.unmatched import unmatched_services
 from agent.flows.decode import RawDenials
 from agent.kernel.maps import KernelMap
 from agent.kernel.probe import Features
 from agent.kernel.programs import HOOKS
+from agent.model.classify import ClassifiedBy
 from agent.model.cluster import Cluster
 from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
 from agent.model.policy import RuleRef
 from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status
-from agent.model.settle import SettledBy
 from agent.model.verdict import EndpointState
 from agent.model.want import RuleId
+from agent.node.flow_drain import FlowDrain
+from agent.node.node import Node
+from agent.node.state import LINKS_WERE_LOST, PINS_WERE_GONE
 from agent.outputs.words import reason_name
 
 _ESCAPES = {
@@ -45,7 +45,7 @@ def not_covered(features: Features) -> tuple[str, ...]:
     return _ANYWHERE if features.lsm_cgroup else _WITHOUT_LSM + _ANYWHERE
 
 
-def identity_row(identity: Identity, number: IdentityNumber, endpoints: int, drain: Drain) -> IdentityRow:
+def identity_row(identity: Identity, number: IdentityNumber, endpoints: int, drain: FlowDrain) -> IdentityRow:
     both = drain.identity_totals(number - FIRST_IDENTITY).values()
     return IdentityRow(
         number=number,
@@ -174,7 +174,7 @@ def with_rows(status: Status, rows: tuple[EndpointRow, ...]) -> Status:
 
 
 def _row_notices(rows: tuple[EndpointRow, ...]) -> Iterator[str]:
-    unclassified = sum(row.settled_by == SettledBy.FIRST_BOOT.value for row in rows)
+    unclassified = sum(row.settled_by == ClassifiedBy.FIRST_BOOT.value for row in rows)
     if unclassified:
         yield f"{unclassified} pods pass unclassified, because no managed namespace is known here yet"
     pending = [f"{row.namespace}/{row.pod or row.uid}" for row in rows if row.state == "pending"]

@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 from agent.app.agent import Agent
 from agent.app.kube import KubeReports
 from agent.app.report import Reporter
-from agent.app.told import tell_contradiction
 from agent.config import Config
 from agent.model.flow import Denial, Flow
 from agent.model.report import EndpointRow
+from agent.node.directory import log_contradiction
 from agent.outputs.api import ApiServer
 from agent.outputs.flowlog import FlowLog, RotatingFile
 from agent.outputs.http import HttpServer, app
@@ -24,7 +24,7 @@ from agent.outputs.recent import Recent
 class Serving:
     """Binds its sockets at once, so that a bad address ends the start; answers from `start` to `stop`.
 
-    It is the `Outputs` of agent.app.drain, and its `publish` is what agent.app.agent.build wants.
+    It is the `Outputs` of agent.node.flow_drain, and its `publish` is what agent.app.agent.build wants.
     Raises DagwallError where a socket cannot be bound.
     """
 
@@ -93,7 +93,7 @@ class Serving:
         self.metrics.observe_policy_latency(seconds)
 
     def contradiction(self, row: EndpointRow) -> None:
-        tell_contradiction(row)
+        log_contradiction(row)
         if self.kube is not None:
             self.kube.contradiction(row)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from agent import log
-from agent.app.state import note_detached
 from agent.cli.read import SOCKET
 from agent.cli.show import OUTPUT, print_json, speaks
 from agent.config import Config
 from agent.errors import DagwallError, KernelError
 from agent.kernel.datapath import detach as take_away
+from agent.node.state import note_detached
 from agent.outputs.client import Client
 
 PINS, STATE = (Config.__dataclass_fields__[name].default for name in ("pins", "state"))

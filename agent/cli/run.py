@@ -14,13 +14,13 @@ import click
 from agent import log
 from agent.app.agent import build, raise_file_limit, stop_on_signals
 from agent.app.serve import Serving
-from agent.app.state import refuse_owned
 from agent.cli.settings import read_map_entries, read_settings
 from agent.cli.show import speaks
 from agent.config import Config, OnAgentLoss
 from agent.errors import DagwallError, InvalidObject, StateError
 from agent.kernel.pins import Pins
 from agent.model.policy import DefaultPosture, Posture
+from agent.node.state import refuse_owned
 from agent.outputs.http import split_address
 from agent.sources.cgroup_names import parse_roots
 from agent.text import printable

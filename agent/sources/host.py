@@ -13,9 +13,9 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
+from agent.model.classify import parse_log_folder
 from agent.model.cluster import Address, Name
 from agent.model.identity import PodUid
-from agent.model.settle import parse_log_folder
 
 LOG_FOLDERS = Path("/var/log/pods")
 DNS_INTERFACE = "nodelocaldns"

@@ -70,7 +70,7 @@ class Writer:
         adopted = {folder_id(k): v for k, v in maps["endpoints"].items()}
         self.endpoints = EndpointTable(numbers, adopted)
         self.cluster = Cluster()
-        self._settled: dict[PodUid, Assignment] = {}
+        self._without_pod: dict[PodUid, Assignment] = {}
         self._leaving: set[PodUid] = set()
         self._deserted = Deserted()
         self._orphans: frozenset[PodUid] = frozenset()  # folders without a pod, whose claim was kept
@@ -127,7 +127,7 @@ class Writer:
             return self._replace()
         held = self._hold_back(self.endpoints.rendered(deltas[0].held))
         for uid, assignment in deltas[0].assignments.items():
-            self.endpoints.assign(uid, assignment or self._settled.get(uid), self.want.rulesets)
+            self.endpoints.assign(uid, assignment or self._without_pod.get(uid), self.want.rulesets)
         self.endpoints.hold_unexplained(self.want.rulesets)
         self.endpoints.bump(deltas[0].revoked)
         return self._carry_out(held, *plans)
@@ -207,9 +207,9 @@ class Writer:
         want = {_index(key): value for key, value in self._packed_nearby(have.keys() | held)}
         return sum(have.get(index) != value for index, value in want.items())
 
-    def settle(self, uid: PodUid, assignment: Assignment) -> Outcome:
+    def assign_without_pod(self, uid: PodUid, assignment: Assignment) -> Outcome:
         """What is known of a pod that no snapshot has (L2a, L2c, first boot). The compiler's word wins."""
-        self._settled[uid] = assignment
+        self._without_pod[uid] = assignment
         if uid not in self.want.assignments:
             self.endpoints.assign(uid, assignment, self.want.rulesets)
         return self._carry_out(Plan())
@@ -233,7 +233,7 @@ class Writer:
         leaving = frozenset(self._leaving.intersection(gone))
         self._leaving -= leaving
         for uid in gone:
-            self._settled.pop(uid, None)
+            self._without_pod.pop(uid, None)
         pods = self.cluster.pods
         for uid in leaving:
             pods = pods.delete(uid)
@@ -317,7 +317,7 @@ class Writer:
         return Pod(uid=uid, namespace=namespace, name="", claim=claim, labels=claim.labels, node=node)
 
     def _assignment(self, uid: PodUid) -> Assignment | None:
-        return self.want.assignments.get(uid) or self._settled.get(uid)
+        return self.want.assignments.get(uid) or self._without_pod.get(uid)
 
     def _hold_back(self, entries: Iterable[tuple[int, bytes]]) -> Plan:
         """These entries of `endpoints` are pending until they get their new ruleset, because neither snapshot has

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from agent.app.agent import Agent, build
-from agent.app.leases import Leases
-from agent.app.own_node import OwnNode
 from agent.app.serve import Serving
 from agent.config import Config
 from agent.errors import ApiError
 from agent.model.cluster import Settings
 from agent.model.policy import PolicyRef
-from agent.outputs.node_report import NodeReport, digest
+from agent.outputs.kube.leases import Leases
+from agent.outputs.kube.node_report import NodeReport, digest
+from agent.outputs.kube.own_node import OwnNode
 from agent.parse.objects import STARTUP_TAINT
 from agent.sources.kube_api import KubeApi
 from lab.node import Pod, cgroup_mount

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from agent.abi import structs
-from agent.app.closer import stalls
 from agent.flows.decode import decode_event
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
+from agent.node.socket_closer import stalls
 from lab.node import Pod, in_netns, ip
 from tests.kernel.rig import TCP, UDP, Rig, attached, eventually
 from tests.kernel.sockets import attempt, checksum, udp

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.abi.structs import SLOT, U32
-from agent.app.drain import lost_evictions
 from agent.config import Config
 from agent.kernel.pins import Pins
 from agent.model.verdict import Direction
+from agent.node.flow_drain import lost_evictions
 from lab.node import Pod, cgroup_mount
 from tests.kernel.agent_process import AgentProcess
 from tests.kernel.rig import eventually

@@ -20,7 +20,6 @@ import pytest
 
 from agent.abi.structs import CREATOR, CREATOR_SLOTS, ENDPOINT, NEARBY, NEARBY_SLOTS, U32, pack_folder
 from agent.app.agent import Agent
-from agent.app.node import HEALTH_SECONDS
 from agent.errors import MapError
 from agent.kernel import syscall
 from agent.kernel.maps import KernelMap
@@ -28,6 +27,7 @@ from agent.kernel.namespaces import MOST
 from agent.kernel.pins import Pins
 from agent.kernel.syscall import AttachType, ProgType
 from agent.model.verdict import EndpointState
+from agent.node.node import HEALTH_SECONDS
 from agent.sync.entries import pack_index
 from lab.node import Pod, in_netns, join_cgroup
 from tests.kernel.rig import eventually

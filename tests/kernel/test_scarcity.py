@@ -111,7 +111,7 @@ def test_a_pending_pod_with_many_cgroups_costs_little(machine: Machine) -> None:
     machine.write("free.yaml", pod_manifest("free", free.uid, free.ipv4))
     machine.write("policy.yaml", policy("p", "etl", f"{V4}/32", 8001))
     with machine.agent() as agent:
-        agent.node.settler.whole_truth = False  # as the API: a pod that it does not know is pending
+        agent.node.classifier.whole_truth = False  # as the API: a pod that it does not know is pending
         busy = machine.node.add_pod()
         assert eventually(lambda: len(agent.node.folders.pods) > 3)
         nests = [busy.container / f"n{number}" for number in range(3000)]

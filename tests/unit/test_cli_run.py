@@ -11,7 +11,6 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from agent.app.state import StateFolder
 from agent.cli import main
 from agent.cli.run import run
 from agent.cli.settings import METADATA, read_map_entries, read_settings
@@ -20,6 +19,7 @@ from agent.errors import InvalidObject
 from agent.kernel.pins import Pins
 from agent.model.cluster import Cluster, Destination, Settings
 from agent.model.policy import CidrPeer, DefaultPosture, Entity, PortMatch, ServicePeer
+from agent.node.state import StateFolder
 from agent.outputs.api import ApiServer
 from agent.outputs.questions import Questions
 from agent.outputs.recent import Recent

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.abi.structs import FLOW, FLOW_KEY, pack_address
-from agent.app.drain import age_seconds
 from agent.flows.account import Accountant
 from agent.model.flow import FlowCounts
+from agent.node.flow_drain import age_seconds
 
 MASK = 0xFFFFFFFF
 

@@ -356,7 +356,7 @@ def test_what_nobody_explains_is_pending_and_what_is_settled_passes() -> None:
     writer.add_folder(B, 20)
     assert writer.pending() == [B]
     assert maps.endpoint(20) is None
-    writer.settle(B, replace(writer.want.assignments[A], state=EndpointState.UNMANAGED))
+    writer.assign_without_pod(B, replace(writer.want.assignments[A], state=EndpointState.UNMANAGED))
     assert writer.pending() == []
     assert passes(maps, 20, TO_80) is True
     writer.update(cluster(pod(A), pod(B)), Changes(pods=frozenset({B})))

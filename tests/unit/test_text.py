@@ -12,8 +12,8 @@ from agent import log
 from agent.model.judged import Judged
 from agent.model.policy import PolicyRef
 from agent.outputs.http import app
-from agent.outputs.kube_events import EventSeries
-from agent.outputs.policy_status import status_of
+from agent.outputs.kube.events import EventSeries
+from agent.outputs.kube.policy_status import status_of
 from agent.text import json_text, printable
 from tests.unit.seen import denial
 

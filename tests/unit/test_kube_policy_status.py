@@ -11,9 +11,9 @@ from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef, Subject
-from agent.outputs.lease import HOLD_SECONDS, NODE_SECONDS, Election, living, node_lease
-from agent.outputs.node_report import MAX_REPORT, NodeReport, digest
-from agent.outputs.policy_status import StatusWrites, node_report, status_of
+from agent.outputs.kube.lease import HOLD_SECONDS, NODE_SECONDS, Election, living, node_lease
+from agent.outputs.kube.node_report import MAX_REPORT, NodeReport, digest
+from agent.outputs.kube.policy_status import StatusWrites, node_report, status_of
 
 REF = PolicyRef("airflow", "TaskNetworkPolicy", "etl")
 POLICY = Policy(REF, Subject())

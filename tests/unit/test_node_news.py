@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from immutables import Map
 
-from agent.app.news import MOST, News, tell_state
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster
 from agent.model.policy import Policy, PolicyRef, Posture, Subject
+from agent.node.news import MOST, News, log_state
 from tests.unit.seen import VIEW
 
 REF = PolicyRef("etl", "TaskNetworkPolicy", "p")
@@ -65,5 +65,5 @@ def test_the_end_of_pending_and_quarantine(caplog: pytest.LogCaptureFixture) -> 
         ("pending", "managed", True), ("quarantined", "managed", True), ("managed", "quarantined", True),
         ("managed", "managed", False), ("unmanaged", "managed", False),
     ):  # fmt: skip
-        tell_state(replace(row, state=before), replace(row, state=state))
+        log_state(replace(row, state=before), replace(row, state=state))
         assert told(caplog) == ([("endpoint.state", state)] if said else [])

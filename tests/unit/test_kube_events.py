@@ -7,7 +7,7 @@ from dataclasses import replace
 from agent.model.flow import Denial
 from agent.model.report import EndpointRow
 from agent.model.verdict import DropReason, Hook, Verdict
-from agent.outputs.kube_events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
+from agent.outputs.kube.events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
 from tests.unit.seen import denial, endpoint, rule_of
 
 

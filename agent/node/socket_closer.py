@@ -85,7 +85,7 @@ class _Pod:
     tries: int = 0
 
 
-class Closer:
+class SocketCloser:
     """One thread runs `run`; others put messages into `inbox`. None ends it.
 
     Pods have turns, one after the other, so that one with very many sockets or denials keeps only itself waiting.

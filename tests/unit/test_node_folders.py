@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.app.folders import DEFAULT_LEVELS, Folders
 from agent.model.identity import PodUid
+from agent.node.folders import DEFAULT_LEVELS, Folders
 from agent.sources.cgroups import ContainerFolder, PodFolder, RootFolder
 
 A, B = PodUid("a"), PodUid("b")

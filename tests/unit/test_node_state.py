@@ -14,9 +14,9 @@ from random import Random
 
 import pytest
 
-from agent.app.state import State, StateChange, StateFolder, boot_id
 from agent.errors import StateError
 from agent.model.identity import FIRST_IDENTITY, Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
+from agent.node.state import State, StateChange, StateFolder, boot_id
 
 IDENTITY = Identity("c", "etl", "worker", "finance_daily", "load", Kind.KUBERNETES_POD_OPERATOR, ambiguous=True)
 CLAIM = Claim(
@@ -171,7 +171,7 @@ def test_a_full_disk_at_the_start_is_no_end(tmp_path: Path, monkeypatch: pytest.
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as without:
-        without.setattr("agent.app.state_db.StateDb._opened", full)
+        without.setattr("agent.node.state_db.StateDb._opened", full)
         folder = StateFolder(tmp_path)
         found = folder.read()
         assert (found.numbers, found.claims) == (STATE.numbers, STATE.claims)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.abi.structs import DENIAL, DENIAL_KEY
-from agent.app.folding import Folding
 from agent.errors import MapError
+from agent.node.folding import Folding
 from agent.sync.allocate import OVERFLOW_IDENTITY as OVERFLOW
 
 ONE, TWO = OVERFLOW + 1, OVERFLOW + 2

@@ -14,7 +14,7 @@ import pytest
 from immutables import Map
 
 from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, OPENED_BY_US, PREFIX, PROMOTED, pack_folder
-from agent.app.connections import Connections
+from agent.node.connections import Connections
 from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
 from agent.model.changes import EVERYTHING

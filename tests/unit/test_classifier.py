@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.app import settler as module
-from agent.app.settler import Settler
 from agent.model.identity import PodUid
 from agent.model.verdict import EndpointState
+from agent.node import classifier as module
+from agent.node.classifier import Classifier
 from agent.sync.writer import Writer
 from tests.unit.dictmaps import DictMaps
 from tests.unit.test_sync_writer import A, cluster, started
@@ -18,13 +18,13 @@ from tests.unit.test_sync_writer import A, cluster, started
 FOREIGN = PodUid("cc7a1de5-1bf8-4567-ae3a-697995d1d600")
 
 
-def with_stranger(folder: Path, *, whole_truth: bool) -> tuple[Settler, Writer]:
+def with_stranger(folder: Path, *, whole_truth: bool) -> tuple[Classifier, Writer]:
     """A pod that no source knows; the kubelet's log folder says that it is CoreDNS."""
     writer = started(DictMaps(), cluster())
     writer.add_folder(FOREIGN, 30)
     (folder / f"kube-system_coredns-1_{FOREIGN}").mkdir(parents=True)
-    found = Settler(writer, folder, lambda _: None, known_here=True, whole_truth=whole_truth)
-    found.settle_unknown()
+    found = Classifier(writer, folder, lambda _: None, known_here=True, whole_truth=whole_truth)
+    found.classify_unknown()
     return found, writer
 
 
@@ -46,6 +46,6 @@ def test_a_pod_that_is_pending_for_long_is_named(tmp_path: Path, monkeypatch: py
         "kube-system", replace(writer.cluster.namespaces["etl"], managed=False)
     )
     writer.cluster = replace(writer.cluster, namespaces=namespaces)
-    found.settle_unknown()
-    found.settle_unknown()  # which times those that are pending still
+    found.classify_unknown()
+    found.classify_unknown()  # which times those that are pending still
     assert "coredns" not in found.overdue()

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.log import event
+from agent.model.classify import Classified, ClassifiedBy, classify
 from agent.model.cluster import Name
 from agent.model.identity import Identity, Kind, PodUid
-from agent.model.settle import Settled, SettledBy, settle
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, RulesetId
 from agent.sources.host import log_folders
@@ -22,7 +22,7 @@ PENDING_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class Settler:
+class Classifier:
     """Owned by the writing thread."""
 
     writer: Writer
@@ -30,16 +30,16 @@ class Settler:
     waited: Callable[[float], None]  # told how long a pod was pending, in seconds
     known_here: bool = False  # the namespaces were listed here before a restart (L3)
     whole_truth: bool = False  # the source holds every namespace that is managed (L2d)
-    settled: dict[PodUid, Settled] = field(default_factory=dict)
+    classified: dict[PodUid, Classified] = field(default_factory=dict)
     _since: dict[PodUid, float] = field(default_factory=dict)
     touched: set[PodUid] = field(default_factory=set)  # until take_touched
 
     def take_touched(self) -> set[PodUid]:
-        """Pods of which something else is settled than at the last call."""
+        """Pods of which something else is classified than at the last call."""
         touched, self.touched = self.touched, set()
         return touched
 
-    def settle_unknown(self) -> None:
+    def classify_unknown(self) -> None:
         """Ask the pod's own name, the snapshot, and the kubelet's log folders; who stays unknown stays pending."""
         pending = self.writer.pending()
         self._time(pending)
@@ -48,7 +48,7 @@ class Settler:
         folders, cluster = self._log_folders(), self.writer.cluster
         for uid in pending:
             complete = self.known_here or cluster.complete
-            found = settle(uid, cluster, folders, complete=complete, whole_truth=self.whole_truth)
+            found = classify(uid, cluster, folders, complete=complete, whole_truth=self.whole_truth)
             self._say(uid, found)
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)
@@ -72,13 +72,13 @@ class Settler:
         return f"pods that nobody can identify, nothing leaves them: {named}{more}"
 
     def _name(self, uid: PodUid) -> str:
-        found = self.settled.get(uid)
+        found = self.classified.get(uid)
         return f"{found.namespace}/{found.name} ({uid})" if found is not None and found.name else str(uid)
 
-    def _say(self, uid: PodUid, found: Settled) -> None:
-        if self.settled.get(uid) != found:
+    def _say(self, uid: PodUid, found: Classified) -> None:
+        if self.classified.get(uid) != found:
             self.touched.add(uid)
-            self.settled[uid] = found
+            self.classified[uid] = found
 
     def _time(self, pending: list[PodUid]) -> None:
         now, still = time.monotonic(), set(pending)
@@ -90,17 +90,17 @@ class Settler:
     def let_pass_what_was_there(self) -> None:
         """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""
         for uid in self.writer.pending():
-            self._say(uid, Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT))
-            self.let_pass(uid, self.settled[uid])
+            self._say(uid, Classified(EndpointState.UNMANAGED, ClassifiedBy.FIRST_BOOT))
+            self.let_pass(uid, self.classified[uid])
 
-    def let_pass(self, uid: PodUid, found: Settled) -> None:
+    def let_pass(self, uid: PodUid, found: Classified) -> None:
         """Unmanaged, on somebody's word other than the compiler's."""
         identity = Identity(self.writer.cluster.settings.cluster, found.namespace, "", "", "", Kind.OTHER)
-        self.writer.settle(uid, Assignment(identity, EndpointState.UNMANAGED, RulesetId(0)))
+        self.writer.assign_without_pod(uid, Assignment(identity, EndpointState.UNMANAGED, RulesetId(0)))
         level = logging.WARNING if found.unclassified else logging.INFO
         event("endpoint.settled", level=level, uid=uid, namespace=found.namespace, by=found.by.value)
 
     def forget(self, uids: list[PodUid]) -> None:
         """Pods whose last folder has gone."""
         for uid in uids:
-            self.settled.pop(uid, None)
+            self.classified.pop(uid, None)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.app.folders import Folders
 from agent.errors import CapacityError, DagwallError, KernelError, StateError
 from agent.kernel.datapath import Datapath
 from agent.log import event
+from agent.node.folders import Folders
 from agent.sync.writer import Outcome, Writer
 
 WHOLE_SECONDS = 10.0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from agent.app.drain import WAITING, Drain
-from agent.app.folding import Folding
 from agent.flows.account import Accountant
 from agent.kernel.probe import Jiffies
+from agent.node.flow_drain import WAITING, FlowDrain
+from agent.node.folding import Folding
 from tests.kernel.agent_process import Nowhere
-from tests.unit.test_app_folding import Kernel
 from tests.unit.test_flows_join import EVENT
+from tests.unit.test_node_folding import Kernel
 
 
 def test_a_flood_of_events_is_bounded_and_the_loss_counted() -> None:
-    drain = Drain(
+    drain = FlowDrain(
         {}, jiffies=Jiffies.__new__(Jiffies), outputs=Nowhere(),
         accountant=Accountant(datagram_idle_ticks=1, tcp_idle_ticks=1),
         evicted=lambda _: None, still_open=lambda _: set(), folding=Folding(Kernel()), taken=set[int],

@@ -1,4 +1,4 @@
-"""Whose is a pod's folder: the first that answers (L2)."""
+"""Classify a pod's cgroup folder: the first source that knows decides (L2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.model.identity import PodUid, is_pod_uid, is_static_hash
 from agent.model.verdict import EndpointState
 
 
-class SettledBy(str, Enum):
+class ClassifiedBy(str, Enum):
     """Who answered."""
 
     STATIC_HASH = "static pod's hash"  # L2a
@@ -22,11 +22,11 @@ class SettledBy(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Classified:
     """State of a folder's endpoint; `namespace` and `name` as far as they are known, `pod` where the API knows it."""
 
     state: EndpointState  # PENDING, MANAGED or UNMANAGED; quarantine is the compiler's to decide
-    by: SettledBy
+    by: ClassifiedBy
     namespace: str = ""
     name: str = ""
     pod: Pod | None = None
@@ -34,12 +34,12 @@ class Settled:
     @property
     def unclassified(self) -> bool:
         """It passes only because nobody can know better yet."""
-        return self.by is SettledBy.FIRST_BOOT
+        return self.by is ClassifiedBy.FIRST_BOOT
 
 
-def settle(
+def classify(
     uid: PodUid, snapshot: Cluster, log_folders: Mapping[PodUid, Name], *, complete: bool, whole_truth: bool = False
-) -> Settled:
+) -> Classified:
     """Who the folder of `uid` is. `complete`: the namespaces were listed here once, now or before a restart.
 
     A namespace that is not in the snapshot may be one that was made a moment ago, or that could not be read: it is
@@ -48,19 +48,19 @@ def settle(
     """
     if is_static_hash(uid):
         namespace, name = log_folders.get(uid, ("", ""))
-        return Settled(EndpointState.UNMANAGED, SettledBy.STATIC_HASH, namespace, name)
+        return Classified(EndpointState.UNMANAGED, ClassifiedBy.STATIC_HASH, namespace, name)
     pod = snapshot.pods.get(uid)
     if pod is not None:
         state = _state_in(pod.namespace, snapshot)
         if state is not EndpointState.PENDING:
-            return Settled(state, SettledBy.SNAPSHOT, pod.namespace, pod.name, pod)
+            return Classified(state, ClassifiedBy.SNAPSHOT, pod.namespace, pod.name, pod)
     namespace, name = (pod.namespace, pod.name) if pod else log_folders.get(uid, ("", ""))
     foreign = whole_truth and complete and pod is None and namespace not in snapshot.namespaces
     if namespace and (foreign or _state_in(namespace, snapshot) is EndpointState.UNMANAGED):
-        return Settled(EndpointState.UNMANAGED, SettledBy.LOG_FOLDER, namespace, name)
+        return Classified(EndpointState.UNMANAGED, ClassifiedBy.LOG_FOLDER, namespace, name)
     if not complete:
-        return Settled(EndpointState.UNMANAGED, SettledBy.FIRST_BOOT, namespace, name, pod)
-    return Settled(EndpointState.PENDING, SettledBy.NOBODY, namespace, name, pod)
+        return Classified(EndpointState.UNMANAGED, ClassifiedBy.FIRST_BOOT, namespace, name, pod)
+    return Classified(EndpointState.PENDING, ClassifiedBy.NOBODY, namespace, name, pod)
 
 
 def parse_log_folder(folder: str) -> tuple[PodUid, Name] | None:

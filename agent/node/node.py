@@ -12,24 +12,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent.abi.structs import U32, U64
-from agent.app.closer import Closer, Sweep, stalled, stalls
-from agent.app.connections import Connections
-from agent.app.drain import Drain, Snapshot, lost_evictions
-from agent.app.folders import DEFAULT_LEVELS, Folders
-from agent.app.health import Health
-from agent.app.settings import pack_config
-from agent.app.settler import Settler
-from agent.app.state import StateFolder, change_of
-from agent.app.told import HELD_BY_LSM, Observer, Told
 from agent.config import Config
 from agent.errors import KernelError
 from agent.flows.decode import RawEvent, decode_event
 from agent.kernel.datapath import Datapath
 from agent.log import event
 from agent.model.changes import EVERYTHING, Changes
+from agent.model.classify import Classified, ClassifiedBy
 from agent.model.identity import PodUid
-from agent.model.settle import Settled, SettledBy
 from agent.model.verdict import EndpointState, EventKind
+from agent.node.classifier import Classifier
+from agent.node.config_map import pack_config
+from agent.node.connections import Connections
+from agent.node.directory import HELD_BY_LSM, EndpointDirectory, Observer
+from agent.node.flow_drain import FlowDrain, Snapshot, lost_evictions
+from agent.node.folders import DEFAULT_LEVELS, Folders
+from agent.node.health import Health
+from agent.node.socket_closer import SocketCloser, Sweep, stalled, stalls
+from agent.node.state import StateFolder, change_of
 from agent.sources.cgroup_ids import path_of
 from agent.sources.cgroup_watch import Added, CgroupEvent, CgroupWatcher
 from agent.sources.cgroups import ContainerFolder, RootFolder
@@ -71,7 +71,7 @@ class Node:
         writer: Writer,
         source: Source,
         watcher: CgroupWatcher,
-        drain: Drain,
+        drain: FlowDrain,
         state: StateFolder,
         hz: int,
         known_here: bool,
@@ -82,14 +82,14 @@ class Node:
         self.config, self.datapath, self.writer, self.source = config, datapath, writer, source
         self.watcher, self.drain, self.hz = watcher, drain, hz
         self.connections = Connections(datapath.maps, watcher.paths_of, datapath.kernel_only["sockets"], writer.lock)
-        self.closer = Closer(self.connections)
+        self.closer = SocketCloser(self.connections)
         self.folders = Folders()
         self.health = Health(datapath, writer, self.folders, watcher.mount)
-        self.settler = Settler(writer, config.log_folders, observer.pending, known_here, source.whole_truth)
+        self.classifier = Classifier(writer, config.log_folders, observer.pending, known_here, source.whole_truth)
         self._observer, self.pins_were_gone = observer, pins_were_gone
         self.attached_after_seconds = 0.0
-        self.told = Told(config.node, HELD_BY_LSM if datapath.features.lsm_cgroup else frozenset())
-        self.context = self.told.context(writer)
+        self.directory = EndpointDirectory(config.node, HELD_BY_LSM if datapath.features.lsm_cgroup else frozenset())
+        self.context = self.directory.context(writer)
         self._state, self._publish = state, publish
         self._levels = DEFAULT_LEVELS
         self._updates: queue.SimpleQueue[tuple[float, Update]] = queue.SimpleQueue()
@@ -118,10 +118,10 @@ class Node:
         self._report_objects(first)
         outcome = self.writer.start(first.snapshot, [(uid, cgroup) for cgroup, uid in self.folders.pods.items()])
         self.writer.evicted(lost_evictions(self.datapath.maps))
-        self.settler.let_pass(AGENT, Settled(EndpointState.UNMANAGED, SettledBy.NOBODY))
-        self.health.guarded(self.settler.settle_unknown)
+        self.classifier.let_pass(AGENT, Classified(EndpointState.UNMANAGED, ClassifiedBy.NOBODY))
+        self.health.guarded(self.classifier.classify_unknown)
         if not self.datapath.adopted:
-            self.health.guarded(self.settler.let_pass_what_was_there)
+            self.health.guarded(self.classifier.let_pass_what_was_there)
         self.health.attach()
         self._after(outcome, EVERYTHING)
         self._tell(also=self.source.store.claims.keys())
@@ -195,7 +195,7 @@ class Node:
         outcome = self.health.guarded(lambda: self.writer.update(update.snapshot, update.changes))
         took = time.monotonic() - read_at
         self._observer.policy_latency(took)
-        self.health.guarded(self.settler.settle_unknown)
+        self.health.guarded(self.classifier.classify_unknown)
         self._after(outcome, update.changes)
         event(
             "snapshot.programmed", revision=update.snapshot.revision, writes=outcome.writes, bumped=outcome.bumped,
@@ -223,7 +223,7 @@ class Node:
             return
         self.health.say("folders", "")
         if sum(self._apply(found) for found in events):
-            self.health.guarded(self.settler.settle_unknown)
+            self.health.guarded(self.classifier.classify_unknown)
             self._after(Outcome(), Changes())
 
     def _apply(self, found: CgroupEvent) -> bool:
@@ -279,7 +279,7 @@ class Node:
         self._unknown = {}
 
     def _drop_known(self) -> None:
-        """Those that belong to a pod: it is settled, or pending for a reason that the folders do not know."""
+        """Those that belong to a pod: it is classified, or pending for a reason that the folders do not know."""
         pods = self.folders.pods
         self._unknown = {
             cgroup: record
@@ -310,10 +310,10 @@ class Node:
         if now >= self._timers.heartbeat:
             self._timers.heartbeat = now + HEARTBEAT_SECONDS
             self._write_config()
-            self.health.guarded(self.settler.settle_unknown)
+            self.health.guarded(self.classifier.classify_unknown)
             outcome = self.health.guarded(lambda: self.writer.expire(now))
-            self.settler.forget(outcome.gone)
-            if self.writer.endpoints.touched or self.settler.touched:
+            self.classifier.forget(outcome.gone)
+            if self.writer.endpoints.touched or self.classifier.touched:
                 self._after(outcome, Changes())
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
@@ -322,7 +322,7 @@ class Node:
             self.health.guarded(self._forget_asked)
             self.health.say("source", self.source.trouble())
             self._say_events()
-            self.health.say("pending", self.settler.overdue())
+            self.health.say("pending", self.classifier.overdue())
             if "state" in self.health.problems:
                 self._save()
             self._publish(self)
@@ -368,11 +368,11 @@ class Node:
         if self._untold is None:
             return
         changes, self._untold = self._untold, None
-        touched = self.writer.endpoints.take_touched() | self.settler.take_touched() | changes.pods
-        self.told.update(touched, self.writer, self.settler.settled)
-        self.context = self.told.context(self.writer)
-        self.drain.inbox.put(Snapshot(self.context, self.told.fresh, changes))
-        for row in self.told.contradicting:
+        touched = self.writer.endpoints.take_touched() | self.classifier.take_touched() | changes.pods
+        self.directory.update(touched, self.writer, self.classifier.classified)
+        self.context = self.directory.context(self.writer)
+        self.drain.inbox.put(Snapshot(self.context, self.directory.fresh, changes))
+        for row in self.directory.contradicting:
             self._observer.contradiction(row)
         self._publish(self)
         self._save(touched.union(also))
@@ -389,7 +389,7 @@ class Node:
 
     def _save(self, uids: Iterable[PodUid] = ()) -> None:
         """Numbers, and the claims of these pods, to disk; a disk that takes nothing is tried again with the next."""
-        complete = self.settler.known_here or self.writer.cluster.complete
+        complete = self.classifier.known_here or self.writer.cluster.complete
         if self.writer.cluster.complete and not self._swept:  # claims of pods that went while no agent lived
             uids, self._swept = {*uids, *self.source.store.claims}, True
         change = change_of(self.writer, self.source.store.claims, uids, complete=complete)

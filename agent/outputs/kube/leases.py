@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from agent.app.own_node import Api, OwnNode
 from agent.errors import ApiError
-from agent.outputs.lease import (
+from agent.outputs.kube.lease import (
     ELECTION,
     NODE_LABEL,
     NODE_RENEW_SECONDS,
@@ -15,8 +14,9 @@ from agent.outputs.lease import (
     node_lease_name,
     paced,
 )
-from agent.outputs.node_report import NodeReport
-from agent.outputs.policy_status import CONDITION_SECONDS
+from agent.outputs.kube.node_report import NodeReport
+from agent.outputs.kube.own_node import Api, OwnNode
+from agent.outputs.kube.policy_status import CONDITION_SECONDS
 
 
 class Leases:

@@ -21,7 +21,7 @@ from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
-from agent.outputs.node_report import NodeReport, digest
+from agent.outputs.kube.node_report import NodeReport, digest
 from agent.parse.bindings import BINDING_KIND
 from agent.text import printable
 

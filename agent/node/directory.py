@@ -9,14 +9,14 @@ from typing import Protocol
 
 from immutables import Map
 
-from agent.app.news import tell_state
 from agent.flows.join import Context
 from agent.log import event
+from agent.model.classify import Classified
 from agent.model.flow import EndpointFacts
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.report import EndpointRow
-from agent.model.settle import Settled
 from agent.model.verdict import EndpointState
+from agent.node.news import log_state
 from agent.sync.endpoints import Endpoint
 from agent.sync.writer import Writer
 
@@ -43,7 +43,7 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class Told:
+class EndpointDirectory:
     """Written by one thread; the maps are immutable, and others may hold on to them.
 
     held: ways to escape against which this kernel has a means (L8).
@@ -58,7 +58,7 @@ class Told:
     contradicting: list[EndpointRow] = field(default_factory=list)  # whose claims contradict since the last `update`
     _entries: dict[PodUid, _Entry] = field(default_factory=dict)
 
-    def update(self, uids: Collection[PodUid], writer: Writer, settled: Mapping[PodUid, Settled]) -> None:
+    def update(self, uids: Collection[PodUid], writer: Writer, classified: Mapping[PodUid, Classified]) -> None:
         """`uids`: every endpoint of which anything may have changed, those that have gone among them."""
         endpoints = writer.endpoints.by_uid
         self.fresh, self.contradicting = {}, []
@@ -71,9 +71,9 @@ class Told:
             endpoint = endpoints.get(uid)
             before = rows.pop(uid, None)
             if endpoint is not None and endpoint.folders:
-                rows[uid] = row = endpoint_row(endpoint, writer, settled.get(uid), self.held)
+                rows[uid] = row = endpoint_row(endpoint, writer, classified.get(uid), self.held)
                 if before is not None:
-                    tell_state(before, row)
+                    log_state(before, row)
                 said = before and (before.contradictions, before.state)
                 if row.contradictions and said != (row.contradictions, row.state):
                     self.contradicting.append(row)
@@ -91,24 +91,26 @@ class Told:
         return Context(writer.cluster, self.by_slot, self.by_cgroup, writer.compiler.rule_refs, self.node, numbers)
 
 
-def endpoint_row(endpoint: Endpoint, writer: Writer, settled: Settled | None, held: frozenset[str]) -> EndpointRow:
-    """What the agent says of an endpoint. `settled`: who explained it where no snapshot could."""
+def endpoint_row(
+    endpoint: Endpoint, writer: Writer, classified: Classified | None, held: frozenset[str]
+) -> EndpointRow:
+    """What the agent says of an endpoint. `classified`: who explained it where no snapshot could."""
     pod, assignment = writer.cluster.pods.get(endpoint.uid), endpoint.assignment
     claim = pod.claim if pod is not None else _NO_CLAIM
     known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
-    namespace = settled.namespace if settled is not None else ""
+    namespace = classified.namespace if classified is not None else ""
     against = (assignment.contradiction,) if assignment is not None and assignment.contradiction else ()
     return EndpointRow(
         uid=endpoint.uid,
         namespace=pod.namespace if pod is not None else namespace,
-        pod=pod.name if pod is not None else settled.name if settled is not None else "",
+        pod=pod.name if pod is not None else classified.name if classified is not None else "",
         state=writer.endpoints.state_of(endpoint).name.lower(),
         identity=str(assignment.identity) if assignment is not None and known else "",
         number=endpoint.number or 0,
         ruleset=assignment.ruleset if assignment is not None else 0,
         slot=endpoint.slot,
         cgroup_ids=tuple(sorted(endpoint.folders)),
-        settled_by=settled.by.value if settled is not None and (pod is None or settled.unclassified) else "",
+        settled_by=classified.by.value if classified is not None and (pod is None or classified.unclassified) else "",
         escapes=tuple(way for way in pod.escapes if way not in held) if pod is not None else (),
         contradictions=claim.contradictions + against,
         attestation=assignment.attestation.name.lower() if assignment is not None and known else "",
@@ -140,7 +142,7 @@ def facts_of(endpoint: Endpoint, writer: Writer, node: str) -> EndpointFacts | N
     )
 
 
-def tell_contradiction(row: EndpointRow) -> None:
+def log_contradiction(row: EndpointRow) -> None:
     """A claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
     event(
         "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from agent.outputs.node_report import NodeReport
+from agent.outputs.kube.node_report import NodeReport
 
 ELECTION = "dagwall-status"
 HOLD_SECONDS, RENEW_SECONDS = 30, 10.0

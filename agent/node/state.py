@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from agent.app.state_db import Row, StateDb
 from agent.errors import StateError
 from agent.model.identity import Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
+from agent.node.state_db import Row, StateDb
 from agent.sync.writer import Writer
 
 PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"

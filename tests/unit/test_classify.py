@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from immutables import Map
 
+from agent.model.classify import Classified, ClassifiedBy, classify, parse_log_folder
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
-from agent.model.settle import Settled, SettledBy, parse_log_folder, settle
 from agent.model.verdict import EndpointState
 
 UID = PodUid("cc7a1de5-1bf8-4567-ae3a-697995d1d600")
@@ -26,8 +26,8 @@ def snapshot(*pods: Pod) -> Cluster:
 
 def test_a_static_pod_is_unmanaged_whatever_the_snapshot_says() -> None:
     forged = Cluster(namespaces=NAMESPACES, pods=Map({STATIC: pod("etl")}))
-    settled = settle(STATIC, forged, {STATIC: ("kube-system", "etcd-n1")}, complete=False)
-    assert settled == Settled(EndpointState.UNMANAGED, SettledBy.STATIC_HASH, "kube-system", "etcd-n1")
+    classified = classify(STATIC, forged, {STATIC: ("kube-system", "etcd-n1")}, complete=False)
+    assert classified == Classified(EndpointState.UNMANAGED, ClassifiedBy.STATIC_HASH, "kube-system", "etcd-n1")
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -35,29 +35,29 @@ def test_a_static_pod_is_unmanaged_whatever_the_snapshot_says() -> None:
     ("namespace", "state"), [("etl", EndpointState.MANAGED), ("kube-system", EndpointState.UNMANAGED)]
 )
 def test_the_snapshot_knows(namespace: str, state: EndpointState, complete: bool) -> None:
-    settled = settle(UID, snapshot(pod(namespace)), {UID: ("other", "x")}, complete=complete)
-    assert (settled.state, settled.by, settled.pod) == (state, SettledBy.SNAPSHOT, pod(namespace))
+    classified = classify(UID, snapshot(pod(namespace)), {UID: ("other", "x")}, complete=complete)
+    assert (classified.state, classified.by, classified.pod) == (state, ClassifiedBy.SNAPSHOT, pod(namespace))
 
 
-def test_the_log_folder_settles_system_pods_without_an_api() -> None:
-    settled = settle(UID, snapshot(), {UID: ("kube-system", "coredns-1")}, complete=True)
-    assert settled == Settled(EndpointState.UNMANAGED, SettledBy.LOG_FOLDER, "kube-system", "coredns-1")
+def test_the_log_folder_classifies_system_pods_without_an_api() -> None:
+    classified = classify(UID, snapshot(), {UID: ("kube-system", "coredns-1")}, complete=True)
+    assert classified == Classified(EndpointState.UNMANAGED, ClassifiedBy.LOG_FOLDER, "kube-system", "coredns-1")
 
 
 @pytest.mark.parametrize("folders", [{}, {UID: ("etl", "p")}, {UID: ("made-a-moment-ago", "p")}])
 def test_all_else_is_pending(folders: dict[PodUid, tuple[str, str]]) -> None:
-    settled = settle(UID, snapshot(), folders, complete=True)
-    assert (settled.state, settled.by) == (EndpointState.PENDING, SettledBy.NOBODY)
+    classified = classify(UID, snapshot(), folders, complete=True)
+    assert (classified.state, classified.by) == (EndpointState.PENDING, ClassifiedBy.NOBODY)
 
 
 def test_a_pod_whose_namespace_is_not_listed_yet_is_pending() -> None:
-    assert settle(UID, snapshot(pod("new")), {}, complete=True).state is EndpointState.PENDING
+    assert classify(UID, snapshot(pod("new")), {}, complete=True).state is EndpointState.PENDING
 
 
 def test_first_boot_locks_nobody_up() -> None:
-    settled = settle(UID, Cluster(), {}, complete=False)
-    assert settled.state is EndpointState.UNMANAGED
-    assert settled.unclassified
+    classified = classify(UID, Cluster(), {}, complete=False)
+    assert classified.state is EndpointState.UNMANAGED
+    assert classified.unclassified
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_log_folders(folder: str, found: object) -> None:
 def test_a_folder_of_manifests_is_the_whole_truth() -> None:
     """`dagwall run --files` on a node with CoreDNS: what the folder does not hold is not managed (L2d)."""
     folders = {UID: ("kube-system-2", "coredns-1")}
-    assert settle(UID, snapshot(), folders, complete=True).state is EndpointState.PENDING
-    settled = settle(UID, snapshot(), folders, complete=True, whole_truth=True)
-    assert settled == Settled(EndpointState.UNMANAGED, SettledBy.LOG_FOLDER, "kube-system-2", "coredns-1")
-    ours = settle(UID, snapshot(), {UID: ("etl", "p")}, complete=True, whole_truth=True)
+    assert classify(UID, snapshot(), folders, complete=True).state is EndpointState.PENDING
+    classified = classify(UID, snapshot(), folders, complete=True, whole_truth=True)
+    assert classified == Classified(EndpointState.UNMANAGED, ClassifiedBy.LOG_FOLDER, "kube-system-2", "coredns-1")
+    ours = classify(UID, snapshot(), {UID: ("etl", "p")}, complete=True, whole_truth=True)
     assert ours.state is EndpointState.PENDING, "managed, but nobody has said who it is"

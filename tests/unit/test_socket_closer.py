@@ -8,11 +8,11 @@ from ipaddress import IPv6Address, ip_address
 
 import pytest
 
-from agent.app import closer
-from agent.app.closer import MOST_STALLED, TURN_SECONDS, Closer, Stalled, Sweep, stalled, stalls
 from agent.flows.decode import RawEvent
 from agent.kernel.sock_filter import Ends
 from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
+from agent.node import socket_closer as closer
+from agent.node.socket_closer import MOST_STALLED, TURN_SECONDS, SocketCloser, Stalled, Sweep, stalled, stalls
 
 DENIED = RawEvent(
     kind=EventKind.DENIED, hook=Hook.INGRESS, time_ns=1, cgroup_id=2, task_cgroup_id=0, ancestors=(0, 0),
@@ -71,7 +71,7 @@ class Node:
     during: list[Sweep] = field(default_factory=list)  # comes while a sweep is under way
 
     def __post_init__(self) -> None:
-        self.closer = Closer(self, lambda: self.now)
+        self.closer = SocketCloser(self, lambda: self.now)
 
     def ending_denied(self, cgroup_id: int) -> Iterator[int]:
         for _ in range(self.steps[cgroup_id]):
@@ -135,7 +135,7 @@ def test_a_sweep_comes_before_denials_and_again_if_asked_for_meanwhile() -> None
 def test_a_sweep_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closer, "AGAIN_SECONDS", 0.01)
     node = Node({1: 0}, last=1, errors={1: 2})
-    node.closer = Closer(node)
+    node.closer = SocketCloser(node)
     node.run(Sweep((1,)))
     assert node.log == [("sweep", 1)]
     assert node.closer.ended == 1

@@ -54,7 +54,7 @@ def _changes(before: Mapping[Any, object], now: Mapping[Any, object]) -> list[tu
     return sorted([*came, *changed, *((str(name), "went") for name in before if name not in now)])
 
 
-def tell_state(before: EndpointRow, row: EndpointRow) -> None:
+def log_state(before: EndpointRow, row: EndpointRow) -> None:
     """The end of pending and of quarantine, and their beginning on a pod that was something else."""
     if before.state != row.state and {before.state, row.state} & {"pending", "quarantined"}:
         event(

@@ -16,7 +16,7 @@ RESCAN_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class Following:
+class SourceThread:
     """`post` takes (monotonic time of reading, update) from this thread."""
 
     source: Source

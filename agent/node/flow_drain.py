@@ -11,7 +11,6 @@ from typing import Protocol
 
 from agent.abi.layout import Layout
 from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, IDENTITY_SLOTS, SLOT, U32
-from agent.app.folding import Folding
 from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
     TOTALS_WORDS,
@@ -28,6 +27,7 @@ from agent.model.changes import Changes
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, Loss
+from agent.node.folding import Folding
 from agent.sync.allocate import OVERFLOW_IDENTITY
 from agent.sync.writer import Share
 
@@ -57,7 +57,7 @@ Message = Snapshot | RawEvent | None
 """None ends the thread after a last drain."""
 
 
-class Drain:
+class FlowDrain:
     """One thread runs `run`; others only put messages into `inbox`."""
 
     def __init__(

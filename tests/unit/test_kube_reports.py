@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agent.app.kube import FORBIDDEN_AFTER_SECONDS, FORBIDDEN_SECONDS, MOST_WAIT_SECONDS, KubeReports
-from agent.app.own_node import OwnNode
 from agent.errors import ApiError
+from agent.outputs.kube.own_node import OwnNode
 from tests.unit.seen import denial
 
 

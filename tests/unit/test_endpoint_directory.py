@@ -9,13 +9,13 @@ import pytest
 from immutables import Map
 
 from agent.app.rows import not_covered, unenforceable
-from agent.app.told import HELD_BY_LSM, Told
 from agent.kernel.probe import Features
 from agent.model.binding import TaskIdentityBinding
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import Posture
+from agent.node.directory import HELD_BY_LSM, EndpointDirectory
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.endpoints import LINGER_SECONDS
 from agent.sync.intake import Intake
@@ -34,8 +34,8 @@ def cluster(*pods: Pod) -> Cluster:
     return Cluster(complete=True, pods=Map({p.uid: p for p in pods}), namespaces=namespaces)
 
 
-def settled_down(writer: Writer) -> Told:
-    told = Told("n1")
+def all_at_once(writer: Writer) -> EndpointDirectory:
+    told = EndpointDirectory("n1")
     told.update(set(writer.endpoints.by_uid), writer, {})
     return told
 
@@ -43,7 +43,7 @@ def settled_down(writer: Writer) -> Told:
 @pytest.mark.parametrize("seed", range(5))
 def test_step_by_step_is_the_same_as_at_once(seed: int) -> None:
     r, now = Random(seed), 0.0
-    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), EndpointDirectory("n1")
     known = {pod(i).uid: pod(i) for i in range(5)}
     writer.start(cluster(*known.values()), [])
     folders: dict[int, PodUid] = {}
@@ -73,13 +73,13 @@ def test_step_by_step_is_the_same_as_at_once(seed: int) -> None:
             continue  # as much as a turn of the loop may bring is told at once
         told.update(writer.endpoints.take_touched() | untold, writer, {})
         untold = set()
-        whole = settled_down(writer)
+        whole = all_at_once(writer)
         assert (told.by_slot, told.by_cgroup, told.rows) == (whole.by_slot, whole.by_cgroup, whole.rows)
     assert told.by_slot
 
 
 def test_what_is_fresh_is_what_changed() -> None:
-    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), EndpointDirectory("n1")
     writer.start(cluster(pod(1), pod(2)), [(pod(1).uid, 10), (pod(2).uid, 20)])
     told.update(writer.endpoints.take_touched(), writer, {})
     assert {facts.pod for facts in told.fresh.values()} == {"pod-1", "pod-2"}
@@ -90,7 +90,7 @@ def test_what_is_fresh_is_what_changed() -> None:
 
 
 def test_a_contradiction_is_told_once() -> None:
-    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), EndpointDirectory("n1")
     writer.start(cluster(pod(1), pod(2, contradicts=True)), [(pod(1).uid, 10), (pod(2).uid, 20)])
     seen = []
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_a_contradiction_that_begins_to_quarantine_is_told_again() -> None:
     """I5: a binding that goes from audit to enforce says the same sentence."""
     claimed = pod(2)
     audit = TaskIdentityBinding("b", "etl", ("sa",), ("other",))
-    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1")
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), EndpointDirectory("n1")
     writer.start(replace(cluster(claimed), bindings=Map({"b": audit})), [(claimed.uid, 20)])
     told.update(writer.endpoints.take_touched(), writer, {})
     assert [row.state for row in told.contradicting] == ["managed"]
@@ -117,7 +117,7 @@ def test_a_contradiction_that_begins_to_quarantine_is_told_again() -> None:
     ("held", "escapes"), [(frozenset(), ("privileged", "NET_RAW")), (HELD_BY_LSM, ("privileged",))]
 )
 def test_what_the_kernel_holds_is_no_way_out(held: frozenset[str], escapes: tuple[str, ...]) -> None:
-    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), Told("n1", held)
+    writer, told = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), EndpointDirectory("n1", held)
     writer.start(cluster(replace(pod(1), escapes=("privileged", "NET_RAW"))), [(pod(1).uid, 10)])
     told.update({pod(1).uid}, writer, {})
     (row,) = told.rows.values()
