@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import platform
 import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from immutables import Map
 
+from agent import __version__
+from agent.app.sources import source_kind
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
@@ -25,20 +26,31 @@ from agent.kernel.pins import Pins
 from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
+from agent.model.node_state import AgentFacts
 from agent.model.want import Want
-from agent.node.directory import Observer
-from agent.node.flow_drain import FlowDrain, Outputs, clear_identities, unknown_numbers
+from agent.node.classifier import Classifier
+from agent.node.connections import Connections
+from agent.node.directory import HELD_BY_LSM, EndpointDirectory
+from agent.node.flow_drain import FlowDrain
+from agent.node.folders import Folders
 from agent.node.folding import Folding
-from agent.node.node import Node
+from agent.node.health import Health
+from agent.node.inbox import Inbox
+from agent.node.keeper import Keeper
+from agent.node.node import Node, Parts
+from agent.node.process import process_age_seconds
+from agent.node.reporter import Reporter
+from agent.node.socket_closer import SocketCloser
 from agent.node.source_thread import SourceThread, with_host
-from agent.node.state import LINKS_WERE_LOST, PINS_WERE_GONE, State, StateFolder, boot_id
+from agent.node.state import State, StateFolder, boot_id
+from agent.node.totals import TotalsReader, clear_identities, unknown_numbers
+from agent.node.unknown import UnknownCgroups
 from agent.outputs.http import split_address
+from agent.outputs.notices import LINKS_WERE_LOST, PINS_WERE_GONE
+from agent.outputs.output import Output
 from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
-from agent.sources.files import FilesSource
-from agent.sources.host import AddressWatch, host_addresses
-from agent.sources.last_valid import LastValid
-from agent.sources.manifest_set import ManifestSet
+from agent.sources.host import AddressWatch, host_addresses, own_cgroup
 from agent.sources.store import Store
 from agent.sources.update import Source
 from agent.sync.allocate import IdentityNumbers
@@ -56,25 +68,26 @@ class Agent:
     """A node that enforces. `run` blocks until `stop`, from a signal or another thread."""
 
     node: Node
-    following: SourceThread
+    source_thread: SourceThread
     drain: FlowDrain
     datapath: Datapath
-    loaded: Loaded
+    totals: TotalsReader
     _state: StateFolder
     _failure: list[BaseException]
 
     def run(self) -> None:
         """The writing thread; the draining one beside it. Enforcement stays when it returns, or raises."""
+        inbox = self.node.parts.inbox
         threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in (
                 ("drain", self.drain.run),
-                ("close", self.node.closer.run),
-                ("source", lambda: self.following.run(self.node.stopping)),
+                ("close", self.node.parts.closer.run),
+                ("source", lambda: self.source_thread.run(inbox.stopping)),
             )
         ]
         if self._failure:  # before the loop began
-            self.node.stop()
+            self.stop()
         threading.excepthook = lambda failed: self._failed(failed.thread, failed.exc_value)
         for thread in threads:
             thread.start()
@@ -82,7 +95,7 @@ class Agent:
             self.node.run()
         finally:
             self.drain.inbox.put(None)
-            self.node.closer.inbox.put(None)
+            self.node.parts.closer.inbox.put(None)
             for thread in threads:
                 thread.join(timeout=END_SECONDS)
             threading.excepthook = threading.__excepthook__
@@ -91,13 +104,13 @@ class Agent:
                 event("thread.busy", level=logging.WARNING, threads=busy)
             else:
                 self.node.close()
-                self.following.addresses.close()
+                self.source_thread.addresses.close()
                 self._state.close()
         if self._failure:
             raise self._failure[0]
 
     def stop(self) -> None:
-        self.node.stop()
+        self.node.parts.inbox.stop()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -109,79 +122,61 @@ class Agent:
         """Threads of sources and outputs end here too."""
         self._failure.append(exc or RuntimeError("a thread ended"))
         event("thread.failed", level=logging.CRITICAL, thread=thread.name if thread else "", exc=exc)
-        self.node.stop()
+        self.stop()
 
 
-class Everything(Outputs, Observer, Protocol):
-    """Whoever takes what the agent has to say."""
-
-
-def build(config: Config, settings: Settings, outputs: Everything, publish: Callable[[Agent], None]) -> Agent:
-    """Load, fill, attach: when it returns, everything known is enforced.
-
-    `publish` is called from the writing thread when there is something new to show. Raises DagwallError.
-    """
+def build(config: Config, settings: Settings, outputs: Sequence[Output] = ()) -> Agent:
+    """Load, fill, attach: when it returns, everything known is enforced. Raises DagwallError."""
     failures: list[BaseException] = []
     threading.excepthook = lambda failed: failures.append(failed.exc_value or RuntimeError("a thread ended"))
-    state_folder = StateFolder(config.state)
-    state = state_folder.read()
+    folder = StateFolder(config.state)
+    state = folder.read()
     for text in state.damage[:10]:
         event("state.damaged", level=logging.ERROR, problem=text, of=len(state.damage))
     mount = config.cgroup_mount or find_cgroup2_mount()
-    found, jiffies = features(mount), Jiffies()
-    hz = ticks_a_second()
+    found = features(mount)
     addresses = AddressWatch()  # before the first look, so that nothing falls between
     settings = with_host(replace(settings, node=config.node, metrics_port=_metrics_port(config)), host_addresses())
-    store = Store(
-        Cluster(settings=settings, namespaces=_remembered(state)), dict(state.claims),
-        clock=time.time if config.files is None else None,
-    )  # fmt: skip
-    source = _source(config, settings, store)
+    source = _source(config, settings, state)
     first = source.start()
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
     loaded = datapath.load()
-    event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
-    if loaded.charged:
-        event("maps.charged_to_agent", level=logging.WARNING, why=loaded.charged)
-    gone = state.complete and state.boot == boot_id() and not datapath.adopted
-    if gone:
-        event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
-    if datapath.lost:
-        event("links.were_lost", level=logging.ERROR, links=datapath.lost, why=LINKS_WERE_LOST)
-    limits = _limits(datapath)
-
-    def check(want: Want, cluster: Cluster) -> None:
-        check_capacity(want, limits, cluster)
-
+    event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, features=found.as_dict())
+    facts = _facts(config, source.name, datapath, loaded, state)
     folding = Folding(datapath.maps["denials"])
-    numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(datapath.maps, folding, found))
-    clear_identities(datapath.maps, folding, unknown_numbers(datapath.maps, folding, state.numbers.values()))
-    writer = Writer(
-        datapath.maps, numbers,
-        Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted))),
-        dict(state.claims), {name: kernel_map.entries for name, kernel_map in datapath.maps.items()},
-    )  # fmt: skip
+    writer = _writer(datapath, folding, state)
+    watcher, inbox = CgroupWatcher(mount, config.cgroup_roots), Inbox()
+    connections = Connections(datapath.maps, watcher.paths_of, datapath.kernel_only["sockets"], writer.lock)
+    closer, hz = SocketCloser(connections), ticks_a_second()
     accountant = Accountant(
         datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
     )
-    agent: list[Agent] = []  # the parts refer to the whole, which is made last
     drain = FlowDrain(
-        datapath.maps, jiffies=jiffies, accountant=accountant, outputs=outputs,
-        evicted=lambda by_share: agent[0].node.evicted(by_share),  # noqa: PLW0108
-        still_open=lambda keys: agent[0].node.connections.still_open(keys),  # noqa: PLW0108
-        folding=folding, taken=lambda: agent[0].node.writer.endpoints.slots.taken,
+        datapath.maps, jiffies=Jiffies(), accountant=accountant, receivers=outputs, evicted=inbox.evicted,
+        still_open=connections.still_open, folding=folding, taken=lambda: writer.endpoints.slots.taken,
         interval_seconds=config.drain_seconds, hz=hz,
     )  # fmt: skip
+    folders = Folders()
+    health = Health(datapath, writer, folders, mount)
+    directory = EndpointDirectory(config.node, HELD_BY_LSM if found.lsm_cgroup else frozenset())
+    known_here = state.complete or datapath.adopted or bool(state.damage)
+    reporter = Reporter(
+        facts, loaded.instructions, datapath.maps, source, writer, health, folders, directory, time.monotonic
+    )
     node = Node(
-        config, datapath=datapath, writer=writer, source=source, drain=drain, state=state_folder, hz=hz,
-        watcher=CgroupWatcher(mount, config.cgroup_roots),
-        known_here=state.complete or datapath.adopted or bool(state.damage), pins_were_gone=gone, observer=outputs,
-        publish=lambda _: publish(agent[0]),
+        Parts(
+            config=config, kernel=datapath, writer=writer, source=source, watcher=watcher, inbox=inbox,
+            folders=folders, health=health, directory=directory, reporter=reporter, drain=drain, closer=closer,
+            classifier=Classifier(writer, config.log_folders, reporter.pending, known_here, source.whole_truth),
+            unknown=UnknownCgroups(folders, mount, time.monotonic),
+            keeper=Keeper(folder, writer, known_here, dict(state.claims)), hz=hz, own_cgroup=own_cgroup(mount),
+            receivers=tuple(output.report for output in outputs),
+        )
     )  # fmt: skip
-    following = SourceThread(source, addresses, node.updated)
-    agent.append(Agent(node, following, drain, datapath, loaded, state_folder, failures))
+    totals = TotalsReader(datapath.maps, folding, lambda: drain.lost() | closer.lost())
+    agent = Agent(node, SourceThread(source, addresses, inbox.updated), drain, datapath, totals, folder, failures)
     node.start(first)
-    return agent[0]
+    return agent
 
 
 def _metrics_port(config: Config) -> int:
@@ -193,16 +188,47 @@ def _remembered(state: State) -> Map[str, Namespace]:
     return Map({name: Namespace(name, managed=managed) for name, managed in state.namespaces.items()})
 
 
-def _source(config: Config, settings: Settings, store: Store) -> Source:
-    """Manifests of a folder, or the API server. Raises DagwallError where neither can be begun."""
-    if config.files is not None:
-        return FilesSource(config.files, store, ManifestSet(settings.cluster, config.managed_namespaces))
-    from agent.sources.kube_api import KubeApi  # noqa: PLC0415  17 MB that an agent on files does not need
-    from agent.sources.kubernetes import KubernetesSource  # noqa: PLC0415
+def _source(config: Config, settings: Settings, state: State) -> Source:
+    """Raises DagwallError where it cannot be begun."""
+    kind = source_kind(config)
+    known = Cluster(settings=settings, namespaces=_remembered(state))
+    return kind.open(config, settings, Store(known, dict(state.claims), clock=kind.clock))
 
-    api = KubeApi.connect(str(config.kubeconfig or ""))
-    kept = LastValid(config.state / "last-valid.json")
-    return KubernetesSource(api, store, config.node, settings.cluster, config.managed_namespaces, kept=kept)
+
+def _facts(config: Config, source: str, datapath: Datapath, loaded: Loaded, state: State) -> AgentFacts:
+    """And the log's lines about what this start has found."""
+    gone = state.complete and state.boot == boot_id() and not datapath.adopted
+    if gone:
+        event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
+    if datapath.lost:
+        event("links.were_lost", level=logging.ERROR, links=datapath.lost, why=LINKS_WERE_LOST)
+    return AgentFacts(
+        version=__version__,
+        node=config.node,
+        source=source,
+        kernel=platform.release(),
+        bcc=loaded.bcc,
+        features=datapath.features.as_dict(),
+        pins=str(config.pins),
+        on_agent_loss=config.on_agent_loss.value,
+        started=time.time() - process_age_seconds(),
+        holds_families=datapath.features.lsm_cgroup,
+        pins_were_gone=gone,
+        links_were_lost=datapath.lost,
+    )
+
+
+def _writer(datapath: Datapath, folding: Folding, state: State) -> Writer:
+    """What the kernel counted under a number goes before another identity has it."""
+    maps, limits = datapath.maps, _limits(datapath)
+    clear_identities(maps, folding, unknown_numbers(maps, folding, state.numbers.values()))
+
+    def check(want: Want, cluster: Cluster) -> None:
+        check_capacity(want, limits, cluster)
+
+    numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
+    intake = Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted)))
+    return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})
 
 
 def _limits(datapath: Datapath) -> Limits:
@@ -225,9 +251,3 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, wanted)
             return
     event("files.few", level=logging.WARNING, limit=soft, wanted=FILES)
-
-
-def resident_bytes() -> int:
-    """Memory of this process (proc(5), statm)."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -190,7 +190,8 @@ def run(log_level: str, **given: Any) -> None:
     serving = Serving(config)
     serving.start()
     try:
-        agent = build(config, read.settings, serving, serving.publish)
+        agent = build(config, read.settings, serving.outputs)
+        serving.latest.read_with(agent.totals.read)
         stop_on_signals(agent)
         agent.run()
         log.event("agent.stopped", pins=str(config.pins), still=STAYS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from immutables import Map
+
 from agent.compiler.interning import stable_number
 from agent.model.policy import RuleRef
 from agent.model.want import NO_RULE_ID, RuleId
@@ -18,7 +20,7 @@ class RuleRefs:
     """Numbers follow from names: a rule that comes back has its old one, in the next agent as well."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self.names: dict[RuleId, RuleRef] = {}
+        self.names: Map[RuleId, RuleRef] = Map()  # other threads hold on to it
         self._numbers: dict[RuleRef, RuleId] = {}
         self._counts: dict[RuleRef, int] = {}
         self._gone: OrderedDict[RuleRef, None] = OrderedDict()
@@ -30,7 +32,7 @@ class RuleRefs:
             self._gone.pop(ref, None)
             if ref not in self._numbers:
                 number = RuleId(stable_number(str(ref), FIRST_RULE, self.names))
-                self._numbers[ref], self.names[number] = number, ref
+                self._numbers[ref], self.names = number, self.names.set(number, ref)
 
     def release(self, refs: Iterable[RuleRef]) -> None:
         for ref in refs:
@@ -40,7 +42,7 @@ class RuleRefs:
                 self._gone[ref] = None
         while len(self._gone) > self._kept:
             ref, _ = self._gone.popitem(last=False)
-            del self.names[self._numbers.pop(ref)]
+            self.names = self.names.delete(self._numbers.pop(ref))
 
     def number(self, ref: RuleRef | None) -> RuleId:
         return NO_RULE_ID if ref is None else self._numbers[ref]

@@ -33,6 +33,18 @@ class ContainerPort:
 
 
 @dataclass(frozen=True, slots=True)
+class Escape:
+    """A way out of its cgroup that a pod has, so that the kernel cannot hold it (L8), by the word for it in a Pod:
+    `privileged`, `NET_RAW`, `hostPID`, `hostPath`."""
+
+    way: str
+    path: str = ""  # of a hostPath
+
+    def __str__(self) -> str:
+        return f"{self.way} {self.path}" if self.path else self.way
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """A pod, of this node or another. Secrets, args and env never get here (S2)."""
 
@@ -48,7 +60,7 @@ class Pod:
     finished: bool = False  # phase Succeeded or Failed: its address may be someone else's
     terminating: bool = False  # deleted, but not gone yet
     created: float = 0.0  # seconds since the epoch
-    escapes: tuple[str, ...] = ()  # why the kernel cannot hold it (L8): "privileged", "NET_RAW", ...
+    escapes: tuple[Escape, ...] = ()  # most severe first
     cgroup_uids: tuple[PodUid, ...] = ()  # what its folder may be named after: uid; a static pod's hash
 
 

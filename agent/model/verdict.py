@@ -57,6 +57,11 @@ class EndpointState(IntEnum):
     UNMANAGED = 2
     QUARANTINED = 3
 
+    @property
+    def has_rules(self) -> bool:
+        """Is it judged by policies, or by its quarantine?"""
+        return self in (EndpointState.MANAGED, EndpointState.QUARANTINED)
+
 
 class Hook(IntEnum):
     """Which program reported an event."""

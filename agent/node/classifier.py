@@ -1,4 +1,4 @@
-"""Pods that have a folder and that no snapshot explains: who they are, as far as this node knows by itself (L2)."""
+"""Pods that have a folder and are in no snapshot: who they are, as far as this node knows by itself (L2)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Classifier:
 
     writer: Writer
     log_folders: Path
-    waited: Callable[[float], None]  # told how long a pod was pending, in seconds
+    waited: Callable[[float], None]  # takes for how many seconds a pod was pending
     known_here: bool = False  # the namespaces were listed here before a restart (L3)
     whole_truth: bool = False  # the source holds every namespace that is managed (L2d)
+    clock: Callable[[], float] = time.monotonic
     classified: dict[PodUid, Classified] = field(default_factory=dict)
     _since: dict[PodUid, float] = field(default_factory=dict)
     touched: set[PodUid] = field(default_factory=set)  # until take_touched
@@ -49,7 +50,7 @@ class Classifier:
         for uid in pending:
             complete = self.known_here or cluster.complete
             found = classify(uid, cluster, folders, complete=complete, whole_truth=self.whole_truth)
-            self._say(uid, found)
+            self._note(uid, found)
             if found.state is EndpointState.UNMANAGED:
                 self.let_pass(uid, found)
 
@@ -63,7 +64,7 @@ class Classifier:
 
     def overdue(self) -> str:
         """Pods that have been pending for longer than it takes to know a pod; "" while there are none."""
-        now = time.monotonic()
+        now = self.clock()
         late = sorted(uid for uid, since in self._since.items() if now - since > PENDING_SECONDS)
         if not late:
             return ""
@@ -75,13 +76,13 @@ class Classifier:
         found = self.classified.get(uid)
         return f"{found.namespace}/{found.name} ({uid})" if found is not None and found.name else str(uid)
 
-    def _say(self, uid: PodUid, found: Classified) -> None:
+    def _note(self, uid: PodUid, found: Classified) -> None:
         if self.classified.get(uid) != found:
             self.touched.add(uid)
             self.classified[uid] = found
 
     def _time(self, pending: list[PodUid]) -> None:
-        now, still = time.monotonic(), set(pending)
+        now, still = self.clock(), set(pending)
         for uid in [uid for uid in self._since if uid not in still]:
             self.waited(now - self._since.pop(uid))
         for uid in pending:
@@ -90,11 +91,11 @@ class Classifier:
     def let_pass_what_was_there(self) -> None:
         """On a node's first start, folders that nobody can explain pass, and are recorded (L5)."""
         for uid in self.writer.pending():
-            self._say(uid, Classified(EndpointState.UNMANAGED, ClassifiedBy.FIRST_BOOT))
+            self._note(uid, Classified(EndpointState.UNMANAGED, ClassifiedBy.FIRST_BOOT))
             self.let_pass(uid, self.classified[uid])
 
     def let_pass(self, uid: PodUid, found: Classified) -> None:
-        """Unmanaged, on somebody's word other than the compiler's."""
+        """Unmanaged, though no snapshot has the pod."""
         identity = Identity(self.writer.cluster.settings.cluster, found.namespace, "", "", "", Kind.OTHER)
         self.writer.assign_without_pod(uid, Assignment(identity, EndpointState.UNMANAGED, RulesetId(0)))
         level = logging.WARNING if found.unclassified else logging.INFO

@@ -22,12 +22,12 @@ from agent.abi.structs import (
     pack_folder,
     unpack_address,
 )
-from agent.kernel.maps import KernelMap
 from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
 from agent.kernel.sock_filter import Ends, Network, any_of, none_to
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, EndpointState, Verdict
+from agent.node.kernel import Maps
 from agent.sync.seqlock import SeqLock
 from agent.sync.verdicts import tcp_verdict
 
@@ -53,7 +53,7 @@ class Listed(Protocol):
 class Connections:
     """Reads maps and namespaces only; any thread. `sockets`: descriptor of the map with the marks of sockets."""
 
-    maps: Mapping[str, KernelMap]
+    maps: Maps
     folders_of: FoldersOf
     sockets: int
     lock: SeqLock = field(default_factory=SeqLock)

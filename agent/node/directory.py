@@ -1,16 +1,13 @@
-"""What the other threads are told of endpoints, kept up by what changed: one pod costs the work of one pod."""
+"""Endpoints as values for the other threads, kept up by what changed: one pod costs the work of one pod."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from immutables import Map
 
 from agent.flows.join import Context
-from agent.log import event
 from agent.model.classify import Classified
 from agent.model.flow import EndpointFacts
 from agent.model.identity import Claim, Identity, Kind, PodUid
@@ -23,14 +20,6 @@ from agent.sync.writer import Writer
 HELD_BY_LSM = frozenset({"NET_RAW"})
 """With socket_create, the capability is good for nothing but raw IP sockets, whose packets are judged."""
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
-
-
-class Observer(Protocol):
-    """Who is told what the writing thread sees: how long things took, in seconds, and whose claims contradict."""
-
-    def policy_latency(self, seconds: float) -> None: ...
-    def pending(self, seconds: float) -> None: ...
-    def contradiction(self, row: EndpointRow) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +43,14 @@ class EndpointDirectory:
     by_slot: Map[int, EndpointFacts] = field(default_factory=Map)
     by_cgroup: Map[int, EndpointFacts] = field(default_factory=Map)
     rows: Map[PodUid, EndpointRow] = field(default_factory=Map)  # of endpoints with a folder
-    fresh: dict[int, EndpointFacts] = field(default_factory=dict)  # by slot: what the last `update` has changed
+    changed: dict[int, EndpointFacts] = field(default_factory=dict)  # by slot: what the last `update` has changed
     contradicting: list[EndpointRow] = field(default_factory=list)  # whose claims contradict since the last `update`
     _entries: dict[PodUid, _Entry] = field(default_factory=dict)
 
     def update(self, uids: Collection[PodUid], writer: Writer, classified: Mapping[PodUid, Classified]) -> None:
         """`uids`: every endpoint of which anything may have changed, those that have gone among them."""
         endpoints = writer.endpoints.by_uid
-        self.fresh, self.contradicting = {}, []
+        self.changed, self.contradicting = {}, []
         slots, cgroups, rows = self.by_slot.mutate(), self.by_cgroup.mutate(), self.rows.mutate()
         for entry in [self._entries.pop(uid) for uid in uids if uid in self._entries]:
             slots.pop(entry.slot, None)
@@ -74,8 +63,8 @@ class EndpointDirectory:
                 rows[uid] = row = endpoint_row(endpoint, writer, classified.get(uid), self.held)
                 if before is not None:
                     log_state(before, row)
-                said = before and (before.contradictions, before.state)
-                if row.contradictions and said != (row.contradictions, row.state):
+                known = before and (before.contradictions, before.state)
+                if row.contradictions and known != (row.contradictions, row.state):
                     self.contradicting.append(row)
             facts = facts_of(endpoint, writer, self.node) if endpoint is not None else None
             if endpoint is None or facts is None:
@@ -83,7 +72,7 @@ class EndpointDirectory:
             self._entries[uid] = _Entry(endpoint.slot, frozenset(endpoint.folders), facts)
             cgroups.update(dict.fromkeys(endpoint.folders, facts))
             if endpoint.slot:
-                slots[endpoint.slot] = self.fresh[endpoint.slot] = facts
+                slots[endpoint.slot] = self.changed[endpoint.slot] = facts
         self.by_slot, self.by_cgroup, self.rows = slots.finish(), cgroups.finish(), rows.finish()
 
     def context(self, writer: Writer) -> Context:
@@ -94,7 +83,7 @@ class EndpointDirectory:
 def endpoint_row(
     endpoint: Endpoint, writer: Writer, classified: Classified | None, held: frozenset[str]
 ) -> EndpointRow:
-    """What the agent says of an endpoint. `classified`: who explained it where no snapshot could."""
+    """An endpoint for people. `classified`: who it is where no snapshot has it."""
     pod, assignment = writer.cluster.pods.get(endpoint.uid), endpoint.assignment
     claim = pod.claim if pod is not None else _NO_CLAIM
     known = assignment is not None and assignment.state is not EndpointState.UNMANAGED
@@ -104,16 +93,16 @@ def endpoint_row(
         uid=endpoint.uid,
         namespace=pod.namespace if pod is not None else namespace,
         pod=pod.name if pod is not None else classified.name if classified is not None else "",
-        state=writer.endpoints.state_of(endpoint).name.lower(),
+        state=writer.endpoints.state_of(endpoint),
         identity=str(assignment.identity) if assignment is not None and known else "",
         number=endpoint.number or 0,
         ruleset=assignment.ruleset if assignment is not None else 0,
         slot=endpoint.slot,
         cgroup_ids=tuple(sorted(endpoint.folders)),
-        settled_by=classified.by.value if classified is not None and (pod is None or classified.unclassified) else "",
-        escapes=tuple(way for way in pod.escapes if way not in held) if pod is not None else (),
+        classified_by=classified.by if classified is not None and (pod is None or classified.unclassified) else None,
+        escapes=tuple(each for each in pod.escapes if each.way not in held) if pod is not None else (),
         contradictions=claim.contradictions + against,
-        attestation=assignment.attestation.name.lower() if assignment is not None and known else "",
+        attestation=assignment.attestation if assignment is not None and known else None,
         binding=assignment.binding if assignment is not None else "",
         dag_id=claim.identity.dag_id,
         task_id=claim.identity.task_id,
@@ -140,11 +129,3 @@ def facts_of(endpoint: Endpoint, writer: Writer, node: str) -> EndpointFacts | N
         addresses=pod.addresses if pod else endpoint.assignment.addresses,
         slot=endpoint.slot,
     )
-
-
-def log_contradiction(row: EndpointRow) -> None:
-    """A claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
-    event(
-        "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,
-        identity=row.identity, state=row.state, binding=row.binding, why="; ".join(row.contradictions),
-    )  # fmt: skip

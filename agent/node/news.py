@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.log import event
 from agent.model.cluster import Cluster
+from agent.model.node_state import NodeState
 from agent.model.report import EndpointRow
+from agent.model.verdict import EndpointState
 
 MOST = 100
 """Objects that one snapshot names in the log; of the others their number."""
@@ -17,15 +20,23 @@ MOST = 100
 
 @dataclass(slots=True)
 class News:
-    """Called from the writing thread with what is in force; says what differs from the last time."""
+    """Called from the writing thread with each report; logs what differs from the last one."""
+
+    clock: Callable[[], float] = time.monotonic
 
     _cluster: Cluster = field(default_factory=Cluster)
     _not_ready_since: float | None = None
 
+    def report(self, state: NodeState) -> None:
+        self.snapshot(state.cluster)
+        self.readiness(ready=state.status.ready)
+        for row in state.contradicting:
+            log_contradiction(row)
+
     def snapshot(self, cluster: Cluster) -> None:
         """The first one names everything in force at the start."""
         old, self._cluster = self._cluster, cluster
-        told = 0
+        named = 0
         for before, now in (
             (old.policies, cluster.policies),
             (old.network_policies, cluster.network_policies),
@@ -33,18 +44,18 @@ class News:
         ):
             kind = "TaskIdentityBinding/" if now is cluster.bindings else ""
             for name, change in _changes(before, now) if before is not now else ():
-                told += 1
-                if told <= MOST:
+                named += 1
+                if named <= MOST:
                     event("policy.changed", policy=f"{kind}{name}", change=change, revision=cluster.revision)
-        if told > MOST:
-            event("policy.changed", more=told - MOST, revision=cluster.revision)
+        if named > MOST:
+            event("policy.changed", more=named - MOST, revision=cluster.revision)
 
-    def readiness(self, problems: tuple[str, ...]) -> None:
+    def readiness(self, *, ready: bool) -> None:
         """Problems are logged where they come up; here is their end."""
-        if problems and self._not_ready_since is None:
-            self._not_ready_since = time.monotonic()
-        elif not problems and self._not_ready_since is not None:
-            event("agent.ready", after_seconds=round(time.monotonic() - self._not_ready_since, 3))
+        if not ready and self._not_ready_since is None:
+            self._not_ready_since = self.clock()
+        elif ready and self._not_ready_since is not None:
+            event("agent.ready", after_seconds=round(self.clock() - self._not_ready_since, 3))
             self._not_ready_since = None
 
 
@@ -56,8 +67,16 @@ def _changes(before: Mapping[Any, object], now: Mapping[Any, object]) -> list[tu
 
 def log_state(before: EndpointRow, row: EndpointRow) -> None:
     """The end of pending and of quarantine, and their beginning on a pod that was something else."""
-    if before.state != row.state and {before.state, row.state} & {"pending", "quarantined"}:
+    if before.state != row.state and {before.state, row.state} & {EndpointState.PENDING, EndpointState.QUARANTINED}:
         event(
             "endpoint.state", uid=row.uid, namespace=row.namespace, pod=row.pod, identity=row.identity,
-            before=before.state, state=row.state, binding=row.binding,
+            before=before.state.name.lower(), state=row.state.name.lower(), binding=row.binding,
         )  # fmt: skip
+
+
+def log_contradiction(row: EndpointRow) -> None:
+    """A claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
+    event(
+        "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,
+        identity=row.identity, state=row.state.name.lower(), binding=row.binding, why="; ".join(row.contradictions),
+    )  # fmt: skip

@@ -4,42 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from agent.model.changes import Changes
 from agent.model.cluster import Settings
-from agent.sources.host import AddressWatch, HostAddresses, host_addresses
+from agent.sources.host import HostAddresses, host_addresses
 from agent.sources.update import Source, Update
 
 READ_SECONDS = 0.5
 RESCAN_SECONDS = 10.0
 
 
+class Addresses(Protocol):
+    """This host's addresses (agent.sources.host.AddressWatch)."""
+
+    def changed(self) -> bool: ...
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class SourceThread:
-    """`post` takes (monotonic time of reading, update) from this thread."""
+    """`post` takes (monotonic time of reading, update) from this thread; `look` reads the host's addresses."""
 
     source: Source
-    addresses: AddressWatch
+    addresses: Addresses
     post: Callable[[float, Update], None]
+    look: Callable[[], HostAddresses] = host_addresses
+    clock: Callable[[], float] = time.monotonic
+    _due: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._due = self.clock() + RESCAN_SECONDS
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Until told so: waiting for an editor to finish must not hold up a pod."""
-        due = time.monotonic() + RESCAN_SECONDS
+        """Until it is to stop. Not in the writing thread: waiting for an editor to finish must not hold up a pod."""
         while not stopping():
-            update = self.source.read(READ_SECONDS)
-            if time.monotonic() >= due:
-                due = time.monotonic() + RESCAN_SECONDS
-                update = _both(update, self.source.rescan())
-            if self.addresses.changed():
-                update = _both(update, self._readdress())
-            if update is not None:
-                self.post(time.monotonic(), update)
+            self.step()
 
-    def _readdress(self) -> Update | None:
-        store = self.source.store
-        changes = store.configure(with_host(store.snapshot.settings, host_addresses()))
-        return None if changes == Changes() else Update(store.snapshot, changes, self.source.problems)
+    def step(self) -> None:
+        """Waits up to READ_SECONDS for news; posts all that there is as one update."""
+        update = self.source.read(READ_SECONDS)
+        if self.clock() >= self._due:
+            self._due = self.clock() + RESCAN_SECONDS
+            update = _both(update, self.source.rescan())
+        if self.addresses.changed():
+            found = self.look()
+            update = _both(update, self.source.configure(lambda settings: with_host(settings, found)))
+        if update is not None:
+            self.post(self.clock(), update)
 
 
 def with_host(settings: Settings, found: HostAddresses) -> Settings:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,11 +20,6 @@ from typing import Any
 from agent.errors import StateError
 from agent.model.identity import Attestation, Claim, Identity, IdentityNumber, Kind, PodUid
 from agent.node.state_db import Row, StateDb
-from agent.sync.writer import Writer
-
-PINS_WERE_GONE = "an agent has enforced here since the boot, and its pins were gone: nothing was enforced meanwhile"
-
-LINKS_WERE_LOST = "an agent had attached these programs, and somebody took them off: they judged nothing meanwhile"
 
 
 @dataclass(slots=True)
@@ -52,25 +47,6 @@ class StateChange:
     namespaces: Mapping[str, bool] = field(default_factory=dict)
     complete: bool = False
     admitted: Mapping[str, str] = field(default_factory=dict)
-
-
-def change_of(
-    writer: Writer, claims: Mapping[PodUid, Claim], uids: Iterable[PodUid], *, complete: bool
-) -> StateChange:
-    """What the writer has given out since the last call, and the claims of these pods: of other nodes' too, which may
-    be peers by what they claim (I2). Before the first complete list nobody is forgotten."""
-    here, cluster = writer.endpoints.by_uid, writer.cluster
-    return StateChange(
-        numbers=writer.endpoints.numbers.take_changes(),
-        claims={
-            uid: claims.get(uid) if uid in here or uid in cluster.pods else None
-            for uid in uids
-            if uid in here or cluster.complete
-        },
-        namespaces={name: namespace.managed for name, namespace in writer.cluster.namespaces.items()},
-        complete=complete,
-        admitted=writer.intake.admission.digests,
-    )
 
 
 def boot_id() -> str:
@@ -158,13 +134,13 @@ class StateFolder:
         """One transaction, if there is anything new. Raises StateError; the next call tries it all again."""
         self._numbers.update(change.numbers)
         self._claims.update(change.claims)
-        told = (change.namespaces, change.complete)
-        same = told == self._kept and change.admitted == self._admitted
+        now = (change.namespaces, change.complete)
+        same = now == self._kept and change.admitted == self._admitted
         if not self._numbers and not self._claims and same:
             return
         rows: list[tuple[str, Row]] = [("numbers", (_text(i), n)) for i, n in self._numbers.items()]
         rows += [("claims", (uid, c and _text(c))) for uid, c in self._claims.items()]
-        if told != self._kept:
+        if now != self._kept:
             gone = self._db.keys("namespaces") - change.namespaces.keys()
             rows += [("namespaces", (name, None)) for name in gone]
             rows += [("namespaces", row) for row in change.namespaces.items()]
@@ -172,7 +148,7 @@ class StateFolder:
         if change.admitted != self._admitted:
             rows.append(("facts", ("admitted", json.dumps(dict(change.admitted)))))
         self._db.write(rows)
-        self._numbers, self._claims, self._kept, self._admitted = {}, {}, told, change.admitted
+        self._numbers, self._claims, self._kept, self._admitted = {}, {}, now, change.admitted
 
     def forget_boot(self) -> None:
         """As if no agent had enforced here since the boot. Raises StateError."""

@@ -17,6 +17,7 @@ from typing import Any
 from agent.errors import DagwallError
 from agent.log import event
 from agent.outputs.bounded import BoundedThreads, Room
+from agent.outputs.output import Output
 from agent.outputs.questions import VERSION, BadRequest, Questions, Request
 
 MAX_REQUEST_BYTES = 65536
@@ -26,7 +27,7 @@ FILES_SHARE = 4
 """Connections take so small a part of the descriptors that the agent may have: the rest is for its work."""
 
 
-class ApiServer:
+class ApiServer(Output):
     """Binds at once, serves from `start` to `stop`. A socket that nobody answers on is replaced."""
 
     def __init__(self, path: Path, questions: Questions) -> None:

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from agent import __version__
 from agent.log import event
 from agent.model.flow import Denial, Flow
 from agent.outputs.hubble import lines_of
+from agent.outputs.output import Output
 
 MAX_BYTES = 64 * 1024 * 1024
 KEEP = 5
@@ -92,8 +93,8 @@ class RotatingFile:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
-class FlowLog:
-    """`flows` and `denials` are called from the draining thread and never wait. `losses` counts lines by reason."""
+class FlowLog(Output):
+    """`flows` and `denials` are called from the draining thread and never wait."""
 
     def __init__(self, file: RotatingFile, node: str, *, queued: int = QUEUED) -> None:
         self._file, self._node, self._room = file, node, queued
@@ -102,7 +103,7 @@ class FlowLog:
         self._lock = threading.Lock()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="flow-log", daemon=True)
-        self.losses: Counter[str] = Counter(flow_log_queue=0, flow_log_write=0, flow_log_encode=0)
+        self._lost: Counter[str] = Counter(flow_log_queue=0, flow_log_write=0, flow_log_encode=0)
 
     def start(self) -> None:
         self._thread.start()
@@ -110,7 +111,11 @@ class FlowLog:
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Writes what waits, then ends."""
         self._batches.put(None)
-        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def losses(self) -> Mapping[str, int]:
+        return dict(self._lost)
 
     def flows(self, flows: list[Flow]) -> None:
         self._queue(flows)
@@ -124,20 +129,20 @@ class FlowLog:
         try:
             self._file.write(lines)
         except OSError as exc:
-            self.losses["flow_log_write"] += len(lines)
+            self._lost["flow_log_write"] += len(lines)
             if not self._failing:
                 event("flow_log.failed", level=logging.ERROR, why=str(exc))
             self._failing = True
             return
         if self._failing:
-            event("flow_log.mended", lost=self.losses["flow_log_write"])
+            event("flow_log.mended", lost=self._lost["flow_log_write"])
         self._failing = False
 
     def _lines(self, seen: Flow | Denial) -> list[bytes]:
         try:
             return lines_of(seen, self._node, __version__)
         except (ValueError, OverflowError) as exc:  # a clock before year 1, and the like
-            self.losses["flow_log_encode"] += 1
+            self._lost["flow_log_encode"] += 1
             event("flow_log.not_encoded", level=logging.ERROR, why=str(exc))
             return []
 
@@ -146,7 +151,7 @@ class FlowLog:
             fits = self._waiting + len(batch) <= self._room
             self._waiting += len(batch) if fits else 0
         if not fits:
-            self.losses["flow_log_queue"] += len(batch)
+            self._lost["flow_log_queue"] += len(batch)
         elif batch:
             self._batches.put(batch)
 

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from agent.errors import DagwallError
 from agent.log import event
 from agent.outputs.bounded import BoundedThreads, Room
+from agent.outputs.output import Output
 from agent.text import printable
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def split_address(text: str) -> tuple[str, int]:
     return bare, number
 
 
-class HttpServer:
+class HttpServer(Output):
     """Binds at once, serves from `start` to `stop`. Raises DagwallError where the address is taken."""
 
     def __init__(self, address: str, application: WSGIApplication, what: str = "metrics") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.model.cluster import Cluster
-from agent.model.report import View
+from agent.model.node_state import View
 from agent.model.selector import id_matches
 from agent.outputs.records import Filter, pod_text
 
@@ -14,12 +14,12 @@ _SHOWN = 10
 
 def unknown_names(wanted: Filter, view: View, cluster: Cluster) -> str:
     """A sentence on the first name or pattern that nothing known here has; "" where all have been heard of."""
-    rows = view.endpoints
+    rows, identities = view.state.endpoints.values(), view.totals.identities
     pods = {(row.namespace, row.pod) for row in rows if row.pod}
     texts = {pod_text(wanted.pod, *pod) for pod in pods}
-    namespaces = {*cluster.namespaces, *(row.namespace for row in view.identities), *(row.namespace for row in rows)}
-    dags = {*(row.dag_id for row in view.identities), *(row.dag_id for row in rows)}
-    tasks = {*(row.task_id for row in view.identities), *(row.task_id for row in rows)}
+    namespaces = {*cluster.namespaces, *(row.namespace for row in identities), *(row.namespace for row in rows)}
+    dags = {*(row.dag_id for row in identities), *(row.dag_id for row in rows)}
+    tasks = {*(row.task_id for row in identities), *(row.task_id for row in rows)}
     for noun, asked, known in (
         ("namespace", wanted.namespace, namespaces),
         ("DAG", wanted.dag, dags),

@@ -17,15 +17,18 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from agent.model.flow import Flow
-from agent.model.report import IdentityRow, Status, View
+from agent.model.node_state import NodeState, View
+from agent.model.report import IdentityRow, Totals
+from agent.outputs.output import Output
 from agent.outputs.series import LABELS, OVERFLOW, Key, Room, TaskSeries
+from agent.outputs.words import reason_name
 
 _TASK = ("namespace", "dag_id", "task_id", "service_account")
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-class Metrics(Collector):
-    """Registers itself in `registry`. `view` answers None while there is nothing to say yet."""
+class Metrics(Collector, Output):
+    """Registers itself in `registry`. `view` answers None while the agent starts."""
 
     def __init__(self, registry: CollectorRegistry, view: Callable[[], View | None], *, series: int) -> None:
         self._view, self._limit = view, series
@@ -46,11 +49,12 @@ class Metrics(Collector):
         """From the draining thread."""
         self.tasks.add(flows)
 
-    def observe_policy_latency(self, seconds: float) -> None:
-        self._policy_latency.observe(seconds)
-
-    def observe_pending(self, seconds: float) -> None:
-        self._pending.observe(seconds)
+    def report(self, state: NodeState) -> None:
+        """From the writing thread."""
+        for seconds in state.policy_seconds:
+            self._policy_latency.observe(seconds)
+        for seconds in state.pending_seconds:
+            self._pending.observe(seconds)
 
     def describe(self) -> Iterable[Metric]:
         return []
@@ -58,13 +62,13 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         view = self._view()
         if view is not None:
-            found = (facts.identity for facts in view.facts)
+            found = (facts.identity for facts in view.state.by_slot.values())
             self.tasks.forget({(i.namespace, i.dag_id, i.task_id, i.service_account) for i in found})
         yield from self._task_families()
         if view is not None:
-            yield from self._identity_families(view.identities)
-            yield self._denied(view)
-            yield from _agent_families(view.status)
+            yield from self._identity_families(view.totals.identities)
+            yield self._denied(view.totals)
+            yield from _agent_families(view)
 
     def _task_families(self) -> Iterator[Metric]:
         sizes = CounterMetricFamily(
@@ -112,57 +116,64 @@ class Metrics(Collector):
                 family.add_metric([*key, "received"], sums[f"received_{what}"])
             yield family
 
-    def _denied(self, view: View) -> Metric:
+    def _denied(self, totals: Totals) -> Metric:
         """Exact: from the kernel's `denials`, not from sampled events (R2)."""
-        names = {row.number: (row.namespace, row.dag_id, row.task_id, row.service_account) for row in view.identities}
+        names = {
+            row.number: (row.namespace, row.dag_id, row.task_id, row.service_account) for row in totals.identities
+        }
         packets: Counter[Key] = Counter()
-        for row in view.denials:
+        for row in totals.denials:
             who = names.get(row.identity, ("", "", "", ""))
-            series: Key = (*who, row.reason, row.direction, row.verdict)
+            series: Key = (*who, reason_name(row.reason), row.direction.name.lower(), row.verdict.name.lower())
             packets[series] += row.packets
-        totals: Counter[Key] = Counter()
+        shown: Counter[Key] = Counter()
         with self._lock:
             self._denials.keep(packets.keys())
             for key, count in packets.items():
-                shown = key if self._denials.take(key) else (*[OVERFLOW] * 4, *key[4:])
-                totals[shown] += count
+                shown[key if self._denials.take(key) else (*[OVERFLOW] * 4, *key[4:])] += count
         family = CounterMetricFamily(
             "dagwall_task_denied",
             "Packets and calls of a task that were denied (verdict deny), or would be (verdict audit), by reason.",
             labels=[*_TASK, "reason", "direction", "verdict"],
         )
-        for key, value in totals.items():
+        for key, value in shown.items():
             family.add_metric(key, value)
         return family
 
 
-def _agent_families(status: Status) -> Iterator[Metric]:
+def _agent_families(view: View) -> Iterator[Metric]:
+    state, totals = view.state, view.totals
+    facts, status, cluster = state.facts, state.status, state.cluster
     yield _gauge("dagwall_ready", "1 when everything known is enforced and no problem is open.", status.ready)
     yield _gauge(
         "dagwall_pins_were_gone", "1 when nothing was enforced before this agent's start, though one had been here.",
-        status.pins_were_gone,
+        facts.pins_were_gone,
     )  # fmt: skip
-    yield _gauges("dagwall_endpoints", "Endpoints of this node by state.", ["state"], status.endpoints)
     yield _gauges(
-        "dagwall_map_entries", "Entries used in a kernel map.", ["map"], [(m.name, m.used) for m in status.maps]
+        "dagwall_endpoints",
+        "Endpoints of this node by state.",
+        ["state"],
+        [(each.name.lower(), count) for each, count in state.by_state().items()],
     )
+    fill = status.fill + totals.fill
+    yield _gauges("dagwall_map_entries", "Entries used in a kernel map.", ["map"], [(m.name, m.used) for m in fill])
     yield _gauges(
         "dagwall_map_pressure", "Share of a kernel map's entries that is used, 0 to 1.", ["map"],
-        [(m.name, m.used / m.entries if m.entries else 0) for m in status.maps],
+        [(m.name, m.used / m.entries if m.entries else 0) for m in fill],
     )  # fmt: skip
     losses = CounterMetricFamily(
         "dagwall_losses",
         "Events, counts and log lines that were lost or left uncounted, by reason.",
         labels=["reason"],
     )
-    for reason, count in status.losses:
+    for reason, count in totals.losses.items():
         losses.add_metric([reason], count)
     yield losses
     yield CounterMetricFamily(
         "dagwall_repaired_entries", "Entries of kernel maps that were not as written, and were written again.",
         value=status.repaired,
     )  # fmt: skip
-    features = [(name, int(there)) for name, there in status.features]
+    features = [(name, int(there)) for name, there in facts.features.items()]
     yield _gauges("dagwall_feature", "1 where this kernel has the feature.", ["feature"], features)
     hooks = GaugeMetricFamily(
         "dagwall_hook_attached", "1 where our program is on the hook of this root cgroup.", labels=["hook", "root"]
@@ -171,16 +182,17 @@ def _agent_families(status: Status) -> Iterator[Metric]:
         hooks.add_metric([hook.hook, hook.root], hook.attached)
     yield hooks
     yield _gauge("dagwall_policy_revision", "Revision of the newest snapshot of the cluster.", status.revision)
-    yield _gauge("dagwall_policy_programmed_revision", "Revision that the kernel's maps say.", status.programmed)
-    yield _gauge("dagwall_policies", "Dagwall's policies in force.", status.policies)
-    yield _gauge("dagwall_network_policies", "Kubernetes' own NetworkPolicies in force.", status.network_policies)
-    yield _gauge("dagwall_identity_bindings", "TaskIdentityBindings in force.", status.bindings)
+    yield _gauge("dagwall_policy_programmed_revision", "Revision that the kernel's maps say.", cluster.revision)
+    yield _gauge("dagwall_policies", "Dagwall's policies in force.", len(cluster.policies))
+    natives = len(cluster.network_policies) if cluster.settings.network_policy else 0
+    yield _gauge("dagwall_network_policies", "Kubernetes' own NetworkPolicies in force.", natives)
+    yield _gauge("dagwall_identity_bindings", "TaskIdentityBindings in force.", len(cluster.bindings))
     yield _gauge(
         "dagwall_contradicting_pods", "Pods whose claims contradict each other or a TaskIdentityBinding.",
-        status.contradicting,
+        state.contradicted(),
     )  # fmt: skip
     yield _gauge("dagwall_invalid_objects", "Objects that are invalid now.", len(status.object_errors))
-    reasons = Counter(_escape(sentence) for sentence in status.unenforceable)
+    reasons = Counter(each.escape.way for each in state.unenforceable())
     yield _gauges(
         "dagwall_unenforceable_pods", "Managed pods that the kernel cannot hold, by reason.", ["reason"],
         reasons.items(),
@@ -197,21 +209,15 @@ def _agent_families(status: Status) -> Iterator[Metric]:
         "dagwall_folder_events_lacking", "Kinds of folders, pods' and manifests', of which some have no events.",
         len(status.without_events),
     )  # fmt: skip
-    yield _gauge("dagwall_resident_bytes", "Memory of the agent's process in bytes.", status.resident_bytes)
+    yield _gauge("dagwall_resident_bytes", "Memory of the agent's process in bytes.", totals.resident_bytes)
     yield _gauge(
         "dagwall_start_to_enforcing_seconds", "Time from the start of the process to the last attachment.",
         status.enforcing_after_seconds,
     )  # fmt: skip
-    yield _gauge("dagwall_start_time_seconds", "Start of the agent in seconds since the epoch.", status.started)
+    yield _gauge("dagwall_start_time_seconds", "Start of the agent in seconds since the epoch.", facts.started)
     build = GaugeMetricFamily("dagwall_build_info", "Versions; always 1.", labels=["version", "bcc", "kernel"])
-    build.add_metric([status.version, status.bcc, status.kernel], 1)
+    build.add_metric([facts.version, facts.bcc, facts.kernel], 1)
     yield build
-
-
-def _escape(sentence: str) -> str:
-    """`NET_RAW` of `namespace/pod: NET_RAW: why`; of a hostPath only that it is one."""
-    reason = sentence.split(": ")[1]
-    return "hostPath" if reason.startswith("hostPath ") else reason
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

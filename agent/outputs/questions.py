@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.errors import DagwallError
 from agent.model.cluster import Cluster
-from agent.model.report import View
+from agent.model.node_state import View
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.explain import Question, explain
 from agent.outputs.known import unknown_names
@@ -16,6 +16,7 @@ from agent.outputs.plain import plain
 from agent.outputs.reasons import deny_reasons
 from agent.outputs.recent import Recent, Seen
 from agent.outputs.records import Filter, record_of
+from agent.outputs.rows import denial_record, endpoint_record, status_record
 from agent.outputs.why import grouped_for
 
 VERSION = 1
@@ -50,10 +51,10 @@ class Questions:
         if request.get("version") != VERSION:
             raise BadRequest(f"version: this agent speaks {VERSION} here, not {request.get('version')!r}")
         known: dict[str, Callable[[Request], Any]] = {
-            "status": lambda _: self._view().status,
-            "endpoints": lambda _: self._view().endpoints,
-            "identities": lambda _: self._view().identities,
-            "denials": lambda _: self._view().denials,
+            "status": lambda _: status_record(self._view()),
+            "endpoints": lambda _: [endpoint_record(row) for row in self._view().state.endpoints.values()],
+            "identities": lambda _: self._view().totals.identities,
+            "denials": lambda _: [denial_record(row) for row in self._view().totals.denials],
             "why": self._why,
             "explain": self._explain,
         }
@@ -112,10 +113,12 @@ class Questions:
             self._check_names(wanted)
         names = {
             row.number: f"{row.namespace}/{row.service_account}/{row.dag_id}/{row.task_id}"
-            for row in view.identities
+            for row in view.totals.identities
             if wanted.means(row.namespace, row.dag_id, row.task_id)
         }
-        totals = [plain(row) | {"name": names[row.identity]} for row in view.denials if row.identity in names]
+        totals = [
+            denial_record(row) | {"name": names[row.identity]} for row in view.totals.denials if row.identity in names
+        ]
         return {"denials": found, "totals": totals}
 
 

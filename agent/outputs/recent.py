@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from agent.model.flow import Denial, Flow, Tuple
 from agent.model.verdict import Direction, Verdict
+from agent.outputs.output import Output
 from agent.outputs.records import Filter
 
 Seen = Flow | Denial
@@ -72,7 +73,7 @@ def _turned(wanted: Filter, denial: Denial) -> bool:
     return denial.tuple.direction is Direction.INGRESS and wanted.means_peer(denial)
 
 
-class Recent:
+class Recent(Output):
     """Written by the draining thread, read by any. `lost` counts what slow followers did not get.
 
     What passes in audit is listed once: by its flow, or by the event where no flow of it was reported.
@@ -141,7 +142,10 @@ class Recent:
             with self._lock:
                 self._followers.remove(subscription)
 
-    def close(self) -> None:
+    def losses(self) -> Mapping[str, int]:
+        return {"followers": self.lost}
+
+    def stop(self) -> None:
         """Followers come to their end."""
         with self._lock:
             followers = list(self._followers)

@@ -9,6 +9,7 @@ from agent.model.flow import Denial, Flow, Tuple
 from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS
+from agent.model.report import HookState, Unenforceable
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.parse.peers import PROTOCOLS
 
@@ -35,6 +36,22 @@ WHY = {
     DropReason.UNKNOWN: "a newer release's programs had a reason that this one does not know",
 }
 """A clause for each reason that people can read."""
+
+
+_ESCAPES = {
+    "NET_RAW": "AF_PACKET frames skip cgroup hooks, and lsm_cgroup is off on this node; drop the capability",
+    "privileged": "it can load and remove programs, and leave its cgroup",
+}
+
+
+def unenforceable_text(found: Unenforceable) -> str:
+    """`airflow/p: NET_RAW: why`."""
+    why = _ESCAPES.get(found.escape.way, "it can reach the node outside of its cgroup")
+    return f"{found.namespace}/{found.pod}: {found.escape}: {why}"
+
+
+def hook_missing(hook: HookState) -> str:
+    return f"{hook.hook} is not attached to {hook.root}"
 
 
 def protocol_name(number: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
-from agent.model.cluster import ContainerPort, Pod
+from agent.model.cluster import ContainerPort, Escape, Pod
 from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
 from agent.parse.addresses import parse_addresses, parse_port
 from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_name
@@ -96,17 +96,17 @@ def _named_ports(spec: Field) -> Iterator[ContainerPort]:
                 yield parse_port(port, number="containerPort")
 
 
-def _escapes(spec: Field) -> Iterator[str]:
+def _escapes(spec: Field) -> Iterator[Escape]:
     """Why cgroup programs cannot hold this pod (L8): each reason once, most severe first."""
     host_pid = spec.child("hostPID").boolean(default=False)
     contexts = [container.child("securityContext") for container in _containers(spec)]
     if any(context.child("privileged").boolean(default=False) for context in contexts):
-        yield "privileged"
+        yield Escape("privileged")
     capabilities = {name for context in contexts for name in _capabilities(context.child("capabilities"))}
     everything = "ALL" in capabilities
-    yield from (name for name in _ESCAPES if everything or name in capabilities)
+    yield from (Escape(name) for name in _ESCAPES if everything or name in capabilities)
     if host_pid:
-        yield "hostPID with SYS_PTRACE" if everything or "SYS_PTRACE" in capabilities else "hostPID"
+        yield Escape("hostPID with SYS_PTRACE" if everything or "SYS_PTRACE" in capabilities else "hostPID")
     yield from _host_paths(spec)
 
 
@@ -121,14 +121,14 @@ def _capability(field: Field) -> str:
     return field.string().upper().removeprefix("CAP_")
 
 
-def _host_paths(spec: Field) -> Iterator[str]:
+def _host_paths(spec: Field) -> Iterator[Escape]:
     """Parts of the node from which a pod can move itself out of its cgroup, or have others started outside (S6)."""
     for volume in spec.child("volumes").optional_items():
         path = volume.child("hostPath").child("path").string("")
         parts = [part for part in path.split("/") if part not in ("", ".")]
         clean = "/" + "/".join(parts)
         if path and (".." in parts or clean == "/" or any(_overlap(clean, p) for p in _HOST_PATHS)):
-            yield f"hostPath {clean[:80]}"
+            yield Escape("hostPath", clean[:80])
 
 
 def _overlap(one: str, other: str) -> bool:

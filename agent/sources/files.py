@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from inotify_simple import flags
 
 from agent.errors import InvalidObject
 from agent.log import event
+from agent.model.changes import Changes
+from agent.model.cluster import Settings
+from agent.model.judged import Judged
 from agent.sources.folder_events import FolderEvents
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.manifests import MAX_FILE_BYTES
@@ -42,6 +45,7 @@ class FilesSource:
     store: Store
     manifests: ManifestSet = field(default_factory=ManifestSet)
     problems: tuple[Problem, ...] = ()
+    name: str = "files"
     whole_truth: bool = True
     events: FolderEvents = field(default_factory=FolderEvents)
     _folders: dict[int, str] = field(default_factory=dict)  # watch descriptor -> path below `directory`
@@ -57,6 +61,10 @@ class FilesSource:
     def without_events(self) -> str:
         """Why changes are found by looking again only; "" while there are events of all folders."""
         return self.events.trouble
+
+    def judgements(self) -> tuple[Judged, ...]:
+        """None: files have no status."""
+        return ()
 
     def stale_seconds(self) -> float:
         """0: what is there can be read, or is a problem of its own."""
@@ -102,6 +110,10 @@ class FilesSource:
         update = self._publish()
         same = self.store.snapshot.revision == revision and update.problems == problems
         return None if same else update
+
+    def configure(self, change: Callable[[Settings], Settings]) -> Update | None:
+        changes = self.store.configure(change(self.store.snapshot.settings))
+        return Update(self.store.snapshot, changes, self.problems) if changes != Changes() else None
 
     def _publish(self) -> Update:
         items, problems = self.manifests.current()

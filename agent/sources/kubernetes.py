@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from agent.errors import ApiError, StateError
 from agent.log import event
 from agent.model.changes import Changes
+from agent.model.cluster import Settings
 from agent.model.judged import Judged
 from agent.parse.objects import Item, parse_object
 from agent.semantics.peers import reads_pods
@@ -70,6 +71,7 @@ class KubernetesSource:
     cluster: str = "default"
     managed_namespaces: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
+    name: str = "kubernetes"
     whole_truth: bool = False
     kept: LastValid | None = None
     informers: list[Informer] = field(default_factory=list)
@@ -107,6 +109,10 @@ class KubernetesSource:
         self.problems = problems
         return None if same else Update(self.store.snapshot, changes, problems)
 
+    def configure(self, change: Callable[[Settings], Settings]) -> Update | None:
+        changes = self.store.configure(change(self.store.snapshot.settings))
+        return Update(self.store.snapshot, changes, self.problems) if changes != Changes() else None
+
     def rescan(self) -> Update | None:
         """Nothing: watches bring everything, and each begins with a list."""
         return None
@@ -131,9 +137,9 @@ class KubernetesSource:
         """ "": no folder's events are used here."""
         return ""
 
-    def judgements(self) -> list[Judged]:
-        """Every policy object of the server, valid or not. Any thread."""
-        return [judged for informer in list(self.informers) for judged in informer.reflector.judgements()]
+    def judgements(self) -> tuple[Judged, ...]:
+        """Every policy object of the server, valid or not."""
+        return tuple(judged for informer in list(self.informers) for judged in informer.reflector.judgements())
 
     def close(self) -> None:
         self._stop.set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.errors import InvalidObject
 from agent.model.changes import Changes
-from agent.model.cluster import Cluster
-from agent.sources.store import Store
+from agent.model.cluster import Cluster, Settings
+from agent.model.judged import Judged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,10 +46,12 @@ class Update:
 
 
 class Source(Protocol):
-    """Files, or the API: the rest of the agent does not know which."""
+    """Files, or the API: the rest of the agent does not know which.
 
-    store: Store
-    problems: tuple[Problem, ...]
+    One thread calls `start`, then `read`, `rescan` and `configure`; any thread the others.
+    """
+
+    name: str
     whole_truth: bool  # a namespace that it does not hold is not managed (L2d)
 
     def start(self) -> Update:
@@ -59,6 +62,12 @@ class Source(Protocol):
 
     def rescan(self) -> Update | None:
         """Look again at what may have changed without an event."""
+
+    def configure(self, change: Callable[[Settings], Settings]) -> Update | None:
+        """The snapshot under other settings; None where they are the same."""
+
+    def judgements(self) -> tuple[Judged, ...]:
+        """Every policy and binding as it is there, valid or not, where statuses are written of them."""
 
     def stale_seconds(self) -> float:
         """How old what the source knows may be; 0 when it is new."""

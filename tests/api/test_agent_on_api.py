@@ -70,7 +70,7 @@ class Cluster:
             state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
         )  # fmt: skip
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),))
-        with running(build(config, settings, Collected(), lambda _: None), complete=complete) as agent:
+        with running(build(config, settings, [Collected()]), complete=complete) as agent:
             yield agent
 
     def admit(self, recorded: str, name: str) -> Pod:

@@ -16,6 +16,7 @@ from agent.config import Config
 from agent.errors import ApiError
 from agent.model.cluster import Settings
 from agent.model.policy import PolicyRef
+from agent.model.verdict import EndpointState
 from agent.outputs.kube.leases import Leases
 from agent.outputs.kube.node_report import NodeReport, digest
 from agent.outputs.kube.own_node import OwnNode
@@ -51,15 +52,17 @@ class Reporting(Cluster):
         self.serving = serving = Serving(config)
         serving.start()
         try:
-            with running(build(config, settings or Settings(), serving, serving.publish)) as agent:
+            with running(build(config, settings or Settings(), serving.outputs)) as agent:
+                serving.latest.read_with(agent.totals.read)
                 yield agent
         finally:
             serving.stop()
 
     def is_managed(self, pod: Pod) -> bool:
         """A first SYN that waits for the pod to be known is one more denial than the application sees."""
-        view = self.serving.reporter.view()
-        return any(row.uid == pod.uid and row.state == "managed" for row in (view.endpoints if view else ()))
+        view = self.serving.latest.view()
+        rows = view.state.endpoints.values() if view else ()
+        return any(row.uid == pod.uid and row.state is EndpointState.MANAGED for row in rows)
 
     def events(self) -> list[dict[str, Any]]:
         found = self.plane.request("GET", f"/api/v1/namespaces/{self.name}/events")["items"]
@@ -271,7 +274,7 @@ def test_every_right_is_used_and_none_is_missing(cluster: Reporting) -> None:
             assert eventually(lambda: len(cluster.events()) == 1, 10)
             assert pod.run(tcp, V4, 8309) in REFUSED
             done = eventually(lambda: cluster.plane.used() == granted(), 45)
-            assert done, (cluster.plane.used() ^ granted(), cluster.serving.reporter.view().status.outside)
+            assert done, (cluster.plane.used() ^ granted(), cluster.serving.latest.view())
         assert cluster.plane.used(refused=True) == refused
     finally:
         cluster.plane.delete(other)

@@ -18,28 +18,8 @@ from agent.app.agent import build, stop_on_signals
 from agent.config import Config
 from agent.kernel import syscall
 from agent.model.cluster import Settings
-from agent.model.flow import Denial, Flow
 
 START_SECONDS = 300.0  # clang in an emulated machine that does other things
-
-
-class Nowhere:
-    """Outputs that keep nothing."""
-
-    def flows(self, flows: list[Flow]) -> None:
-        """Not kept."""
-
-    def denials(self, denials: list[Denial]) -> None:
-        """Not kept."""
-
-    def pending(self, *_: object) -> None:
-        """Not kept."""
-
-    def policy_latency(self, *_: object) -> None:
-        """Not kept."""
-
-    def contradiction(self, *_: object) -> None:
-        """Not kept."""
 
 
 @dataclass
@@ -103,7 +83,7 @@ def main() -> None:
         die_at(step)
     config, ready = pickle.loads(bytes.fromhex(sys.argv[1]))
     settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
-    agent = build(config, settings, Nowhere(), lambda _: None)
+    agent = build(config, settings)
     stop_on_signals(agent)
     fresh = Path(f"{ready}.new")
     fresh.write_text("adopted" if agent.datapath.adopted else "fresh")

@@ -18,6 +18,8 @@ from agent.config import Config
 from agent.kernel.datapath import detach
 from agent.model.cluster import Settings
 from agent.model.flow import Denial, Flow
+from agent.model.node_state import NodeState
+from agent.outputs.output import Output
 from lab.node import ScratchNode, cgroup_mount, join_cgroup
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp, udp
@@ -25,12 +27,11 @@ from tests.kernel.sockets import tcp, udp
 V4 = "192.0.2.50"
 
 
-class Collected:
+class Collected(Output):
     """Outputs that keep everything."""
 
     def __init__(self) -> None:
-        self.latencies: list[float] = []
-        self.waits: list[float] = []
+        self.state: NodeState | None = None
         self.seen_flows: list[Flow] = []
         self.seen_denials: list[Denial] = []
 
@@ -40,14 +41,13 @@ class Collected:
     def denials(self, denials: list[Denial]) -> None:
         self.seen_denials += denials
 
-    def policy_latency(self, seconds: float) -> None:
-        self.latencies.append(seconds)
+    def report(self, state: NodeState) -> None:
+        self.state = state
 
-    def pending(self, seconds: float) -> None:
-        self.waits.append(seconds)
-
-    def contradiction(self, row: object) -> None:
-        """Not kept."""
+    @property
+    def newest(self) -> NodeState:
+        assert self.state is not None
+        return self.state
 
 
 NAMESPACE = """
@@ -107,7 +107,7 @@ class Machine:
     @contextmanager
     def agent(self, **changes: object) -> Iterator[Agent]:
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
-        agent = build(self.config(**changes), settings, self.outputs, lambda _: None)
+        agent = build(self.config(**changes), settings, [self.outputs])
         thread = threading.Thread(target=agent.run)
         thread.start()
         try:

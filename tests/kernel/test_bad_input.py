@@ -64,7 +64,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine,
 
 
 def errors(agent: Agent) -> list[str]:
-    return [str(problem) for problem in agent.node.source.problems]
+    return [str(problem) for problem in agent.node.parts.source.problems]
 
 
 def still_enforced(pod: Pod) -> bool:

@@ -13,19 +13,20 @@ import pytest
 from click.testing import CliRunner
 
 from agent.app.agent import Agent, build
-from agent.app.rows import notices
 from agent.cli import main
 from agent.config import Config
 from agent.kernel.datapath import detach
 from agent.kernel.pins import ensure_bpffs, is_bpffs, leave_bpffs
 from agent.model.cluster import Settings
+from agent.outputs.notices import notices
+from agent.outputs.output import Output
 from tests.kernel.rig import eventually
 from tests.kernel.test_agent import Collected, Machine, machine  # noqa: F401  machine is a fixture
 
 
 @contextmanager
-def running(config: Config) -> Iterator[Agent]:
-    agent = build(config, Settings(baseline=()), Collected(), lambda _: None)
+def running(config: Config, *outputs: Output) -> Iterator[Agent]:
+    agent = build(config, Settings(baseline=()), outputs)
     thread = threading.Thread(target=agent.run)
     thread.start()
     try:
@@ -47,13 +48,14 @@ def test_pins_that_went_by_somebody_s_word_are_no_surprise(machine: Machine, tmp
     with running(config):
         pass
     assert "DETACHED" in say_detach(config, tmp_path)
-    with running(config) as agent:
-        assert not agent.node.pins_were_gone
-        assert not any("pins were gone" in each for each in notices(agent.node))
+    collected = Collected()
+    with running(config, collected):
+        assert not collected.newest.facts.pins_were_gone
+        assert not any("pins were gone" in each for each in notices(collected.newest))
     detach(config.pins)  # as if somebody else had removed them
     assert "nothing of dagwall was attached" in say_detach(config, tmp_path)
-    with running(config) as agent:
-        assert agent.node.pins_were_gone
+    with running(config, collected):
+        assert collected.newest.facts.pins_were_gone
 
 
 def test_detach_makes_no_state_folder(machine: Machine, tmp_path: Path) -> None:  # noqa: F811

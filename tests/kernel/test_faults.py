@@ -23,7 +23,6 @@ import pytest
 
 from agent.abi.structs import CONFIG, DENIAL, DENIAL_KEY, IDENTITY_TOTALS, MAPS, U32
 from agent.app.agent import build
-from agent.app.rows import notices
 from agent.config import OnAgentLoss
 from agent.errors import StateError
 from agent.kernel import syscall
@@ -35,8 +34,9 @@ from agent.kernel.programs import HOOKS
 from agent.kernel.syscall import AttachType, Command, ProgType
 from agent.model.cluster import Settings
 from agent.model.verdict import DropReason, Loss
+from agent.outputs.notices import notices
 from lab.node import Pod, ScratchNode, cgroup_mount
-from tests.kernel.agent_process import AgentProcess, Nowhere
+from tests.kernel.agent_process import AgentProcess
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp, udp
 from tests.kernel.test_agent import Machine, pod_manifest, policy
@@ -341,9 +341,9 @@ def test_pins_that_were_gone_when_an_agent_starts_are_said(machine: Machine) -> 
     for gone in (False, False, True, False):
         if gone:
             detach(machine.config().pins)
-        with machine.agent() as agent:
-            assert agent.node.pins_were_gone is gone
-            assert any("pins were gone" in each for each in notices(agent.node)) is gone
+        with machine.agent():
+            assert machine.outputs.newest.facts.pins_were_gone is gone
+            assert any("pins were gone" in each for each in notices(machine.outputs.newest)) is gone
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,8 +459,8 @@ def test_links_that_were_lost_while_no_agent_lived_are_said(machine: Machine) ->
     with machine.agent():
         pass
     next(Pins(machine.config().pins).links.glob("*/connect4")).unlink()
-    with machine.agent() as agent:
-        assert any("took them off" in text and "connect4" in text for text in notices(agent.node))
+    with machine.agent():
+        assert any("took them off" in text and "connect4" in text for text in notices(machine.outputs.newest))
     with machine.agent() as agent:
         assert agent.datapath.lost == ()
 
@@ -547,7 +547,7 @@ def test_a_second_agent_on_the_same_state_folder_is_refused_and_disturbs_nothing
         before = _links(machine.config().pins)
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
         with pytest.raises(StateError, match="another agent owns"):
-            build(machine.config(), settings, Nowhere(), lambda _: None)
+            build(machine.config(), settings)
         with pytest.raises(AssertionError, match="another agent owns"):
             AgentProcess(machine.config(), machine.folder / "ready")
         assert _links(machine.config().pins) == before

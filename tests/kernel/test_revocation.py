@@ -418,7 +418,7 @@ def test_while_another_pod_floods(machine: Machine) -> None:  # noqa: F811
         flood("fill", 4000)
         flood.here.send(("flood", "fe80::1234%eth0", 5.0))
         time.sleep(4)
-        assert agent.node.closer.ended > 10, "there is no flood"
+        assert agent.node.parts.closer.ended > 10, "there is no flood"
         assert scene.revoked() < SECONDS
         assert flood.here.poll(10)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.app.agent import Agent
-from agent.app.rows import notices
 from agent.kernel.datapath import detach
+from agent.outputs.notices import notices
 from agent.sources import folder_events
 from agent.sources.cgroups import find_cgroup2_mount
 from agent.sync import endpoints
@@ -94,15 +94,15 @@ def test_an_agent_without_folder_events_starts_enforces_and_says_so(
     machine.write("policy.yaml", policy("p", "etl", f"{V4}/32", 8001))
     with machine.agent() as agent:
         assert (first.run(tcp, V4, 8001), first.run(tcp, V4, 8002) in REFUSED) == ("ok", True)
-        assert len(agent.node.without_events()) == 2
-        assert any("no inotify watch is left" in text for text in notices(agent.node))
+        assert len(machine.outputs.newest.status.without_events) == 2
+        assert any("no inotify watch is left" in text for text in notices(machine.outputs.newest))
         assert not agent.node.health.problems.keys() & {"folders", "kernel"}, "it is a convenience that is lacking"
         second = machine.node.add_pod()
         machine.write("second.yaml", pod_manifest("second", second.uid, second.ipv4))
         assert eventually(lambda: second.run(tcp, V4, 8001) == "ok", 3.0)
         assert second.run(tcp, V4, 8002) in REFUSED
         full = False
-        assert eventually(lambda: agent.node.without_events() == (), 5.0)
+        assert eventually(lambda: machine.outputs.newest.status.without_events == (), 5.0)
 
 
 def test_a_pending_pod_with_many_cgroups_costs_little(machine: Machine) -> None:
@@ -153,16 +153,16 @@ def test_denials_of_pods_that_have_gone_make_room_and_stay_counted(
             for _ in range(3):
                 assert pod.run(tcp, V4, 8002) in REFUSED
         assert _denied(agent) == 18
-        assert len({row.slot for row in agent.drain.denial_totals()}) == 6
+        assert len({row.slot for row in agent.totals.folding.totals()}) == 6
         for folder in [folder for pod in pods[:5] for folder in pod.folder.rglob("*") if folder.is_dir()]:
             folder.rmdir()
         for pod in pods[:5]:
             pod.folder.rmdir()
-        assert eventually(lambda: len(agent.drain.denial_totals()) == 2, 10.0)
+        assert eventually(lambda: len(agent.totals.folding.totals()) == 2, 10.0)
         assert _denied(agent) == 18
     with machine.agent(map_entries=small) as again:
         assert _denied(again) == 18
 
 
 def _denied(agent: Agent) -> int:
-    return sum(row.packets for row in agent.drain.denial_totals())
+    return sum(row.packets for row in agent.totals.folding.totals())

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
+from immutables import Map
+
+from agent.model.binding import TaskIdentityBinding
+from agent.model.cluster import Cluster, Escape, Namespace
 from agent.model.flow import Denial, EndpointFacts, Flow, FlowCounts, PeerKind, PeerName, Tuple
-from agent.model.identity import FIRST_IDENTITY, Claim, Identity, Kind
+from agent.model.identity import FIRST_IDENTITY, Claim, Identity, Kind, PodUid
 from agent.model.nearest import Lacks, Nearest
-from agent.model.policy import PolicyRef, RuleRef
-from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Status, View
-from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.model.node_state import AgentFacts, NodeState, Status, Topic, View
+from agent.model.policy import Policy, PolicyRef, RuleRef, Subject
+from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Totals
+from agent.model.verdict import Direction, DropReason, EndpointState, Hook, Verdict
 
 WORLD = PeerName(PeerKind.ENTITY, "world")
 NUMBER = FIRST_IDENTITY + 1
@@ -53,34 +58,55 @@ def denial(
     )  # fmt: skip
 
 
-STATUS = Status(
-    version="0.1.0", node="n1", ready=True, problems=(), notices=(), revision=7, programmed=6, complete=True,
-    posture="enforce", on_agent_loss="allow", kernel="6.1.0", bcc="0.26.0", features=(("set_retval", True),),
-    hooks=(HookState("egress", "/kubepods", attached=True, program_id=5, instructions=1000),),
-    maps=(MapFill("rules", 100, 1000),), endpoints=(("managed", 2), ("pending", 0)), policies=3,
-    network_policies=0, bindings=1, contradicting=1,
-    losses=(("ring_full", 0), ("flows_quota", 4)), object_errors=("a.yaml:3: TaskNetworkPolicy/x/y: broken",),
-    unenforceable=("airflow/p: NET_RAW: AF_PACKET is not covered by this build",), outside=(), started=1.0,
-    enforcing_after_seconds=0.8, resident_bytes=50_000_000, repaired=3, not_covered=("AF_VSOCK: no hook sees it",),
+FACTS = AgentFacts(
+    version="0.1.0", node="n1", source="kubernetes", kernel="6.1.0", bcc="0.26.0", features={"set_retval": True},
+    pins="/sys/fs/bpf/dagwall", on_agent_loss="allow", started=1.0,
 )  # fmt: skip
 
-VIEW = View(
-    status=STATUS,
-    endpoints=(
-        EndpointRow(
-            "uid-1", "airflow", "finance-load-x1", "managed", "airflow/etl/finance/load", NUMBER, 1, 1, (4711,),
-            escapes=("NET_RAW",), dag_id="finance", task_id="load", run_id="manual__1", try_number="2",
-        ),
+POLICIES = tuple(PolicyRef("airflow", "TaskNetworkPolicy", f"p{n}") for n in range(3))
+
+ROW = EndpointRow(
+    "uid-1", "airflow", "finance-load-x1", EndpointState.MANAGED, "airflow/etl/finance/load", NUMBER, 1, 1, (4711,),
+    escapes=(Escape("NET_RAW"),), dag_id="finance", task_id="load", run_id="manual__1", try_number="2",
+)  # fmt: skip
+
+STATE = NodeState(
+    facts=FACTS,
+    status=Status(
+        revision=7, hooks=(HookState("egress", "/kubepods", attached=True, program_id=5, instructions=1000),),
+        fill=(MapFill("rules", 100, 1000),), object_errors=("a.yaml:3: TaskNetworkPolicy/x/y: broken",),
+        repaired=3, enforcing_after_seconds=0.8,
     ),
+    cluster=Cluster(
+        revision=6, complete=True, namespaces=Map({"airflow": Namespace("airflow", managed=True)}),
+        policies=Map({ref: Policy(ref, Subject(), egress=()) for ref in POLICIES}),
+        bindings=Map({"b": TaskIdentityBinding("b", "airflow", ("etl",), ("finance",))}),
+    ),
+    endpoints={PodUid("uid-1"): ROW},
+)  # fmt: skip
+
+TOTALS = Totals(
     identities=(
         IdentityRow(
-            NUMBER, "airflow", "etl", "finance", "load", "kubernetes-executor", ambiguous=False, endpoints=1,
+            NUMBER, "airflow", "etl", "finance", "load", Kind.KUBERNETES_EXECUTOR, ambiguous=False, endpoints=1,
             sent_bytes=300, received_bytes=5000, sent_packets=3, received_packets=2, connections=1, denied_packets=9,
         ),
     ),
-    denials=(DenialRow(NUMBER, "no_rule", "", "egress", "deny", 9, 540),),
+    denials=(DenialRow(NUMBER, DropReason.NO_RULE, None, Direction.EGRESS, Verdict.DENY, 9, 540),),
+    fill=(MapFill("flows", 10, 65536),),
+    losses={"ring_full": 0, "flows_quota": 4},
+    resident_bytes=50_000_000,
 )  # fmt: skip
 
+VIEW = View(STATE, TOTALS)
 
-def unready(*problems: str) -> View:
-    return replace(VIEW, status=replace(STATUS, ready=False, problems=problems))
+
+def unready(**problems: str) -> View:
+    """By topic."""
+    status = replace(STATE.status, problems={Topic(topic): text for topic, text in problems.items()})
+    return replace(VIEW, state=replace(STATE, status=status))
+
+
+def with_row(row: EndpointRow) -> View:
+    """One endpoint instead of the other."""
+    return replace(VIEW, state=replace(STATE, endpoints={PodUid(row.uid): row}))

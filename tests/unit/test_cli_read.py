@@ -22,13 +22,13 @@ from agent.cli import main
 from agent.cli.show import amount
 from agent.model.cluster import Cluster
 from agent.model.flow import PeerKind, PeerName
-from agent.model.report import View
+from agent.model.node_state import View
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.api import ApiServer
 from agent.outputs.questions import Questions
 from agent.outputs.recent import Recent
 from agent.outputs.records import Filter
-from tests.unit.seen import VIEW, denial, flow, unready
+from tests.unit.seen import ROW, VIEW, denial, flow, unready, with_row
 
 HOSTILE = "\x1b[2Jevil[red]\u202e\x9b\n"
 
@@ -53,7 +53,7 @@ class Agent:
 def agent(tmp_path: Path) -> Iterator[Agent]:
     served = Agent(tmp_path)
     yield served
-    served.recent.close()
+    served.recent.stop()
     served.server.stop()
 
 
@@ -64,15 +64,15 @@ def test_status_is_an_exit_code_too(agent: Agent) -> None:
         "rules",
         "10.0%",
         "egress",
-        "2 managed",
+        "1 managed",
         "4 flows_quota",
-        "p: NET_RAW",
+        "x1: NET_RAW",
         "a.yaml:3",
         "AF_VSOCK",
         "3 entries of maps",
     ):
         assert part in ready
-    agent.view = unready("not attached to /kubepods")
+    agent.view = unready(hooks="not attached to /kubepods")
     assert agent.ask("status", code=1).output.startswith("not ready\n  problem: not attached to /kubepods\n")
     assert json.loads(agent.ask("status", "-o", "json", code=1).output)["problems"] == ["not attached to /kubepods"]
 
@@ -189,7 +189,7 @@ def test_endpoints_and_identities_have_filters(agent: Agent) -> None:
 def test_followed_flows_have_a_header_and_no_blanks_at_the_end(agent: Agent) -> None:
     agent.recent.flows([flow(time=1)])
     agent.recent.denials([denial(time=2)])
-    threading.Timer(0.3, agent.recent.close).start()
+    threading.Timer(0.3, agent.recent.stop).start()
     header, *rows = agent.ask("flows", "-f").output.splitlines()
     assert header.split()[:3] == ["TIME", "TASK", "PEER"]
     assert [row.index("finance/load") for row in rows] == [header.index("TASK")] * 2
@@ -214,7 +214,7 @@ def test_narrow_terminals_fold_between_words_only() -> None:
 
 def test_following(agent: Agent) -> None:
     agent.recent.flows([flow(time=1)])
-    later = threading.Timer(0.3, lambda: (agent.recent.denials([denial(time=2)]), agent.recent.close()))
+    later = threading.Timer(0.3, lambda: (agent.recent.denials([denial(time=2)]), agent.recent.stop()))
     later.start()
     lines = agent.ask("flows", "-f", "-o", "json").output.splitlines()
     assert [json.loads(line)["verdict"] for line in lines] == ["allow", "deny"]
@@ -249,7 +249,7 @@ def test_why(agent: Agent) -> None:
 
 def test_nothing_that_people_name_can_steer_a_terminal(agent: Agent) -> None:
     """Nor does the JSON, which reads back exactly."""
-    agent.view = replace(VIEW, endpoints=(replace(VIEW.endpoints[0], dag_id=HOSTILE, pod=HOSTILE),))
+    agent.view = with_row(replace(ROW, dag_id=HOSTILE, pod=HOSTILE))
     agent.recent.flows([flow(HOSTILE, peer=PeerName(PeerKind.POD, HOSTILE))])
     agent.recent.denials([denial(HOSTILE)])
     for words in (["flows"], ["why"], ["endpoints"], ["flows", "-o", "json"], ["endpoints", "-o", "json"]):

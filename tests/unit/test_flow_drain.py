@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from agent.flows.account import Accountant
-from agent.kernel.probe import Jiffies
 from agent.node.flow_drain import WAITING, FlowDrain
 from agent.node.folding import Folding
-from tests.kernel.agent_process import Nowhere
 from tests.unit.test_flows_join import EVENT
 from tests.unit.test_node_folding import Kernel
 
 
+class Still:
+    def now(self) -> int:
+        return 0
+
+
 def test_a_flood_of_events_is_bounded_and_the_loss_counted() -> None:
     drain = FlowDrain(
-        {}, jiffies=Jiffies.__new__(Jiffies), outputs=Nowhere(),
+        {}, jiffies=Still(), receivers=(),
         accountant=Accountant(datagram_idle_ticks=1, tcp_idle_ticks=1),
         evicted=lambda _: None, still_open=lambda _: set(), folding=Folding(Kernel()), taken=set[int],
         interval_seconds=1.0, hz=250,
@@ -21,4 +24,4 @@ def test_a_flood_of_events_is_bounded_and_the_loss_counted() -> None:
     for _ in range(WAITING + 7):
         drain.offer(EVENT)
     assert drain.inbox.qsize() == WAITING
-    assert drain.unread()["events_unread"] == 7
+    assert drain.lost()["events_unread"] == 7

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from agent.model.flow import Denial
 from agent.model.report import EndpointRow
-from agent.model.verdict import DropReason, Hook, Verdict
+from agent.model.verdict import DropReason, EndpointState, Hook, Verdict
 from agent.outputs.kube.events import BURST, IDLE_SECONDS, SERIES_OF_A_POD, EventSeries, EventWrite
 from tests.unit.seen import denial, endpoint, rule_of
 
@@ -152,10 +152,14 @@ def test_a_pod_without_a_name_has_no_event() -> None:
 def test_a_contradicting_claim_is_one_event() -> None:
     events = series()
     claimed = EndpointRow(
-        uid="u", namespace="etl", pod="p", state="managed", identity="", number=0, ruleset=0, slot=0, cgroup_ids=(),
+        uid="u", namespace="etl", pod="p", state=EndpointState.MANAGED, identity="", number=0, ruleset=0, slot=0,
+        cgroup_ids=(),
         contradictions=("TaskIdentityBinding/finance: service account worker may not run dag finance_daily",),
     )  # fmt: skip
-    for state, reason in (("managed", "IdentityContradicted"), ("quarantined", "IdentityQuarantined")):
+    for state, reason in (
+        (EndpointState.MANAGED, "IdentityContradicted"),
+        (EndpointState.QUARANTINED, "IdentityQuarantined"),
+    ):
         row = replace(claimed, state=state)
         events.add_contradiction(row, 1.0, 0.0)
         (write,) = written(events, 0.0)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.app.kube import FORBIDDEN_AFTER_SECONDS, FORBIDDEN_SECONDS, MOST_WAIT_SECONDS, KubeReports
 from agent.errors import ApiError
 from agent.outputs.kube.own_node import OwnNode
+from agent.outputs.kube.reports import FORBIDDEN_AFTER_SECONDS, FORBIDDEN_SECONDS, MOST_WAIT_SECONDS, KubeReports
 from tests.unit.seen import denial
 
 

@@ -19,8 +19,8 @@ from agent.errors import DagwallError
 from agent.model.cluster import Cluster, Namespace, Pod, Service
 from agent.model.flow import Flow, PeerKind, PeerName
 from agent.model.identity import Claim, PodUid
+from agent.model.node_state import View
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
-from agent.model.report import View
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.outputs.api import ApiServer
 from agent.outputs.client import Client
@@ -70,7 +70,7 @@ class Api:
 def api(tmp_path: Path) -> Iterator[Api]:
     served = Api(tmp_path)
     yield served
-    served.recent.close()
+    served.recent.stop()
     served.server.stop()
 
 
@@ -118,7 +118,7 @@ def test_following_begins_with_the_last_and_goes_on(api: Api) -> None:
     api.recent.denials([denial(time=3)])
     api.recent.flows([flow(time=4)])
     wait_for(lambda: len(got) == 2)
-    api.recent.close()
+    api.recent.stop()
     reader.join(5)
     assert [answer["item"]["time"] for answer in got] == [2, 4]  # type: ignore[index]
 

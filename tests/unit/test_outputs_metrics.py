@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,12 +18,23 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.errors import DagwallError
 from agent.model.flow import PeerKind, PeerName
-from agent.model.report import DenialRow, View
+from agent.model.node_state import View
+from agent.model.report import DenialRow
+from agent.model.verdict import Direction, DropReason, Verdict
 from agent.outputs.bounded import Room
 from agent.outputs.http import REQUESTS, HttpServer, app, split_address
+from agent.outputs.latest import problems
 from agent.outputs.metrics import Metrics
 from agent.outputs.series import TaskSeries
-from tests.unit.seen import NUMBER, VIEW, endpoint, flow, unready
+from tests.unit.seen import NUMBER, STATE, TOTALS, VIEW, endpoint, flow, unready
+
+
+def denied(number: int) -> DenialRow:
+    return DenialRow(number, DropReason.NO_RULE, None, Direction.EGRESS, Verdict.DENY, 1, 60)
+
+
+def counted(**totals: Any) -> View:
+    return replace(VIEW, totals=replace(TOTALS, **totals))
 
 
 class Scraped:
@@ -32,9 +44,9 @@ class Scraped:
         self.view: View | None = VIEW
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, lambda: self.view, series=series)
-        problems = lambda: self.view.status.problems if self.view else ("starting",)  # noqa: E731
+        unready = lambda: problems(self.view.state) if self.view else ("starting",)  # noqa: E731
         self.lacking: tuple[str, ...] = ()
-        said = app(self.registry, dead=tuple, unready=problems, lacking=lambda: self.lacking)
+        said = app(self.registry, dead=tuple, unready=unready, lacking=lambda: self.lacking)
         self.server = HttpServer("127.0.0.1:0", said)
         self.server.start()
 
@@ -77,12 +89,8 @@ def test_what_the_kernel_counts_is_reported_as_it_is(scraped: Scraped) -> None:
 
 
 def test_identities_with_equal_names_are_one_series(scraped: Scraped) -> None:
-    other = replace(VIEW.identities[0], number=NUMBER + 1, ambiguous=True)
-    scraped.view = replace(
-        VIEW,
-        identities=(*VIEW.identities, other),
-        denials=(*VIEW.denials, DenialRow(NUMBER + 1, "no_rule", "", "egress", "deny", 1, 60)),
-    )
+    other = replace(TOTALS.identities[0], number=NUMBER + 1, ambiguous=True)
+    scraped.view = counted(identities=(*TOTALS.identities, other), denials=(*TOTALS.denials, denied(NUMBER + 1)))
     assert scraped.value("dagwall_task_denied_total", dag_id="finance") == 10
     assert scraped.value("dagwall_identity_bytes_total", dag_id="finance", traffic="sent") == 600
     samples = [line for line in scraped.get("/metrics")[1].splitlines() if not line.startswith("#")]
@@ -94,7 +102,7 @@ def test_the_agent_speaks_about_itself(scraped: Scraped) -> None:
     assert scraped.value("dagwall_map_entries", map="rules") == 100
     assert scraped.value("dagwall_map_pressure", map="rules") == 0.1
     assert scraped.value("dagwall_losses_total", reason="flows_quota") == 4
-    assert scraped.value("dagwall_endpoints", state="managed") == 2
+    assert scraped.value("dagwall_endpoints", state="managed") == 1
     assert scraped.value("dagwall_feature", feature="set_retval") == 1
     assert scraped.value("dagwall_hook_attached", hook="egress", root="/kubepods") == 1
     assert scraped.value("dagwall_policy_revision") == 7
@@ -108,8 +116,8 @@ def test_the_agent_speaks_about_itself(scraped: Scraped) -> None:
 
 
 def test_histograms_take_what_the_agent_measures(scraped: Scraped) -> None:
-    scraped.metrics.observe_policy_latency(0.004)
-    scraped.metrics.observe_pending(0.3)
+    scraped.metrics.report(replace(STATE, policy_seconds=(0.004,), pending_seconds=(0.3,)))
+    scraped.metrics.report(STATE)
     assert scraped.value("dagwall_policy_latency_seconds_bucket", le="0.005") == 1
     assert scraped.value("dagwall_pending_seconds_sum") == 0.3
 
@@ -161,19 +169,20 @@ def test_tasks_that_have_gone_make_room_for_new_ones_before_their_time() -> None
 def test_denials_share_their_series_by_namespace_and_keep_them() -> None:
     """One namespace's tasks with every kind of denial leave the others theirs, in whatever order they are read."""
     served = Scraped(series=40)
-    rows = VIEW.identities[0]
+    rows = TOTALS.identities[0]
     tenant = [replace(rows, number=n, dag_id=f"d{n}") for n in range(100)]
     other = replace(rows, number=100, namespace="etl")
-    told = [DenialRow(row.number, "no_rule", "", "egress", "deny", 1, 60) for row in (*tenant, other)]
+    every = [denied(row.number) for row in (*tenant, other)]
     try:
-        served.view = replace(VIEW, identities=(*tenant, other), denials=tuple(told))
+        identities = (*tenant, other)
+        served.view = counted(identities=identities, denials=tuple(every))
         assert served.value("dagwall_task_denied_total", namespace="etl") == 1
         assert served.value("dagwall_task_denied_total", dag_id="_overflow") == 80
         kept = served.value("dagwall_task_denied_total", dag_id="d0")
-        served.view = replace(served.view, denials=tuple(reversed(told)))
+        served.view = counted(identities=identities, denials=tuple(reversed(every)))
         assert served.value("dagwall_task_denied_total", dag_id="d0") == kept == 1
         assert served.value("dagwall_task_denied_total", dag_id="_overflow") == 80
-        served.view = replace(served.view, denials=tuple(told[90:]))
+        served.view = counted(identities=identities, denials=tuple(every[90:]))
         assert served.value("dagwall_task_denied_total", dag_id="_overflow") is None, (
             "room of what has gone is others'"
         )
@@ -217,7 +226,7 @@ def test_every_family_says_what_it_is(scraped: Scraped) -> None:
 
 def test_readiness_names_the_problems(scraped: Scraped) -> None:
     assert scraped.get("/readyz") == (200, "ok\n")
-    scraped.view = unready("not attached to /kubepods", "revision refused")
+    scraped.view = unready(hooks="not attached to /kubepods", revision="revision refused")
     assert scraped.get("/readyz") == (503, "not attached to /kubepods\nrevision refused\n")
     scraped.lacking = ("off on this node: sockops",)
     assert scraped.get("/readyz")[1].endswith("revision refused\noff on this node: sockops\n")
@@ -231,8 +240,8 @@ def test_readiness_names_the_problems(scraped: Scraped) -> None:
 
 
 def test_a_defect_is_a_500_and_the_server_goes_on(scraped: Scraped) -> None:
-    broken = replace(VIEW.denials[0], packets=None)  # type: ignore[arg-type]
-    scraped.view = replace(VIEW, denials=(broken,))
+    broken = replace(TOTALS.denials[0], packets=None)  # type: ignore[arg-type]
+    scraped.view = counted(denials=(broken,))
     assert scraped.get("/metrics") == (500, "failed: see the agent's log\n")
     scraped.view = VIEW
     assert scraped.get("/metrics")[0] == 200

@@ -12,25 +12,24 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.app.agent import Agent
 from agent.errors import ApiError
 from agent.log import event
 from agent.model.cluster import Cluster, Pod
 from agent.model.flow import Denial
-from agent.model.identity import PodUid
 from agent.model.judged import Judged
+from agent.model.node_state import NodeState
 from agent.model.policy import Policy, PolicyRef
-from agent.model.report import EndpointRow
 from agent.outputs.kube.events import EventSeries, EventWrite
 from agent.outputs.kube.lease import micro_time, paced
 from agent.outputs.kube.leases import Leases
 from agent.outputs.kube.node_report import NodeReport
 from agent.outputs.kube.own_node import Api, OwnNode
 from agent.outputs.kube.policy_status import CONDITION_SECONDS, StatusWrites, node_report
+from agent.outputs.output import Output
 from agent.outputs.reasons import Reasons, deny_reasons
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
@@ -46,31 +45,20 @@ _PLURALS = {
     NAMESPACED_KIND: "tasknetworkpolicies", CLUSTER_KIND: "clustertasknetworkpolicies",
     BINDING_KIND: "taskidentitybindings",
 }  # fmt: skip
-_ENFORCING = frozenset({"kernel", "hooks", "roots", "revision"})
-"""Problems of a node that concern every policy; a container outside the pods' roots concerns its own pod."""
-_HELD = ("managed", "quarantined")
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What the writing thread knows that a report needs; immutable."""
+class KubeReports(Output):
+    """`denials` and `report` from the agent's threads; `step` is what the own thread does for ever."""
 
-    cluster: Cluster
-    rows: Mapping[PodUid, EndpointRow]
-    problems: tuple[str, ...]  # that concern every policy
-    refused: Mapping[PolicyRef, str]  # that are too big here
-    ready: bool
-    judgements: Callable[[], list[Judged]]
-
-
-class KubeReports:
-    """`denials` and `publish` from the agent's threads; `step` is what the own thread does for ever."""
-
-    def __init__(self, api: Api, node: str, *, namespace: str = "") -> None:
+    def __init__(
+        self, api: Api, node: str, *, namespace: str = "", clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._clock, self._wall = clock, wall
         self._api, self._node = api, OwnNode(api, node)
         self._events = EventSeries(node)
         self._reasons: tuple[object, Reasons] = (None, {})
-        self._said: Said | None = None
+        self._state: NodeState | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kube-reports", daemon=True)
@@ -85,23 +73,13 @@ class KubeReports:
 
     def denials(self, denials: list[Denial]) -> None:
         with self._lock:
-            self._events.add(denials, self._deny_reasons(), time.monotonic())
+            self._events.add(denials, self._deny_reasons(), self._clock())
 
-    def contradiction(self, row: EndpointRow) -> None:
+    def report(self, state: NodeState) -> None:
+        self._state = state
         with self._lock:
-            self._events.add_contradiction(row, time.time(), time.monotonic())
-
-    def publish(self, agent: Agent) -> None:
-        """From the writing thread."""
-        judgements = getattr(agent.node.source, "judgements", None)
-        if judgements is None:
-            return
-        every = agent.node.health.problems
-        problems = tuple(text for topic, text in every.items() if topic in _ENFORCING)
-        refused = agent.node.writer.intake.admission.sentences()
-        self._said = Said(
-            agent.node.writer.cluster, agent.node.directory.rows, problems, refused, not every, judgements
-        )
+            for row in state.contradicting:
+                self._events.add_contradiction(row, self._wall(), self._clock())
 
     def losses(self) -> dict[str, int]:
         """Denials that no Event counts, and requests that failed, by what they were for."""
@@ -121,22 +99,23 @@ class KubeReports:
 
     def _run(self) -> None:
         while not self._stop.wait(STEP_SECONDS):
-            self.step(time.monotonic(), time.time())
-        self.step(time.monotonic(), time.time())
-        if self._leases.election.holds(time.monotonic()):
-            self._try("election", time.monotonic(), self._leases.resign)
+            self.step(self._clock(), self._wall())
+        self.step(self._clock(), self._wall())
+        if self._leases.election.holds(self._clock()):
+            self._try("election", self._clock(), self._leases.resign)
 
     def step(self, now: float, wall: float) -> None:
         """Whatever is due. `now` is monotonic, `wall` seconds since the epoch."""
         self._try("events", now, lambda: self._write_events(now))
-        said = self._said
-        if said is None or not said.cluster.complete:
+        state = self._state
+        if state is None or not state.cluster.complete:
             return
-        judged, nodes = said.judgements(), len(said.cluster.nodes)
-        report = node_report(judged, said.cluster, self._selected.counts(said), said.problems, said.refused)
+        judged, nodes = state.validated, len(state.cluster.nodes)
+        problems = [text for topic, text in state.status.problems.items() if topic.concerns_policies]
+        report = node_report(judged, state.cluster, self._selected.counts(state), problems, state.refused)
         self._try("node", now, lambda: self._leases.report(report, now, wall, nodes))
-        node = said.cluster.nodes.get(self._node.name)
-        if said.ready and node is not None and node.tainted:
+        node = state.cluster.nodes.get(self._node.name)
+        if not state.status.problems and node is not None and node.tainted:
             self._try("taint", now, self._node.untaint)
         self._try("election", now, lambda: self._leases.elect(now, wall, nodes))
         if self._leases.election.holds(now):
@@ -173,7 +152,7 @@ class KubeReports:
         else:
             self._api.send("PATCH", f"{path}/{write.name}", write.body, kind="application/merge-patch+json")
 
-    def _write_statuses(self, judged: list[Judged], now: float, wall: float) -> bool:
+    def _write_statuses(self, judged: Sequence[Judged], now: float, wall: float) -> bool:
         read_at, reports = self._reports
         if now >= read_at + paced(CONDITION_SECONDS, len(reports)):
             reports = self._leases.reports(wall)
@@ -217,9 +196,9 @@ class KubeReports:
 
     def _deny_reasons(self) -> Reasons:
         """Made anew when the policies are others."""
-        said = self._said
-        if said is not None and self._reasons[0] is not said.cluster.policies:
-            self._reasons = (said.cluster.policies, deny_reasons(said.cluster))
+        state = self._state
+        if state is not None and self._reasons[0] is not state.cluster.policies:
+            self._reasons = (state.cluster.policies, deny_reasons(state.cluster))
         return self._reasons[1]
 
 
@@ -285,16 +264,16 @@ class _Selected:
     _near: dict[str, list[Policy]] = field(default_factory=dict)
     _known: dict[tuple[object, ...], tuple[PolicyRef, ...]] = field(default_factory=dict)
 
-    def counts(self, said: Said) -> Counter[PolicyRef]:
-        cluster = said.cluster
+    def counts(self, state: NodeState) -> Counter[PolicyRef]:
+        cluster = state.cluster
         if self._for[0] is not cluster.policies or self._for[1] is not cluster.namespaces:
             self._for, self._known, self._near = (cluster.policies, cluster.namespaces), {}, {}
             for policy in cluster.policies.values():
                 self._near.setdefault(policy.ref.namespace, []).append(policy)
         found: Counter[PolicyRef] = Counter()
-        for uid, row in said.rows.items():
+        for uid, row in state.endpoints.items():
             pod = cluster.pods.get(uid)
-            if pod is not None and row.state in _HELD:
+            if pod is not None and row.state.has_rules:
                 found.update(self._of(pod, cluster))
             if row.binding:
                 found[PolicyRef("", BINDING_KIND, row.binding)] += 1
