@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from typing_extensions import assert_never
+
 from agent.abi.structs import ENDPOINT_SLOTS, IDENTITY_SLOTS
-from agent.kernel.programs import HOOKS, OnCgroup, OnMap, Program
+from agent.kernel.programs import HOOKS, OnCgroup, OnMap, Tail, Target
 from agent.model.node_state import AgentFacts, NodeState, Outside, Status
 from agent.model.report import EndpointRow, HookState, MapFill
 from agent.node.directory import EndpointDirectory
@@ -83,23 +85,31 @@ class Reporter:
     def _hooks(self) -> tuple[HookState, ...]:
         """Every hook that should be on every root or on a map, with what the kernel says."""
         attached = {(a.cgroup_id, a.on_map, a.hook): a.program_id for a in self.health.hooks.attached() if a.ours}
-        roots = self.folders.roots.values()
-        places = [(root.cgroup_id, "", root.path, each) for root in roots for each in self._known(OnCgroup)]
-        places += [(0, each.target.name, f"map {each.target.name}", each) for each in self._known(OnMap)]
-        return tuple(
+        states = [
             HookState(
                 hook=program.name,
                 root=where,
-                attached=(cgroup_id, on_map, program.name) in attached,
-                program_id=attached.get((cgroup_id, on_map, program.name), 0),
+                attached=(*place, program.name) in attached,
+                program_id=attached.get((*place, program.name), 0),
                 instructions=self.instructions[program.name],
             )
-            for cgroup_id, on_map, where, program in places
-        )
+            for program in HOOKS
+            if program.name in self.instructions
+            for place, where in self._places(program.target)
+        ]
+        return tuple(sorted(states, key=lambda state: state.root))
 
-    def _known(self, target: type[OnCgroup] | type[OnMap]) -> list[Program]:
-        """Hooks of such targets that this generation has a program for."""
-        return [each for each in HOOKS if isinstance(each.target, target) and each.name in self.instructions]
+    def _places(self, target: Target) -> list[tuple[tuple[int, str], str]]:
+        """Where a hook is to be: its cgroup's id and its map, and the name of that for people."""
+        match target:
+            case OnCgroup():
+                return [((root.cgroup_id, ""), root.path) for root in self.folders.roots.values()]
+            case OnMap(name):
+                return [((0, name), f"map {name}")]
+            case Tail():
+                return []
+            case _:
+                assert_never(target)
 
     def _fill(self, identities: int) -> tuple[MapFill, ...]:
         """Maps that only the agent writes: it knows what is in them without reading."""
