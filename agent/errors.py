@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -22,11 +23,24 @@ class InvalidObject(DagwallError):
         super().__init__(f"{obj}: {field}: {problem}" if field else f"{obj}: {problem}")
 
 
+@dataclass(frozen=True, slots=True)
+class ApiStatus:
+    """What a Status object gives as the reason for a refusal, by the API's own words; empty where none came.
+
+    `kind` (a plural, such as `namespaces`) and `name` are of what the refusal is about. Source: metav1.Status.
+    """
+
+    reason: str = ""  # NotFound, Conflict, AlreadyExists, Forbidden, ...
+    kind: str = ""
+    name: str = ""
+    causes: frozenset[str] = frozenset()  # NamespaceTerminating, FieldValueInvalid, ...
+
+
 class ApiError(DagwallError):
     """The API server, or the way to it, failed. `status` is HTTP's; 0 where none came."""
 
-    def __init__(self, message: str, status: int) -> None:
-        self.status = status
+    def __init__(self, message: str, status: int, why: ApiStatus = ApiStatus()) -> None:
+        self.status, self.why = status, why
         super().__init__(message)
 
 

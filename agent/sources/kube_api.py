@@ -22,7 +22,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
-from agent.errors import ApiError, ApiSilentError
+from agent.errors import ApiError, ApiSilentError, ApiStatus
 from agent.sources import deep_json
 from agent.sources.reflector import Page, Resource, number_of
 from agent.sources.token_file import TokenFile
@@ -35,6 +35,8 @@ DOCUMENT_SECONDS = 60.0
 """For the whole of one answer, however it drips."""
 MAX_DOCUMENT, MAX_LINE = 256 * 1024 * 1024, 16 * 1024 * 1024
 """Bytes of an answer, and of one event of a watch: etcd refuses objects of more than 1.5 MB."""
+MAX_REFUSAL, MAX_MESSAGE = 64 * 1024, 2000
+"""Bytes of a refusal that are read, and characters of its message that are kept."""
 SILENT_SECONDS = 100.0
 """A server sends a bookmark about once a minute (75 s at most) where nothing else happens."""
 KEEPALIVE = (
@@ -155,12 +157,12 @@ class KubeApi:
             raise ApiError(f"{method} {path}: {exc}", 0) from exc
         if not 200 <= answer.status < 300:
             try:
-                said = answer.read(2000).decode(errors="replace")
+                message, why = refusal(answer.read(MAX_REFUSAL))
             except (urllib3.exceptions.HTTPError, OSError) as exc:
-                said = f"its answer broke off: {exc}"
+                message, why = f"its answer broke off: {exc}", ApiStatus()
             finally:
                 answer.close()
-            raise ApiError(f"{method} {path}: {answer.status} {_message(said)}", answer.status)
+            raise ApiError(f"{method} {path}: {answer.status} {message}", answer.status, why)
         return answer
 
 
@@ -262,8 +264,24 @@ def _all_objects(items: Any) -> bool:
     return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
-def _message(text: str) -> str:
+def refusal(body: bytes) -> tuple[str, ApiStatus]:
+    """The message of a refusal, and its reasons where it is a Status; of anything else, its beginning as text."""
+    text = body.decode(errors="replace")
     try:
-        return str(json.loads(text)["message"])
+        status = json.loads(text)
+        message = str(status["message"])[:MAX_MESSAGE]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return text[:200]
+        return text[:200], ApiStatus()
+    details = _object(status.get("details"))
+    causes = details.get("causes")
+    found = frozenset(_word(cause, "reason") for cause in causes or ()) if _all_objects(causes) else frozenset()
+    return message, ApiStatus(_word(status, "reason"), _word(details, "kind"), _word(details, "name"), found)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _word(of: Mapping[str, Any], name: str) -> str:
+    value = of.get(name)
+    return value if isinstance(value, str) else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from urllib3.exceptions import NewConnectionError
 
-from agent.errors import ApiError
+from agent.errors import ApiError, ApiStatus
 from agent.sources import kube_api
 from agent.sources.kube_api import KEEPALIVE, KubeApi
 from tests.unit.fake_api import FakeApi, Request
@@ -100,3 +100,36 @@ def test_an_answer_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         server.lie = lambda request: request.reply(b" " * 1001)
         with pytest.raises(ApiError, match="more than 1000 bytes"):
             KubeApi.connect(str(kubeconfig(tmp_path, server.url))).get("/apis")
+
+
+TERMINATING = {
+    "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "it is being terminated",
+    "details": {
+        "kind": "events", "name": "e",
+        "causes": [{"reason": "NamespaceTerminating", "message": "m", "field": "metadata.namespace"}, {"reason": 7}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "why"),
+    [
+        (TERMINATING, "it is being terminated",
+         ApiStatus("Forbidden", "events", "e", frozenset({"NamespaceTerminating", ""}))),
+        ({"message": "no", "details": ["causes"]}, "no", ApiStatus()),
+        ({"message": "no", "details": {"causes": "all"}, "reason": {}}, "no", ApiStatus()),
+        ({"message": "x" * 9000, "reason": "Invalid"}, "x" * 2000, ApiStatus("Invalid")),
+        ({"reason": "NotFound"}, '{"reason": "NotFound"}', ApiStatus()),
+        (["message"], '["message"]', ApiStatus()),
+        (b"<html>" + b"a" * 900, "<html>" + "a" * 194, ApiStatus()),
+        (b"\xff", "\ufffd", ApiStatus()),
+    ],
+)  # fmt: skip
+def test_the_reasons_of_a_refusal_are_values(body: object, message: str, why: ApiStatus, tmp_path: Path) -> None:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with FakeApi() as server:
+        server.lie = lambda request: request.reply(text, 403)
+        with pytest.raises(ApiError) as refused:
+            KubeApi.connect(str(kubeconfig(tmp_path, server.url))).get("/apis")
+    assert str(refused.value) == f"GET /apis: 403 {message}"
+    assert (refused.value.status, refused.value.why) == (403, why)

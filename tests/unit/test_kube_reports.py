@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ApiError
+from agent.errors import ApiError, ApiStatus
 from agent.outputs.kube.own_node import OwnNode
 from agent.outputs.kube.reports import FORBIDDEN_AFTER_SECONDS, FORBIDDEN_SECONDS, MOST_WAIT_SECONDS, KubeReports
 from tests.unit.seen import denial
@@ -50,6 +50,7 @@ def run(reports: KubeReports, begin: float, seconds: float) -> float:
     "said",
     [
         ApiError("events is forbidden", 403), ApiError("unauthorized", 401), ApiError("the page is not here", 404),
+        ApiError("elsewhere", 404, ApiStatus("NotFound", "namespaces", "another")),
         ApiError("slow down", 429), ApiError("starting", 500), ApiError("starting", 503), ApiError("refused", 0),
     ],
     ids=lambda said: str(said.status),
@@ -84,8 +85,8 @@ def test_a_right_that_is_lacking_is_asked_for_rarely() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        ApiError('POST /x: 404 namespaces "airflow" not found', 404), ApiError("422 invalid", 422),
-        ApiError("403 namespace airflow is being terminated", 403),
+        ApiError("not found", 404, ApiStatus("NotFound", "namespaces", "airflow")), ApiError("422 invalid", 422),
+        ApiError("forbidden", 403, ApiStatus("Forbidden", causes=frozenset({"NamespaceTerminating"}))),
     ],
     ids=lambda said: str(said.status),
 )  # fmt: skip

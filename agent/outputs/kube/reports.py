@@ -203,10 +203,10 @@ class KubeReports(Output):
 
 
 def _is_gone(exc: ApiError, write: EventWrite) -> bool:
-    """The server itself says that the Event, or its namespace, is not there any more, or that it takes none such."""
+    """The server itself has the Event, or its namespace, no more, or takes none such. A proxy's 404 has no reason."""
     if exc.status == 404:
-        return not write.new or f'namespaces "{write.namespace}" not found' in str(exc)
-    return exc.status == 422 or (exc.status == 403 and "being terminated" in str(exc))
+        return not write.new or (exc.why.kind, exc.why.name) == ("namespaces", write.namespace)
+    return exc.status == 422 or "NamespaceTerminating" in exc.why.causes
 
 
 def status_path(ref: PolicyRef) -> str:
