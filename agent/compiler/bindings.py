@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.compiler.peerpods import MOST_ANSWERS
+from agent.memo import Memo
 from agent.model.binding import ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster, Name
 from agent.model.identity import Attestation, Claim, Identity
@@ -34,18 +34,14 @@ class Bindings:
                 self._of.setdefault((binding.namespace, account), []).append(binding)
             if binding.exclusive:
                 self._exclusive.append(binding)
-        self._answers: dict[Identity, Standing] = {}
+        self._answers: Memo[Identity, Standing] = Memo()
 
     def standing(self, claim: Claim) -> Standing:
         """A claim that a binding of its service account allows is bound; one without a dag id contradicts nothing."""
         identity = claim.identity
         if not identity.dag_id or not self._of:
             return Standing(claim.attestation)
-        known = self._answers.get(identity)
-        if known is None:
-            if len(self._answers) >= MOST_ANSWERS:
-                self._answers.clear()
-            known = self._answers[identity] = self._evaluated(identity)
+        known = self._answers.get(identity, lambda: self._evaluated(identity))
         if claim.attestation <= known.attestation:
             return known
         return Standing(claim.attestation, known.binding, known.contradiction, known.quarantined)

@@ -254,6 +254,7 @@ class Compiler:
             standing.attestation,
             standing.binding,
             standing.contradiction,
+            self._subjects.selecting(pod, namespace, standing.attestation),
         )
 
     def _delta(self, of: Callable[[ChangeLog[Any, Any]], dict[Any, Any]]) -> Delta:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.compiler.layers import Layer, LayerKind, LoweredRule, Side, deny_allow_isolate
 from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
-from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.terms import Lowering, Term
+from agent.memo import Memo
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
 from agent.model.network_policy import NetworkPolicy
-from agent.model.policy import RuleRef
+from agent.model.policy import PolicyRef, RuleRef
 from agent.model.verdict import Direction
 
 
@@ -44,7 +44,7 @@ class NativePolicies:
         for i, lowered in enumerate(self.policies):
             self._by_namespace.setdefault(lowered.policy.ref.namespace, []).append(i)
             self._label_keys.update(r.key for r in lowered.policy.pod_selector.requirements)
-        self._selections: dict[Hashable, tuple[int, ...]] = {}
+        self._selections: Memo[Hashable, tuple[int, ...]] = Memo()
 
     @property
     def judges_backends(self) -> bool:
@@ -61,14 +61,13 @@ class NativePolicies:
         if pod.host_network or not near:
             return ()
         key = (pod.namespace, tuple(pair for pair in pod.labels if pair[0] in self._label_keys))
-        known = self._selections.get(key)
-        if known is None:
-            if len(self._selections) >= MOST_ANSWERS:
-                self._selections.clear()
-            labels = dict(pod.labels)
-            known = tuple(i for i in near if self.policies[i].policy.pod_selector.matches(labels))
-            self._selections[key] = known
-        return known
+        return self._selections.get(key, lambda: tuple(self._matching(near, dict(pod.labels))))
+
+    def _matching(self, near: Iterable[int], labels: Mapping[str, str]) -> Iterator[int]:
+        return (i for i in near if self.policies[i].policy.pod_selector.matches(labels))
+
+    def refs(self, selected: tuple[int, ...]) -> tuple[PolicyRef, ...]:
+        return tuple(self.policies[i].policy.ref for i in selected)
 
     def own_ports(self, selected: tuple[int, ...]) -> Iterator[PortName]:
         return (name for i in selected for name in self.policies[i].own_ports)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from agent.compiler.layers import Layer, LayerKind, LoweredRule, Side, deny_allow_isolate
 from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
-from agent.compiler.peerpods import MOST_ANSWERS
 from agent.compiler.terms import Lowering, Term
+from agent.memo import Memo
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
-from agent.model.policy import DefaultPosture, Entity, Policy, PortMatch, Posture, Rule, RuleRef
+from agent.model.policy import DefaultPosture, Entity, Policy, PolicyRef, PortMatch, Posture, Rule, RuleRef
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction
 from agent.semantics.builtin import AGENT_METRICS, OBSERVED, baseline_ref
@@ -72,7 +72,7 @@ class OwnPolicies:
             self._by_namespace.setdefault(lowered.policy.ref.namespace, []).append(i)
             selector = lowered.policy.subject.pod_selector
             self._label_keys.update(r.key for r in (selector.requirements if selector else ()))
-        self._selections: dict[Hashable, tuple[tuple[int, bool], ...]] = {}
+        self._selections: Memo[Hashable, tuple[tuple[int, bool], ...]] = Memo()
 
     def terms(self) -> Iterator[Term]:
         """Of policies, and of any baseline."""
@@ -86,6 +86,9 @@ class OwnPolicies:
     def select(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> Enlisted:
         found = self._selected(pod, namespace)
         return tuple((i, sure and self.policies[i].policy.attestation <= attestation) for i, sure in found)
+
+    def refs(self, selected: Enlisted) -> tuple[PolicyRef, ...]:
+        return tuple(self.policies[i].policy.ref for i, _ in selected)
 
     def own_ports(self, selected: Enlisted) -> Iterator[PortName]:
         return (name for i, _ in selected for name in self.policies[i].own_ports)
@@ -104,20 +107,14 @@ class OwnPolicies:
         """Policies, and whether they select the pod for sure (I1)."""
         labels = tuple(pair for pair in pod.claim.labels if pair[0] in self._label_keys)
         key = (pod.claim.identity, pod.namespace, labels)
-        known = self._selections.get(key)
-        if known is None:
-            near = [*self._by_namespace.get("", ()), *self._by_namespace.get(pod.namespace, ())]
-            every = dict(pod.claim.labels)
-            if len(self._selections) >= MOST_ANSWERS:
-                self._selections.clear()
-            policies = ((i, self.policies[i].policy) for i in near)
-            known = tuple(
-                (i, selects(policy, pod, every, namespace, perhaps=False))
-                for i, policy in policies
-                if selects(policy, pod, every, namespace)
-            )
-            self._selections[key] = known
-        return known
+        return self._selections.get(key, lambda: tuple(self._selecting(pod, namespace)))
+
+    def _selecting(self, pod: Pod, namespace: Namespace) -> Iterator[tuple[int, bool]]:
+        labels = dict(pod.claim.labels)
+        for i in (*self._by_namespace.get("", ()), *self._by_namespace.get(pod.namespace, ())):
+            policy = self.policies[i].policy
+            if selects(policy, pod, labels, namespace):
+                yield i, selects(policy, pod, labels, namespace, perhaps=False)
 
     def _side(
         self, enlisted: list[tuple[LoweredPolicy, bool]], own: OwnPorts, namespace: Namespace, direction: Direction

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing_extensions import assert_never
 
 from agent.compiler.atoms import CLUSTER, AtomId, AtomTable, Members, PerhapsTasks, PortAtom
+from agent.memo import Memo
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import Claim
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import PodPeer, TaskPeer
 from agent.semantics.selecting import pods_include, tasks_include
-
-MOST_ANSWERS = 50_000
-"""Remembered at most: a label that is different in every pod, such as run_id, must not grow without end."""
 
 Labels = tuple[tuple[str, str], ...]
 PodsPeer = PodPeer | TaskPeer | LivePodPeer | PerhapsTasks
@@ -36,7 +34,7 @@ class PeerPods:
     label_keys: set[str] = field(default_factory=set)
     port_names: set[tuple[int, str]] = field(default_factory=set)
     asks_for_tasks: bool = False
-    _answers: dict[Key, Members] = field(default_factory=dict)
+    _answers: Memo[Key, Members] = field(default_factory=Memo)
 
     def ask(self, peers: Iterable[PodsPeer]) -> None:
         """Adds peers to answer for, each once; before the first question."""
@@ -61,12 +59,7 @@ class PeerPods:
         dag, task = (identity.dag_id, identity.task_id) if self.asks_for_tasks else ("", "")
         trusted = self.asks_for_tasks and self.trusts(pod.claim)
         key = (pod.namespace, labels, dag, task, identity.ambiguous, trusted)
-        known = self._answers.get(key)
-        if known is None:
-            if len(self._answers) >= MOST_ANSWERS:
-                self._answers.clear()
-            known = self._answers[key] = self._evaluated(pod, trusted=trusted)
-        return known
+        return self._answers.get(key, lambda: self._evaluated(pod, trusted=trusted))
 
     def _evaluated(self, pod: Pod, *, trusted: bool) -> Members:
         namespace, labels = self.namespaces.get(pod.namespace), dict(pod.labels)

@@ -12,6 +12,7 @@ from agent.compiler.ownports import OwnPorts, PortName
 from agent.compiler.terms import Lowering, Term
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
+from agent.model.policy import PolicyRef
 
 Selected = Any
 """Hashable: which policies select a pod, and as what. Pods for which it is equal get equal layers."""
@@ -29,6 +30,9 @@ class PolicyLayer(Protocol):
 
     def select(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> Hashable:
         """The policies that select a pod, whose claim is worth `attestation`."""
+
+    def refs(self, selected: Selected) -> tuple[PolicyRef, ...]:
+        """These policies' names, for reports."""
 
     def own_ports(self, selected: Selected) -> Iterable[PortName]:
         """Names of ports in these policies that only the pod itself can resolve."""

@@ -11,8 +11,10 @@ from agent.compiler.ownports import own_ports
 from agent.compiler.policy_layer import LayerOf
 from agent.compiler.rulesets import RulesetContent
 from agent.compiler.terms import Lowering, Term
+from agent.memo import Memo
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
+from agent.model.policy import PolicyRef
 from agent.model.want import Sockets
 
 LAYERS: tuple[LayerOf, ...] = (OwnPolicies, NativePolicies)
@@ -27,6 +29,7 @@ class Subjects:
         self._table, self._audit = table, cluster.settings.audit_everything
         self._layers = [layer(cluster, lowering) for layer in layers]
         self._contents: dict[Hashable, RulesetContent] = {}
+        self._refs: Memo[tuple[Hashable, ...], tuple[PolicyRef, ...]] = Memo()
 
     @property
     def judges_backends(self) -> bool:
@@ -35,6 +38,14 @@ class Subjects:
     def terms(self) -> Iterator[Term]:
         """Everything that policies and any baseline ask about."""
         return (term for layer in self._layers for term in layer.terms())
+
+    def selecting(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> tuple[PolicyRef, ...]:
+        """The policies that select a pod, of every kind."""
+        key = tuple(layer.select(pod, namespace, attestation) for layer in self._layers)
+        return self._refs.get(key, lambda: tuple(self._refs_of(key)))
+
+    def _refs_of(self, key: tuple[Hashable, ...]) -> Iterator[PolicyRef]:
+        return (ref for layer, selected in zip(self._layers, key, strict=True) for ref in layer.refs(selected))
 
     def content(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> RulesetContent:
         """Of a pod in a managed namespace, whose claim is worth `attestation`."""

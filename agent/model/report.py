@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from agent.model.classify import ClassifiedBy
 from agent.model.cluster import Escape
 from agent.model.identity import Attestation, Kind
-from agent.model.policy import RuleRef
+from agent.model.policy import PolicyRef, RuleRef
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 
 
@@ -49,6 +49,7 @@ class EndpointRow:
     escapes: tuple[Escape, ...] = ()  # why the kernel cannot hold it (L8)
     contradictions: tuple[str, ...] = ()  # where the pod's claims contradict each other (I2) or a binding (I5)
     attestation: Attestation | None = None  # what the claim is worth (I4)
+    policies: tuple[PolicyRef, ...] = ()  # that select it
     binding: str = ""  # the TaskIdentityBinding that vouches for the claim, or that it contradicts
     dag_id: str = ""
     task_id: str = ""

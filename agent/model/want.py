@@ -16,6 +16,7 @@ from typing import NewType
 
 from agent.model.cluster import Address
 from agent.model.identity import Attestation, Identity, PodUid
+from agent.model.policy import PolicyRef
 from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 
@@ -111,6 +112,7 @@ class Assignment:
     attestation: Attestation = Attestation.CLAIMED  # what the claim is worth (I4)
     binding: str = ""  # TaskIdentityBinding that vouches for the claim, or that it contradicts (I5)
     contradiction: str = ""  # a sentence, where it contradicts one; the state shows whether that is enforced
+    policies: tuple[PolicyRef, ...] = ()  # that select it, for reports
 
 
 @dataclass(slots=True)

@@ -103,6 +103,7 @@ def endpoint_row(
         escapes=tuple(each for each in pod.escapes if each.way not in held) if pod is not None else (),
         contradictions=claim.contradictions + against,
         attestation=assignment.attestation if assignment is not None and known else None,
+        policies=assignment.policies if assignment is not None and pod is not None else (),
         binding=assignment.binding if assignment is not None else "",
         dag_id=claim.identity.dag_id,
         task_id=claim.identity.task_id,

@@ -14,7 +14,7 @@ from agent.outputs.words import unenforceable_text
 
 def endpoint_record(row: EndpointRow) -> dict[str, Any]:
     record: dict[str, Any] = plain(row)
-    by = record.pop("classified_by")
+    by, _ = record.pop("classified_by"), record.pop("policies")
     return record | {
         "settled_by": by or "",
         "attestation": record["attestation"] or "",

@@ -12,7 +12,7 @@ from agent.model.binding import TaskIdentityBinding
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Escape, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
-from agent.model.policy import Posture
+from agent.model.policy import Policy, PolicyRef, Posture, Subject
 from agent.model.verdict import EndpointState
 from agent.node.directory import HELD_BY_LSM, EndpointDirectory
 from agent.sync.allocate import IdentityNumbers
@@ -127,3 +127,27 @@ def test_a_way_out_that_the_kernel_closes_is_not_in_the_row(held: frozenset[str]
     directory.update({pod(1).uid}, writer, {})
     (row,) = directory.rows.values()
     assert [escape.way for escape in row.escapes] == ways
+
+
+def test_a_row_names_the_policies_that_select_the_pod() -> None:
+    """Also of one in quarantine, which has no ruleset, and of a policy that changes no verdict."""
+    refs = [PolicyRef("etl", "TaskNetworkPolicy", name) for name in ("all", "none", "silent")]
+    every = Policy(refs[0], Subject(), egress=())
+    other = Policy(refs[1], Subject(dag_ids=("other",)), egress=())
+    silent = Policy(refs[2], Subject())
+    binding = TaskIdentityBinding("b", "etl", ("sa",), ("other",), posture=Posture.ENFORCE)
+    first = replace(cluster(pod(1)), policies=Map({every.ref: every, other.ref: other}))
+    writer, directory = Writer(DictMaps(), IdentityNumbers(), Intake(lambda *_: None)), EndpointDirectory("n1")
+    writer.start(first, [(pod(1).uid, 10)])
+    second = replace(first, policies=first.policies.set(silent.ref, silent))
+    third = replace(second, bindings=Map({"b": binding}))
+    seen = []
+    for snapshot in (first, second, third):
+        writer.update(snapshot, EVERYTHING)
+        directory.update(writer.endpoints.take_touched(), writer, {})
+        (row,) = directory.rows.values()
+        seen.append((row.state, row.policies))
+    managed, quarantined = EndpointState.MANAGED, EndpointState.QUARANTINED
+    assert seen == [
+        (managed, (every.ref,)), (managed, (every.ref, silent.ref)), (quarantined, (every.ref, silent.ref)),
+    ]  # fmt: skip

@@ -4,15 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from agent.errors import ApiError, ApiStatus
+from agent.model.policy import PolicyRef
+from agent.model.verdict import EndpointState
 from agent.outputs.kube.own_node import OwnNode
-from agent.outputs.kube.reports import FORBIDDEN_AFTER_SECONDS, FORBIDDEN_SECONDS, MOST_WAIT_SECONDS, KubeReports
-from tests.unit.seen import denial
+from agent.outputs.kube.reports import (
+    FORBIDDEN_AFTER_SECONDS,
+    FORBIDDEN_SECONDS,
+    MOST_WAIT_SECONDS,
+    KubeReports,
+    selected,
+)
+from tests.unit.seen import POLICIES, ROW, denial
 
 
 @dataclass(slots=True)
@@ -105,3 +113,14 @@ def test_the_node_s_uid_is_asked_for_again_after_a_refusal() -> None:
     assert node.uid() == ""
     server.error = None
     assert (node.uid(), node.uid(), server.asked) == ("u", "u", 2)
+
+
+def test_pods_are_counted_for_the_policies_that_select_them() -> None:
+    """By the compiler's own answer; a binding counts the pods that it speaks about, whatever their state."""
+    first, second = POLICIES[:2]
+    rows = [
+        replace(ROW, policies=(first, second), binding="b"),
+        replace(ROW, state=EndpointState.QUARANTINED, policies=(first,), binding="b"),
+        replace(ROW, state=EndpointState.UNMANAGED, policies=(second,)),
+    ]
+    assert selected(rows) == {first: 2, second: 1, PolicyRef("", "TaskIdentityBinding", "b"): 2}

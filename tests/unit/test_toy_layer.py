@@ -82,6 +82,9 @@ class Tier:
     def select(self, pod: Pod, namespace: Namespace, attestation: Attestation) -> bool:
         return bool(self.rules)
 
+    def refs(self, selected: bool) -> tuple[PolicyRef, ...]:
+        return ()
+
     def own_ports(self, selected: bool) -> Iterator[PortName]:
         return iter(())
 

@@ -12,17 +12,17 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import ApiError
 from agent.log import event
-from agent.model.cluster import Cluster, Pod
 from agent.model.flow import Denial
 from agent.model.judged import Judged
 from agent.model.node_state import NodeState
-from agent.model.policy import Policy, PolicyRef
+from agent.model.policy import PolicyRef
+from agent.model.report import EndpointRow
 from agent.outputs.kube.events import EventSeries, EventWrite
 from agent.outputs.kube.lease import micro_time, paced
 from agent.outputs.kube.leases import Leases
@@ -34,7 +34,6 @@ from agent.outputs.reasons import Reasons, deny_reasons
 from agent.parse.bindings import BINDING_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION
-from agent.semantics.selecting import selects
 
 STEP_SECONDS = 1.0
 FORBIDDEN_SECONDS, FORBIDDEN_AFTER_SECONDS = 300.0, 120.0
@@ -66,7 +65,6 @@ class KubeReports(Output):
         self._topics = {name: _Topic(name) for name in ("events", "node", "taint", "election", "status")}
         self._leases = Leases(api, self._node, namespace or own_namespace())
         self._statuses = StatusWrites()
-        self._selected = _Selected()
         self._reports: tuple[float, dict[str, NodeReport]] = (float("-inf"), {})
 
     # -- from the agent's threads
@@ -112,7 +110,7 @@ class KubeReports(Output):
             return
         judged, nodes = state.validated, len(state.cluster.nodes)
         problems = [text for topic, text in state.status.problems.items() if topic.concerns_policies]
-        report = node_report(judged, state.cluster, self._selected.counts(state), problems, state.refused)
+        report = node_report(judged, state.cluster, selected(state.endpoints.values()), problems, state.refused)
         self._try("node", now, lambda: self._leases.report(report, now, wall, nodes))
         node = state.cluster.nodes.get(self._node.name)
         if not state.status.problems and node is not None and node.tainted:
@@ -253,41 +251,12 @@ class _Topic:
         self.failing, self.again_at, self.wait, self.forbidden_since = False, 0.0, STEP_SECONDS, None
 
 
-@dataclass(slots=True)
-class _Selected:
-    """How many pods of this node each policy selects, or each binding speaks about.
-
-    Answers are kept for pods that say the same of themselves.
-    """
-
-    _for: tuple[object, object] = (None, None)
-    _near: dict[str, list[Policy]] = field(default_factory=dict)
-    _known: dict[tuple[object, ...], tuple[PolicyRef, ...]] = field(default_factory=dict)
-
-    def counts(self, state: NodeState) -> Counter[PolicyRef]:
-        cluster = state.cluster
-        if self._for[0] is not cluster.policies or self._for[1] is not cluster.namespaces:
-            self._for, self._known, self._near = (cluster.policies, cluster.namespaces), {}, {}
-            for policy in cluster.policies.values():
-                self._near.setdefault(policy.ref.namespace, []).append(policy)
-        found: Counter[PolicyRef] = Counter()
-        for uid, row in state.endpoints.items():
-            pod = cluster.pods.get(uid)
-            if pod is not None and row.state.has_rules:
-                found.update(self._of(pod, cluster))
-            if row.binding:
-                found[PolicyRef("", BINDING_KIND, row.binding)] += 1
-        return found
-
-    def _of(self, pod: Pod, cluster: Cluster) -> tuple[PolicyRef, ...]:
-        key = (pod.claim.identity, pod.namespace, pod.claim.labels)
-        if key not in self._known:
-            namespace = cluster.namespaces.get(pod.namespace)
-            if len(self._known) > 10_000:
-                self._known.clear()
-            near = [*self._near.get("", ()), *self._near.get(pod.namespace, ())]
-            labels = dict(pod.claim.labels)
-            self._known[key] = tuple(
-                p.ref for p in near if namespace is not None and selects(p, pod, labels, namespace)
-            )
-        return self._known[key]
+def selected(endpoints: Iterable[EndpointRow]) -> Counter[PolicyRef]:
+    """How many pods of this node each policy selects, or each binding speaks about."""
+    found: Counter[PolicyRef] = Counter()
+    for row in endpoints:
+        if row.state.has_rules:
+            found.update(row.policies)
+        if row.binding:
+            found[PolicyRef("", BINDING_KIND, row.binding)] += 1
+    return found
