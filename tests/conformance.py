@@ -15,7 +15,8 @@ from typing import Any
 
 from agent.model.cluster import Address, Cluster, Settings
 from agent.model.identity import PodUid
-from agent.parse.objects import NAME_LABEL, parse_object
+from agent.parse.cluster_objects import NAME_LABEL
+from agent.parse.objects import parse_object
 from agent.sources.store import Store
 
 FILE = Path(__file__).parent / "data" / "conformance" / "networkpolicy-cases.json.xz"

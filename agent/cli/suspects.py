@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from agent.parse.cluster_objects import BASELINE_ANNOTATION, MANAGED_LABEL, POSTURE_ANNOTATION, STARTUP_TAINT
 from agent.parse.fields import joined
 from agent.parse.network_policies import NETWORK_POLICY
-from agent.parse.objects import (
-    BASELINE_ANNOTATION,
-    MANAGED_LABEL,
-    POSTURE_ANNOTATION,
-    STARTUP_TAINT,
-    ObjectName,
-    object_name,
-)
+from agent.parse.objects import ObjectName, object_name
 
 _OURS = "dagwall.io/"
 _LABELS, _ANNOTATIONS = (MANAGED_LABEL,), (POSTURE_ANNOTATION, BASELINE_ANNOTATION)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from agent.model.cluster import Cluster, Name
@@ -35,6 +35,12 @@ class Changes:
         )
 
 
+_FINE = {each.name for each in fields(Changes)}
+_REST = [
+    each.name for each in fields(Cluster) if each.name not in _FINE | {"revision", "complete", "service_accounts"}
+]
+"""No rule asks for service accounts."""
+
 EVERYTHING = Changes(everything_else=True)
 
 
@@ -44,12 +50,7 @@ def between(old: Cluster, new: Cluster) -> Changes:
         pods=_differing(old.pods, new.pods),
         services=_differing(old.services, new.services),
         slices=_differing(old.slices, new.slices),
-        everything_else=old.settings != new.settings
-        or old.policies != new.policies
-        or old.network_policies != new.network_policies
-        or old.bindings != new.bindings
-        or old.namespaces != new.namespaces
-        or old.nodes != new.nodes,
+        everything_else=any(getattr(old, name) != getattr(new, name) for name in _REST),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.parse.bindings import BINDING_KIND
+from agent.parse.object_kinds import BY_KIND
 from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
 from agent.parse.schema import GROUP, VERSION, binding_spec, policy_spec, status
 from agent.parse.schema_words import Schema, judged
@@ -16,7 +17,7 @@ _PROGRAMMED = (
 def _policy(kind: str, short: str, *, cluster: bool) -> Schema:
     scope = "every namespace" if cluster else "its namespace"
     return _definition(
-        (kind, "clustertasknetworkpolicies" if cluster else "tasknetworkpolicies", short),
+        (kind, short),
         [
             ("Posture", "string", ".spec.posture", "audit or enforce"),
             ("DAGs", "string", ".spec.subject.dagIds", "DAGs that it selects"),
@@ -32,15 +33,16 @@ def _policy(kind: str, short: str, *, cluster: bool) -> Schema:
 
 
 def _definition(
-    names: tuple[str, str, str],
+    names: tuple[str, str],
     columns: list[tuple[str, str, str, str]],
     text: str,
     *,
     cluster: bool,
     **parts: Schema,
 ) -> Schema:
-    """`names`: kind, plural, short. `parts`: spec and status."""
-    kind, plural, short = names
+    """`names`: kind, and short. `parts`: spec and status."""
+    kind, short = names
+    plural = BY_KIND[kind].plural
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -81,7 +83,7 @@ def definitions() -> tuple[Schema, ...]:
         _policy(NAMESPACED_KIND, "tnp", cluster=False),
         _policy(CLUSTER_KIND, "ctnp", cluster=True),
         _definition(
-            (BINDING_KIND, "taskidentitybindings", "tib"),
+            (BINDING_KIND, "tib"),
             [
                 ("Namespace", "string", ".spec.namespace", "The service accounts' namespace"),
                 ("Accounts", "string", ".spec.serviceAccounts", "Whose claims it is about"),

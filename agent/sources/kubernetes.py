@@ -20,7 +20,8 @@ from agent.log import event
 from agent.model.changes import Changes
 from agent.model.cluster import Settings
 from agent.model.judged import Judged
-from agent.parse.objects import Item, parse_object
+from agent.parse.object_kinds import OBJECT_KINDS, Item, ObjectKind, Watch
+from agent.parse.objects import parse_object
 from agent.semantics.peers import reads_pods
 from agent.sources.informer import Backoff, Informer
 from agent.sources.kube_api import KubeApi
@@ -35,24 +36,25 @@ UNREADY_SECONDS = 30.0
 
 def resources(api: KubeApi, node: str, *, network_policies: bool) -> tuple[Resource, ...]:
     """What this agent reads, by what the server serves and the settings ask for. Raises ApiError."""
-    served = api.versions("discovery.k8s.io") & {"v1", "v1beta1"}
-    if not served:
-        raise ApiError("the server serves no discovery.k8s.io that is known here", 0)
-    slices = f"discovery.k8s.io/{min(served)}"
-    ours = "dagwall.io/v1alpha1"
-    return (
-        Resource("Namespace", "v1", "namespaces", kept=True),
-        Resource("Pod", "v1", "pods", field_selector=f"spec.nodeName={node}"),
-        Resource("Service", "v1", "services"),
-        Resource("EndpointSlice", slices, "endpointslices"),
-        Resource("Node", "v1", "nodes"),
-        Resource("TaskNetworkPolicy", ours, "tasknetworkpolicies", optional=True, judged=True, kept=True),
+    return tuple(
         Resource(
-            "ClusterTaskNetworkPolicy", ours, "clustertasknetworkpolicies", optional=True, judged=True, kept=True
-        ),
-        Resource("TaskIdentityBinding", ours, "taskidentitybindings", optional=True, judged=True, kept=True),
-        *([Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")] if network_policies else []),
-    )
+            each.kind, _version(api, each), each.plural, optional=each.ours, judged=each.ours, kept=each.kept,
+            field_selector=f"spec.nodeName={node}" if each.watch is Watch.OWN_NODE else "",
+        )
+        for each in OBJECT_KINDS
+        if each.watch is not Watch.NEVER and (network_policies or each.watch is not Watch.NETWORK_POLICY)
+    )  # fmt: skip
+
+
+def _version(api: KubeApi, kind: ObjectKind) -> str:
+    """The first that the server serves, where more than one is known."""
+    if len(kind.versions) == 1:
+        return kind.versions[0]
+    served = api.versions(kind.group)
+    found = [version for version in kind.versions if version.rpartition("/")[2] in served]
+    if not found:
+        raise ApiError(f"the server serves no {kind.group} that is known here", 0)
+    return found[0]
 
 
 @dataclass(slots=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from agent.errors import InvalidObject
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import PodUid
-from agent.parse.objects import NAME_LABEL, Item, ObjectName, is_foreign, object_name, parse_object
+from agent.parse.cluster_objects import NAME_LABEL
+from agent.parse.object_kinds import Item
+from agent.parse.objects import ObjectName, is_foreign, object_name, parse_object
 from agent.sources.manifests import Document, decode
 from agent.sources.store import Key, key_of
 from agent.sources.update import Problem

@@ -15,7 +15,8 @@ from agent.errors import InvalidObject
 from agent.model.binding import TaskIdentityBinding
 from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
-from agent.parse.objects import Item, ObjectName, object_name
+from agent.parse.object_kinds import Item
+from agent.parse.objects import ObjectName, object_name
 from agent.sources.essence import essence
 from agent.sources.store import Key, key_of
 

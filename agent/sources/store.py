@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
-from agent.model.binding import TaskIdentityBinding
 from agent.model.changes import Changes
 from agent.model.cluster import (
     Cluster,
-    EndpointSlice,
-    Namespace,
-    Node,
     Pod,
-    Service,
     ServiceAccountName,
     Settings,
 )
 from agent.model.identity import Claim, PodUid
-from agent.model.network_policy import NetworkPolicy
-from agent.model.policy import Policy
 from agent.parse.claims import keep_first
-from agent.parse.objects import Item
+from agent.parse.object_kinds import BY_VALUE, OBJECT_KINDS, Item
 
 FRESH_SECONDS = 10.0
 """After a pod is made its claim is taken as that of its making; later it is `late` (I2)."""
@@ -37,26 +30,14 @@ class Key(NamedTuple):
     id: Any
 
 
-_TABLES: dict[type, tuple[str, Callable[[Any], Any]]] = {
-    Pod: ("pods", lambda pod: pod.uid),
-    Namespace: ("namespaces", lambda namespace: namespace.name),
-    Service: ("services", lambda service: (service.namespace, service.name)),
-    EndpointSlice: ("slices", lambda part: (part.namespace, part.name)),
-    ServiceAccountName: ("service_accounts", lambda account: (account.namespace, account.name)),
-    Node: ("nodes", lambda node: node.name),
-    Policy: ("policies", lambda policy: policy.ref),
-    NetworkPolicy: ("network_policies", lambda policy: policy.ref),
-    TaskIdentityBinding: ("bindings", lambda binding: binding.name),
-}
-
-TABLES = frozenset(table for table, _ in _TABLES.values())
+TABLES = frozenset(kind.table for kind in OBJECT_KINDS)
 """What manifests can fill: all of it."""
 
 
 def key_of(item: Item) -> Key:
     """Where this object is in a snapshot."""
-    table, key = _TABLES[type(item)]
-    return Key(table, key(item))
+    kind = BY_VALUE[type(item)]
+    return Key(kind.table, kind.key(item))
 
 
 @dataclass(slots=True)
@@ -129,7 +110,7 @@ class Store:
 
 
 _ABSENT: Any = object()
-_FINE = {"pods", "services", "slices"}  # tables whose keys Changes names; service accounts are in no rule
+_FINE = {each.name for each in fields(Changes)} & TABLES  # whose keys Changes names; service accounts are in no rule
 
 
 @dataclass(slots=True)

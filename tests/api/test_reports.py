@@ -20,7 +20,7 @@ from agent.model.verdict import EndpointState
 from agent.outputs.kube.leases import Leases
 from agent.outputs.kube.node_report import NodeReport, digest
 from agent.outputs.kube.own_node import OwnNode
-from agent.parse.objects import STARTUP_TAINT
+from agent.parse.cluster_objects import STARTUP_TAINT
 from agent.sources.kube_api import KubeApi
 from lab.node import Pod, cgroup_mount
 from tests.api.control_plane import ROOT, ControlPlane

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from agent.errors import ApiError
 from agent.log import event
-from agent.parse.objects import STARTUP_TAINT
+from agent.parse.cluster_objects import STARTUP_TAINT
 
 
 class Api(Protocol):

@@ -32,7 +32,7 @@ from agent.outputs.kube.policy_status import CONDITION_SECONDS, StatusWrites, no
 from agent.outputs.output import Output
 from agent.outputs.reasons import Reasons, deny_reasons
 from agent.parse.bindings import BINDING_KIND
-from agent.parse.policies import CLUSTER_KIND, NAMESPACED_KIND
+from agent.parse.object_kinds import BY_KIND
 from agent.parse.schema import GROUP, VERSION
 
 STEP_SECONDS = 1.0
@@ -40,10 +40,6 @@ FORBIDDEN_SECONDS, FORBIDDEN_AFTER_SECONDS = 300.0, 120.0
 MOST_WAIT_SECONDS = 30.0
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NAMESPACE = "dagwall-system"
-_PLURALS = {
-    NAMESPACED_KIND: "tasknetworkpolicies", CLUSTER_KIND: "clustertasknetworkpolicies",
-    BINDING_KIND: "taskidentitybindings",
-}  # fmt: skip
 
 
 class KubeReports(Output):
@@ -209,7 +205,7 @@ def _is_gone(exc: ApiError, write: EventWrite) -> bool:
 
 def status_path(ref: PolicyRef) -> str:
     where = f"/namespaces/{ref.namespace}" if ref.namespace else ""
-    return f"/apis/{GROUP}/{VERSION}{where}/{_PLURALS[ref.kind]}/{ref.name}/status"
+    return f"/apis/{GROUP}/{VERSION}{where}/{BY_KIND[ref.kind].plural}/{ref.name}/status"
 
 
 def own_namespace() -> str:
