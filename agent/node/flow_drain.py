@@ -43,12 +43,17 @@ class Ticks(Protocol):
     def now(self) -> int: ...
 
 
+def seconds_since_the_epoch() -> float:
+    """The wall clock, which people may set."""
+    return time.time()
+
+
 @dataclass(frozen=True, slots=True)
 class Clocks:
     """`monotonic` paces the thread, `wall` dates flows and denials: both in seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
+    wall: Callable[[], float] = seconds_since_the_epoch
 
 
 @dataclass(frozen=True, slots=True)
