@@ -14,7 +14,6 @@ import pytest
 from immutables import Map
 
 from agent.abi.structs import ENDPOINT, FLAG_HOST_NETWORK, OPENED_BY_US, PREFIX, PROMOTED, pack_folder
-from agent.node.connections import Connections
 from agent.kernel.namespaces import Namespaces, own_inode
 from agent.kernel.sock_diag import TcpSocket
 from agent.model.changes import EVERYTHING
@@ -22,6 +21,7 @@ from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.verdict import Direction, EndpointState
+from agent.node.connections import Connections
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
 from agent.sync.writer import Writer
