@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.memo import Memo
-from agent.model.binding import ExclusiveScope, TaskIdentityBinding
+from agent.model.binding import Contradiction, ExclusiveScope, TaskIdentityBinding
 from agent.model.cluster import Cluster, Name
 from agent.model.identity import Attestation, Claim, Identity
 from agent.model.policy import Posture
@@ -18,7 +18,7 @@ class Standing:
 
     attestation: Attestation
     binding: str = ""
-    contradiction: str = ""
+    contradiction: Contradiction | None = None
     quarantined: bool = False
 
 
@@ -64,7 +64,7 @@ class Bindings:
         return Standing(
             Attestation.CLAIMED,
             worst.name,
-            contradiction(worst, identity),
+            Contradiction(identity, worst.name, keeps=worst not in own),
             quarantined=worst.posture is Posture.ENFORCE and not self._spares,
         )
 
@@ -72,13 +72,3 @@ class Bindings:
 def _reaches(binding: TaskIdentityBinding, identity: Identity) -> bool:
     """Does it keep its ids from this identity?"""
     return binding.namespace == identity.namespace or binding.exclusive_scope is ExclusiveScope.CLUSTER
-
-
-def contradiction(binding: TaskIdentityBinding, identity: Identity) -> str:
-    """Why this claim contradicts this binding, as a sentence."""
-    claim = f"{identity.dag_id}/{identity.task_id}" if identity.task_id else identity.dag_id
-    account = f"{identity.namespace}/{identity.service_account}"
-    named = f"TaskIdentityBinding/{binding.name}"
-    if (identity.namespace, identity.service_account) in [(binding.namespace, a) for a in binding.service_accounts]:
-        return f"{account} claims {claim}, which {named} does not allow it"
-    return f"{account} claims {claim}, which {named} keeps for others"

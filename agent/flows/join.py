@@ -11,6 +11,7 @@ from agent.flows.account import Growth
 from agent.flows.decode import RawEvent
 from agent.judge.claims import worth_of
 from agent.judge.judge import judge
+from agent.model.binding import Contradiction
 from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
@@ -159,9 +160,9 @@ class Joiner:
         )
 
 
-def _contradiction(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> str:
+def _contradiction(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> Contradiction | None:
     if event.reason is not DropReason.QUARANTINED:
-        return ""
+        return None
     return worth_of(cluster, endpoint.identity).contradiction
 
 

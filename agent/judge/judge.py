@@ -84,7 +84,7 @@ def judge(  # noqa: PLR0917  the order of lookup()
         return Decision(Verdict.ALLOW)
     worth = worth_of(cluster, pod.claim.identity)
     if worth.quarantined:
-        return Decision(Verdict.DENY, DropReason.QUARANTINED, note=worth.contradiction)
+        return Decision(Verdict.DENY, DropReason.QUARANTINED, note=str(worth.contradiction))
     peer, chosen = Facts(cluster, address), tuple(_selected(cluster, pod, namespace))
     return Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS).decision()
 
@@ -334,7 +334,7 @@ class Case:
             nearest = self.native.nearest()
         elif decision.layer and decision.reason is not DropReason.DENY_RULE:  # no rule helps against a deny rule
             nearest = self._nearest()
-        note = decision.note or self.worth.contradiction
+        note = decision.note or str(self.worth.contradiction or "")
         return replace(decision, denying=tuple(denying), allowing=allowing, nearest=nearest, note=note)
 
     def _nearest(self) -> Nearest | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from agent.model.binding import Contradiction
 from agent.model.cluster import Address
 from agent.model.identity import Attestation, Claim, Identity
 from agent.model.nearest import Nearest
@@ -136,5 +137,5 @@ class Denial:
     opened_by: EndpointFacts | None = None  # another endpoint's process used this socket (L7)
     nearest: Nearest | None = None
     family: int = 0  # AF_ number of a socket that was asked for, where the hook is SOCKET_CREATE
-    contradiction: str = ""  # of a pod in quarantine: which binding its claim contradicts (I5)
+    contradiction: Contradiction | None = None  # of a pod in quarantine (I5)
     match: RuleMatch = RuleMatch.NONE

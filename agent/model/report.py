@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.model.binding import Contradiction
 from agent.model.classify import ClassifiedBy
 from agent.model.cluster import Escape
 from agent.model.identity import Attestation, Kind
@@ -47,7 +48,9 @@ class EndpointRow:
     cgroup_ids: tuple[int, ...]
     classified_by: ClassifiedBy | None = None  # what classified it as unmanaged, where it was not the snapshot
     escapes: tuple[Escape, ...] = ()  # why the kernel cannot hold it (L8)
-    contradictions: tuple[str, ...] = ()  # where the pod's claims contradict each other (I2) or a binding (I5)
+    contradictions: tuple[
+        str | Contradiction, ...
+    ] = ()  # where the pod's claims contradict each other (I2) or a binding (I5)
     attestation: Attestation | None = None  # what the claim is worth (I4)
     policies: tuple[PolicyRef, ...] = ()  # that select it
     binding: str = ""  # the TaskIdentityBinding that vouches for the claim, or that it contradicts

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NewType
 
+from agent.model.binding import Contradiction
 from agent.model.cluster import Address
 from agent.model.identity import Attestation, Identity, PodUid
 from agent.model.policy import PolicyRef
@@ -111,7 +112,7 @@ class Assignment:
     addresses: tuple[Address, ...] = ()  # the pod's own: what it sends itself is not judged (P7)
     attestation: Attestation = Attestation.CLAIMED  # what the claim is worth (I4)
     binding: str = ""  # TaskIdentityBinding that vouches for the claim, or that it contradicts (I5)
-    contradiction: str = ""  # a sentence, where it contradicts one; the state shows whether that is enforced
+    contradiction: Contradiction | None = None  # of the claim; the state shows whether that is enforced
     policies: tuple[PolicyRef, ...] = ()  # that select it, for reports
 
 

@@ -78,5 +78,6 @@ def log_contradiction(row: EndpointRow) -> None:
     """A claim that contradicts itself or a binding is a mistake or a lie (I2, I5)."""
     event(
         "endpoint.contradicts", level=logging.WARNING, uid=row.uid, namespace=row.namespace, pod=row.pod,
-        identity=row.identity, state=row.state.name.lower(), binding=row.binding, why="; ".join(row.contradictions),
+        identity=row.identity, state=row.state.name.lower(), binding=row.binding,
+        why="; ".join(map(str, row.contradictions)),
     )  # fmt: skip

@@ -230,7 +230,7 @@ def _of_denial(seen: Denial) -> Object:
     out: Object = {"nearest": nearest_text(seen.nearest), "hook": seen.hook.name.lower()}
     if seen.opened_by is not None:
         out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
-    return out | ({"extra": {"contradiction": seen.contradiction}} if seen.contradiction else {})
+    return out | ({"extra": {"contradiction": str(seen.contradiction)}} if seen.contradiction else {})
 
 
 def _of_flow(seen: Flow) -> Object:

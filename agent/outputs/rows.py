@@ -18,6 +18,7 @@ def endpoint_record(row: EndpointRow) -> dict[str, Any]:
     return record | {
         "settled_by": by or "",
         "attestation": record["attestation"] or "",
+        "contradictions": [str(each) for each in row.contradictions],
         "escapes": [str(escape) for escape in row.escapes],
     }
 

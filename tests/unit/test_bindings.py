@@ -97,10 +97,17 @@ def test_a_claim_that_a_binding_allows_is_bound() -> None:
 def test_a_claim_that_none_allows_is_quarantined() -> None:
     found = assigned(pod("sales"), FINANCE)
     assert (found.state, found.binding, found.ruleset) == (EndpointState.QUARANTINED, "finance", 0)
-    assert found.contradiction == "etl/finance claims sales/load, which TaskIdentityBinding/finance does not allow it"
+    assert (
+        str(found.contradiction)
+        == "etl/finance claims sales/load, which TaskIdentityBinding/finance does not allow it"
+    )
     snapshot = cluster(pod("sales"), FINANCE)
     said = judge(snapshot, pod("sales"), Direction.EGRESS, SITE, 6, 443)
-    assert (said.verdict, said.reason, said.note) == (Verdict.DENY, DropReason.QUARANTINED, found.contradiction)
+    assert (said.verdict, said.reason, said.note) == (
+        Verdict.DENY,
+        DropReason.QUARANTINED,
+        str(found.contradiction),
+    )
 
 
 def test_one_binding_that_allows_it_is_enough() -> None:
@@ -117,7 +124,8 @@ def test_exclusive_is_about_the_namespace_unless_it_says_cluster() -> None:
     wide = replace(there, exclusive_scope=ExclusiveScope.CLUSTER)
     found = assigned(pod("finance_daily", "default"), wide)
     assert (found.state, found.binding) == (EndpointState.QUARANTINED, "theirs")
-    assert "keeps for others" in found.contradiction
+    assert found.contradiction is not None
+    assert found.contradiction.keeps
 
 
 def test_what_one_binding_vouches_for_no_other_contradicts() -> None:
@@ -129,7 +137,7 @@ def test_what_one_binding_vouches_for_no_other_contradicts() -> None:
     ]
     for account in ("finance", "ledger"):
         found = assigned(pod("finance_daily", account), *both)
-        assert (found.state, found.contradiction) == (EndpointState.MANAGED, "")
+        assert (found.state, found.contradiction) == (EndpointState.MANAGED, None)
     assert assigned(pod("finance_daily", "default"), *both).state is EndpointState.QUARANTINED
 
 
@@ -137,7 +145,7 @@ def test_exclusive_ids_are_nobody_elses() -> None:
     exclusive = replace(FINANCE, exclusive=True)
     found = assigned(pod("finance_daily", "default"), exclusive)
     assert found.state is EndpointState.QUARANTINED
-    assert found.contradiction.endswith("TaskIdentityBinding/finance keeps for others")
+    assert str(found.contradiction).endswith("TaskIdentityBinding/finance keeps for others")
     assert assigned(pod("finance_daily", "default"), FINANCE).state is EndpointState.MANAGED
     assert assigned(pod("sales", "default"), exclusive).state is EndpointState.MANAGED
 
@@ -156,7 +164,7 @@ def test_who_claims_no_dag_contradicts_nothing() -> None:
     assert (found.state, found.attestation, found.contradiction) == (
         EndpointState.MANAGED,
         Attestation.CLAIMED,
-        "",
+        None,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from agent.model.binding import Contradiction
 from agent.outputs.hubble import MAX_LINE_BYTES, lines_of
 from agent.outputs.hubble_ends import identity_number
 from tests.unit.seen import denial, endpoint
@@ -128,7 +129,7 @@ def test_its_filters_find_what_they_mean(flags: str, meant: Callable[[Line], boo
 def test_it_reads_the_longest_line(tmp_path: Path) -> None:
     facts = endpoint("d" * 250, "t" * 250)
     for size in range(20_000, 40_000, 500):  # twice in the summary and in `extensions`
-        seen = replace(denial(), endpoint=facts, contradiction="x" * size)
+        seen = replace(denial(), endpoint=facts, contradiction=Contradiction(facts.identity, "x" * size, keeps=True))
         if len(lines_of(seen, "n1", "0.1.0")[0]) > MAX_LINE_BYTES - 2000:
             break
     lines = lines_of(seen, "n1", "0.1.0")

@@ -109,7 +109,7 @@ class EventSeries:
     def add_contradiction(self, row: EndpointRow, time: float, now: float) -> None:
         """A claim that contradicts itself or a binding: once for each pod and sentence (I2, I5)."""
         quarantined = row.state is EndpointState.QUARANTINED
-        said = "; ".join(row.contradictions)
+        said = "; ".join(map(str, row.contradictions))
         message = f"quarantined, nothing leaves it: {said}" if quarantined else said
         reason = "IdentityQuarantined" if quarantined else "IdentityContradicted"
         pod = _Pod(row.namespace, row.pod, row.uid)
