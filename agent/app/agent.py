@@ -4,58 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import resource
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from immutables import Map
 
-from agent import __version__
+from agent.app.parts import Making
 from agent.app.sources import source_kind
-from agent.compiler.admission import Admission
-from agent.compiler.capacity import Limits, check_capacity
 from agent.config import Config
-from agent.flows.account import Accountant
 from agent.kernel.datapath import Datapath
-from agent.kernel.loader import Loaded
 from agent.kernel.pins import Pins
-from agent.kernel.probe import Jiffies, features, ticks_a_second
+from agent.kernel.probe import features, ticks_a_second
 from agent.log import event
 from agent.model.cluster import Cluster, Namespace, Settings
-from agent.model.node_state import AgentFacts
-from agent.model.want import Want
-from agent.node.classifier import Classifier
-from agent.node.connections import Connections
-from agent.node.directory import HELD_BY_LSM, EndpointDirectory
 from agent.node.flow_drain import FlowDrain
-from agent.node.folders import Folders
-from agent.node.folding import Folding
-from agent.node.health import Health
-from agent.node.inbox import Inbox
-from agent.node.keeper import Keeper
-from agent.node.node import Node, Parts
-from agent.node.process import process_age_seconds
-from agent.node.reporter import Reporter
-from agent.node.socket_closer import SocketCloser
+from agent.node.node import Node
 from agent.node.source_thread import SourceThread, with_host
-from agent.node.state import State, StateFolder, boot_id
-from agent.node.totals import TotalsReader, clear_identities, unknown_numbers
-from agent.node.unknown import UnknownCgroups
+from agent.node.state import State, StateFolder
+from agent.node.totals import TotalsReader
 from agent.outputs.http import split_address
-from agent.outputs.notices import LINKS_WERE_LOST, PINS_WERE_GONE
 from agent.outputs.output import Output
-from agent.sources.cgroup_watch import CgroupWatcher
 from agent.sources.cgroups import find_cgroup2_mount
-from agent.sources.host import AddressWatch, host_addresses, own_cgroup
+from agent.sources.host import AddressWatch, host_addresses
 from agent.sources.store import Store
 from agent.sources.update import Source
-from agent.sync.allocate import IdentityNumbers
-from agent.sync.intake import Intake
-from agent.sync.writer import Writer
 
 FILES = 4096
 """Descriptors: some thirty, and one for each connection of the local API and the metrics."""
@@ -134,47 +109,18 @@ def build(config: Config, settings: Settings, outputs: Sequence[Output] = ()) ->
     for text in state.damage[:10]:
         event("state.damaged", level=logging.ERROR, problem=text, of=len(state.damage))
     mount = config.cgroup_mount or find_cgroup2_mount()
-    found = features(mount)
+    found, hz = features(mount), ticks_a_second()
     addresses = AddressWatch()  # before the first look, so that nothing falls between
     settings = with_host(replace(settings, node=config.node, metrics_port=_metrics_port(config)), host_addresses())
     source = _source(config, settings, state)
     first = source.start()
     datapath = Datapath(Pins(config.pins), found, config.map_entries)
     loaded = datapath.load()
-    event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, features=found.as_dict())
-    facts = _facts(config, source.name, datapath, loaded, state)
-    folding = Folding(datapath.maps["denials"])
-    writer = _writer(datapath, folding, state)
-    watcher, inbox = CgroupWatcher(mount, config.cgroup_roots), Inbox()
-    connections = Connections(datapath.maps, watcher.paths_of, datapath.kernel_only["sockets"], writer.lock)
-    closer, hz = SocketCloser(connections), ticks_a_second()
-    accountant = Accountant(
-        datagram_idle_ticks=int((config.reply_seconds + 5) * hz), tcp_idle_ticks=int(config.tcp_idle_seconds * hz)
-    )
-    drain = FlowDrain(
-        datapath.maps, jiffies=Jiffies(), accountant=accountant, receivers=outputs, evicted=inbox.evicted,
-        still_open=connections.still_open, folding=folding, taken=lambda: writer.endpoints.slots.taken,
-        interval_seconds=config.drain_seconds, hz=hz,
-    )  # fmt: skip
-    folders = Folders()
-    health = Health(datapath, writer, folders, mount)
-    directory = EndpointDirectory(config.node, HELD_BY_LSM if found.lsm_cgroup else frozenset())
-    known_here = state.complete or datapath.adopted or bool(state.damage)
-    reporter = Reporter(
-        facts, loaded.instructions, datapath.maps, source, writer, health, folders, directory, time.monotonic
-    )
-    node = Node(
-        Parts(
-            config=config, kernel=datapath, writer=writer, source=source, watcher=watcher, inbox=inbox,
-            folders=folders, health=health, directory=directory, reporter=reporter, drain=drain, closer=closer,
-            classifier=Classifier(writer, config.log_folders, reporter.pending, known_here, source.whole_truth),
-            unknown=UnknownCgroups(folders, mount, time.monotonic),
-            keeper=Keeper(folder, writer, known_here, dict(state.claims)), hz=hz, own_cgroup=own_cgroup(mount),
-            receivers=tuple(output.report for output in outputs),
-        )
-    )  # fmt: skip
-    totals = TotalsReader(datapath.maps, folding, lambda: drain.lost() | closer.lost())
-    agent = Agent(node, SourceThread(source, addresses, inbox.updated), drain, datapath, totals, folder, failures)
+    event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
+    made = Making(config, state, folder, mount, source, datapath, loaded, outputs, hz)
+    parts = made.parts()
+    node, thread = Node(parts), SourceThread(source, addresses, parts.inbox.updated)
+    agent = Agent(node, thread, parts.drain, datapath, made.totals(parts), folder, failures)
     node.start(first)
     return agent
 
@@ -193,48 +139,6 @@ def _source(config: Config, settings: Settings, state: State) -> Source:
     kind = source_kind(config)
     known = Cluster(settings=settings, namespaces=_remembered(state))
     return kind.open(config, settings, Store(known, dict(state.claims), clock=kind.clock))
-
-
-def _facts(config: Config, source: str, datapath: Datapath, loaded: Loaded, state: State) -> AgentFacts:
-    """And the log's lines about what this start has found."""
-    gone = state.complete and state.boot == boot_id() and not datapath.adopted
-    if gone:
-        event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
-    if datapath.lost:
-        event("links.were_lost", level=logging.ERROR, links=datapath.lost, why=LINKS_WERE_LOST)
-    return AgentFacts(
-        version=__version__,
-        node=config.node,
-        source=source,
-        kernel=platform.release(),
-        bcc=loaded.bcc,
-        features=datapath.features.as_dict(),
-        pins=str(config.pins),
-        on_agent_loss=config.on_agent_loss.value,
-        started=time.time() - process_age_seconds(),
-        holds_families=datapath.features.lsm_cgroup,
-        pins_were_gone=gone,
-        links_were_lost=datapath.lost,
-    )
-
-
-def _writer(datapath: Datapath, folding: Folding, state: State) -> Writer:
-    """What the kernel counted under a number goes before another identity has it."""
-    maps, limits = datapath.maps, _limits(datapath)
-    clear_identities(maps, folding, unknown_numbers(maps, folding, state.numbers.values()))
-
-    def check(want: Want, cluster: Cluster) -> None:
-        check_capacity(want, limits, cluster)
-
-    numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
-    intake = Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted)))
-    return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})
-
-
-def _limits(datapath: Datapath) -> Limits:
-    """A revision is written before what it replaces is deleted, and both must fit: nine tenths of each map."""
-    room = {name: kernel_map.entries * 9 // 10 for name, kernel_map in datapath.maps.items()}
-    return Limits(peers=room["peers"], hosts=room["hosts"], rules=room["rules"], assignments=room["endpoints"])
 
 
 def stop_on_signals(agent: Agent) -> None:

@@ -34,7 +34,7 @@ def test_a_static_pod_is_unmanaged_whatever_the_snapshot_says() -> None:
 @pytest.mark.parametrize(
     ("namespace", "state"), [("etl", EndpointState.MANAGED), ("kube-system", EndpointState.UNMANAGED)]
 )
-def test_the_snapshot_knows(namespace: str, state: EndpointState, complete: bool) -> None:
+def test_a_pod_in_the_snapshot_goes_by_its_namespace(namespace: str, state: EndpointState, complete: bool) -> None:
     classified = classify(UID, snapshot(pod(namespace)), {UID: ("other", "x")}, complete=complete)
     assert (classified.state, classified.by, classified.pod) == (state, ClassifiedBy.SNAPSHOT, pod(namespace))
 
@@ -45,7 +45,7 @@ def test_the_log_folder_classifies_system_pods_without_an_api() -> None:
 
 
 @pytest.mark.parametrize("folders", [{}, {UID: ("etl", "p")}, {UID: ("made-a-moment-ago", "p")}])
-def test_all_else_is_pending(folders: dict[PodUid, tuple[str, str]]) -> None:
+def test_a_pod_that_nothing_knows_is_pending(folders: dict[PodUid, tuple[str, str]]) -> None:
     classified = classify(UID, snapshot(), folders, complete=True)
     assert (classified.state, classified.by) == (EndpointState.PENDING, ClassifiedBy.NOBODY)
 
@@ -54,7 +54,7 @@ def test_a_pod_whose_namespace_is_not_listed_yet_is_pending() -> None:
     assert classify(UID, snapshot(pod("new")), {}, complete=True).state is EndpointState.PENDING
 
 
-def test_first_boot_locks_nobody_up() -> None:
+def test_on_a_first_boot_unknown_pods_pass() -> None:
     classified = classify(UID, Cluster(), {}, complete=False)
     assert classified.state is EndpointState.UNMANAGED
     assert classified.unclassified

@@ -63,7 +63,7 @@ def run(reports: KubeReports, begin: float, seconds: float) -> float:
     ],
     ids=lambda said: str(said.status),
 )  # fmt: skip
-def test_a_server_that_refuses_for_moments_costs_moments_and_no_event(said: ApiError) -> None:
+def test_a_server_that_refuses_for_a_minute_loses_no_event(said: ApiError) -> None:
     server = Server(said)
     reports = KubeReports(server, "n1")
     reports.denials([denial()])
@@ -75,7 +75,7 @@ def test_a_server_that_refuses_for_moments_costs_moments_and_no_event(said: ApiE
     assert "events_refused" not in reports.losses()
 
 
-def test_a_right_that_is_lacking_is_asked_for_rarely() -> None:
+def test_without_the_right_to_write_events_requests_are_rare() -> None:
     server = Server(ApiError("events is forbidden", 403))
     reports = KubeReports(server, "n1")
     reports.denials([denial()])
@@ -98,7 +98,7 @@ def test_a_right_that_is_lacking_is_asked_for_rarely() -> None:
     ],
     ids=lambda said: str(said.status),
 )  # fmt: skip
-def test_an_event_that_can_never_be_is_counted_as_lost(said: ApiError) -> None:
+def test_an_event_that_the_server_can_never_take_is_counted_as_lost(said: ApiError) -> None:
     server = Server(said)
     reports = KubeReports(server, "n1")
     reports.denials([denial()])

@@ -30,7 +30,7 @@ from tests.unit.dictmaps import DictMaps
 NOBODY = 2**22 + 1  # above the kernel's greatest process id
 
 
-def test_folders_that_have_gone_are_nobody_s(tmp_path: Path) -> None:
+def test_a_folder_that_has_gone_has_no_processes(tmp_path: Path) -> None:
     connections = Connections({}, lambda _: [tmp_path / "gone", tmp_path], -1)
     assert connections._folder_ids(7) == {7, tmp_path.stat().st_ino}
     assert list(connections._processes(7)) == []

@@ -18,14 +18,14 @@ def container(uid: PodUid, cgroup_id: int, root: str = "/kubepods") -> Container
     return ContainerFolder(uid, "c", f"/{cgroup_id}", cgroup_id, 4, root)
 
 
-def test_without_pods_the_levels_are_those_of_both_drivers() -> None:
+def test_without_pods_the_levels_are_the_defaults_of_the_two_drivers() -> None:
     folders = Folders()
     assert folders.levels() == DEFAULT_LEVELS
     folders.add(pod(A, 10, 2))
     assert folders.levels() == (2, 3)
 
 
-def test_levels_are_where_most_pods_are_and_follow_them() -> None:
+def test_levels_follow_where_most_pods_are() -> None:
     folders = Folders()
     for n in range(3):
         folders.add(pod(A, 10 + n, 5))
@@ -41,7 +41,7 @@ def test_levels_are_where_most_pods_are_and_follow_them() -> None:
     assert folders.levels() == DEFAULT_LEVELS
 
 
-def test_a_pods_containers_are_its_folders_and_no_level() -> None:
+def test_a_container_counts_as_its_pods_folder_but_not_for_the_levels() -> None:
     folders = Folders()
     folders.add(ROOT)
     folders.add(pod(A, 10, 3))
@@ -55,7 +55,7 @@ def test_a_pods_containers_are_its_folders_and_no_level() -> None:
     assert folders.levels() == (3, 2)
 
 
-def test_what_was_never_added_changes_nothing_when_it_goes() -> None:
+def test_removing_a_folder_that_was_never_added_changes_nothing() -> None:
     folders = Folders()
     folders.remove(pod(A, 10, 6))
     folders.add(pod(A, 10, 6))
@@ -78,7 +78,7 @@ def test_containers_outside_of_every_root_are_named_by_pod() -> None:
     assert folders.unguarded_pods() == [B]
 
 
-def test_a_root_that_goes_is_none_any_more() -> None:
+def test_a_removed_root_is_no_root() -> None:
     folders = Folders()
     folders.add(ROOT)
     folders.remove(ROOT)

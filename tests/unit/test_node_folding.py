@@ -81,7 +81,7 @@ def test_ten_thousand_pods_with_four_kinds_of_denial_each_fit_and_add_up() -> No
     assert len(kernel.content) == 12
 
 
-def test_what_somebody_has_or_what_still_moves_stays() -> None:
+def test_entries_of_taken_slots_and_entries_that_still_change_stay() -> None:
     kernel = Kernel()
     kernel.count(1, ONE, 5)
     kernel.count(2, ONE, 7)
@@ -99,7 +99,7 @@ def test_what_somebody_has_or_what_still_moves_stays() -> None:
     }
 
 
-def test_a_slot_that_is_given_away_during_the_look_stays() -> None:
+def test_an_entry_stays_if_its_slot_is_taken_during_the_fold() -> None:
     kernel = Kernel()
     kernel.count(2, ONE, 7)
     folding = Folding(kernel)
@@ -111,7 +111,7 @@ def test_a_slot_that_is_given_away_during_the_look_stays() -> None:
 
 @pytest.mark.parametrize("lives", range(12))
 @pytest.mark.parametrize("work", ["fold", "give up"])
-def test_a_death_at_any_write_neither_loses_nor_doubles(lives: int, work: str) -> None:
+def test_an_agent_killed_at_any_write_loses_and_doubles_nothing(lives: int, work: str) -> None:
     kernel = Kernel()
     kernel.count(0, ONE, 100)
     for slot in (1, 2):
@@ -132,7 +132,7 @@ def test_a_death_at_any_write_neither_loses_nor_doubles(lives: int, work: str) -
     assert all(row.slot == 0 for row in after.totals()), "and nothing is left of the journal"
 
 
-def test_a_full_map_gets_room_all_the_same() -> None:
+def test_folding_makes_room_in_a_full_map() -> None:
     kernel = Kernel(entries=4)
     for slot in (1, 2, 3, 4):
         kernel.count(slot, ONE, slot)
@@ -141,7 +141,7 @@ def test_a_full_map_gets_room_all_the_same() -> None:
     assert by_identity(folding) == {ONE: 10}
 
 
-def test_sums_of_identities_that_nobody_has_become_one_when_they_are_many() -> None:
+def test_many_sums_of_unused_identities_become_one() -> None:
     kernel = Kernel(entries=400)
     for number in range(1, 200):
         kernel.count(0, OVERFLOW + number, number)
@@ -151,7 +151,7 @@ def test_sums_of_identities_that_nobody_has_become_one_when_they_are_many() -> N
     assert by_identity(folding) == {ONE: 2, OVERFLOW: sum(range(2, 200))}
 
 
-def test_a_number_that_is_given_to_others_takes_nothing_along() -> None:
+def test_a_reused_number_starts_without_denials() -> None:
     kernel = Kernel()
     kernel.count(0, ONE, 5)
     kernel.count(4, ONE, 6, rule=9)

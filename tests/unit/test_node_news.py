@@ -50,7 +50,7 @@ def test_a_flood_of_policies_is_bounded(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.records[-1].__dict__["fields"]["more"] == 7
 
 
-def test_the_end_of_not_ready(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_when_the_node_is_ready_again(caplog: pytest.LogCaptureFixture) -> None:
     news = News()
     for ready in (True, False, False):
         news.readiness(ready=ready)
@@ -60,7 +60,7 @@ def test_the_end_of_not_ready(caplog: pytest.LogCaptureFixture) -> None:
     assert [name for name, _ in logged(caplog)] == ["agent.ready"]
 
 
-def test_the_end_of_pending_and_quarantine(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_changes_to_and_from_pending_and_quarantined(caplog: pytest.LogCaptureFixture) -> None:
     for before, state, expected in (
         (S.PENDING, S.MANAGED, True), (S.QUARANTINED, S.MANAGED, True), (S.MANAGED, S.QUARANTINED, True),
         (S.MANAGED, S.MANAGED, False), (S.UNMANAGED, S.MANAGED, False),

@@ -41,7 +41,7 @@ def test_an_empty_folder_is_an_empty_state(tmp_path: Path) -> None:
     assert StateFolder(tmp_path / "new" / "folder").read() == State()
 
 
-def test_what_is_kept_is_read_by_the_next_owner(tmp_path: Path) -> None:
+def test_the_next_owner_reads_what_was_kept(tmp_path: Path) -> None:
     first = StateFolder(tmp_path)
     first.keep(CHANGE)
     first.close()
@@ -83,7 +83,7 @@ def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
         ("DROP TABLE claims", "lacks claims"),
     ],
 )
-def test_of_a_damaged_state_all_that_can_be_read_is_and_the_rest_is_said(tmp_path: Path, sql: str, says: str) -> None:
+def test_a_damaged_state_is_read_as_far_as_possible(tmp_path: Path, sql: str, says: str) -> None:
     first = StateFolder(tmp_path)
     first.keep(replace(CHANGE, namespaces={"etl": True}))
     first.close()
@@ -100,7 +100,7 @@ def test_of_a_damaged_state_all_that_can_be_read_is_and_the_rest_is_said(tmp_pat
     again.close()
 
 
-def test_a_row_that_says_nothing_sensible_is_left_out(tmp_path: Path) -> None:
+def test_an_unreadable_row_is_left_out(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
     folder.keep(CHANGE)
     folder._db.write([("claims", ("v", "{}")), ("claims", ("w", "{")), ("numbers", ("7", 1)), ("numbers", ("{}", 2))])
@@ -129,7 +129,7 @@ def test_bit_errors_never_become_another_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff\xfe\x00" * 99])
-def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_set_aside(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.db").write_bytes(content)
     folder = StateFolder(tmp_path)
     assert "file is not a database" in folder.read().damage[0]
@@ -142,7 +142,7 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes)
 @pytest.mark.parametrize(
     ("make", "says"), [(Path.touch, "is empty"), (os.mkfifo, "is no file"), (Path.mkdir, "is no file")]
 )
-def test_what_is_no_database_at_all_is_no_first_boot(tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
+def test_an_unreadable_state_is_no_first_boot(tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
     """A node that has lost its state must not take unknown pods for those of a first boot (L5); and nothing hangs."""
     make(tmp_path / "state.db")
     folder = StateFolder(tmp_path)
@@ -162,7 +162,7 @@ def test_a_state_of_the_release_before_is_taken_over(tmp_path: Path) -> None:
     assert StateFolder(tmp_path).read() == replace(STATE, boot=boot_id())
 
 
-def test_a_full_disk_at_the_start_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_start_does_not_end_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = StateFolder(tmp_path)
     first.keep(CHANGE)
     first.close()
@@ -216,7 +216,7 @@ def test_each_step_is_read_as_it_was_kept_by_a_process_that_was_killed(tmp_path:
         folder.close()
 
 
-def test_what_is_the_same_is_not_written(tmp_path: Path) -> None:
+def test_an_unchanged_state_is_not_written(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
     folder.keep(CHANGE)
     written = (tmp_path / "state.db-wal").stat().st_size

@@ -31,7 +31,7 @@ def test_a_denied_connection_stalls() -> None:
     "reason",
     [DropReason.FRAGMENT, DropReason.SOURCE_ROUTE, DropReason.INVALID_PACKET, DropReason.FOREIGN_SOURCE],
 )
-def test_a_packet_that_is_broken_by_itself_ends_nothing(reason: DropReason) -> None:
+def test_a_malformed_packet_ends_no_connection(reason: DropReason) -> None:
     """Anybody may send one with the addresses and ports of a good connection."""
     assert not stalls(replace(DENIED, reason=reason))
 
@@ -45,7 +45,7 @@ def test_a_packet_that_is_broken_by_itself_ends_nothing(reason: DropReason) -> N
         replace(DENIED, socket_cookie=0),
     ],
 )
-def test_what_no_connection_waits_on_ends_nothing(event: RawEvent) -> None:
+def test_a_denial_without_a_waiting_tcp_socket_ends_no_connection(event: RawEvent) -> None:
     assert not stalls(event)
 
 

@@ -350,7 +350,7 @@ def test_maps_that_were_left_full_are_mended() -> None:
     assert [passes(maps, 10, TO_443), passes(maps, 10, TO_80)] == [True, False]
 
 
-def test_what_nobody_explains_is_pending_and_what_is_settled_passes() -> None:
+def test_unknown_pods_are_pending_and_classified_ones_pass() -> None:
     maps = DictMaps()
     writer = started(maps, cluster(pod(A)))
     writer.add_folder(B, 20)
