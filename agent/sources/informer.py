@@ -194,8 +194,8 @@ class Informer:
 
 
 def _is_behind(exc: ApiError) -> bool:
-    """The server is behind the version that was asked for."""
-    return "too large resource version" in str(exc).lower()
+    """The server is behind the version that was asked for (its cause since Kubernetes 1.18.6)."""
+    return "ResourceVersionTooLarge" in exc.why.causes
 
 
 @dataclass(slots=True)

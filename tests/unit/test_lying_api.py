@@ -9,14 +9,19 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from agent.errors import ApiError, ApiStatus
 from agent.model.cluster import Cluster
+from agent.parse.objects import parse_object
 from agent.sources import informer, kube_api, kubernetes
+from agent.sources.informer import Informer
 from agent.sources.kube_api import KubeApi
 from agent.sources.kubernetes import KubernetesSource
 from agent.sources.last_valid import LastValid
+from agent.sources.reflector import Reflector, Resource
 from agent.sources.store import Store
 from tests.unit.fake_api import KINDS, FakeApi, Request, hang, nested
 
@@ -366,3 +371,19 @@ def test_even_when_its_versions_have_passed_the_known_ones(api: FakeApi, reading
         for _ in range(50):
             api.put("nodes", "n1")
     reading.until(lambda: reading.enforced()[1] == {"wall", "after"})
+
+
+@pytest.mark.parametrize(
+    ("why", "version"),
+    [
+        (ApiStatus("Timeout", causes=frozenset({"ResourceVersionTooLarge"})), ""),
+        (ApiStatus("Timeout", causes=frozenset({"UnexpectedServerResponse"})), "9"),
+        (ApiStatus(), "9"),
+    ],
+)
+def test_a_server_that_is_behind_our_version_is_listed_anew(reading: Reading, why: ApiStatus, version: str) -> None:
+    """By the Status' cause: the words of its message are another's in each release."""
+    pods = Resource("Pod", "v1", "pods")
+    found = Informer(reading.source.api, Reflector(pods, parse_object, version="9"), lambda *_: None, Event())
+    found._failed(ApiError("Too large resource version: 9, current: 3", 504, why))
+    assert found.reflector.version == version
