@@ -103,6 +103,8 @@ class Making:
         gone = state.complete and state.boot == boot_id() and not datapath.adopted
         if gone:
             event("pins.were_gone", level=logging.ERROR, pins=str(config.pins), why=PINS_WERE_GONE)
+        if self.loaded.charged:
+            event("maps.charged_to_agent", level=logging.WARNING, why=self.loaded.charged)
         if datapath.lost:
             event("links.were_lost", level=logging.ERROR, links=datapath.lost, why=LINKS_WERE_LOST)
         return AgentFacts(
