@@ -165,7 +165,7 @@ _NO_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 @contextmanager
 def _noting(damage: list[str], what: str) -> Iterator[None]:
-    """A row that says nothing sensible is left out, and said."""
+    """An unreadable row is left out, and reported as damage."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as exc:

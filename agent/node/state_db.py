@@ -1,4 +1,4 @@
-"""Tables of keys and values in a SQLite file, each row with a checksum. What is damaged is said, and never an end.
+"""Tables of keys and values in a SQLite file, each row with a checksum. Damage is reported, and ends nothing.
 
 A file that is no database, of another schema, or damaged in its structure is set aside; what can be read of it goes
 into a new one. Where the disk takes nothing, what is there is read, and each write tries to begin again.
@@ -89,13 +89,13 @@ class StateDb:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
-            (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not version and not tables:
                 db.executescript(f"BEGIN; {_CREATE} PRAGMA user_version = {_VERSION}; COMMIT;")
-            elif said != "ok":
-                raise sqlite3.DatabaseError(said)
+            elif found != "ok":
+                raise sqlite3.DatabaseError(found)
             elif version == 1:
                 _add_checksums(db)
             elif version != _VERSION:

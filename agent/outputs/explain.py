@@ -196,9 +196,9 @@ def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address,
         yield f"by {short_rule(got.rule)}" if got.rule else "what stays in the pod is never judged"
     else:
         yield f"by {short_rule(got.rule)}" if got.rule else WHY[got.reason]
-        said = deny_reasons(cluster).get(got.rule, "") if got.rule else ""
-        if said:
-            yield f"its reason: {said}"
+        written = deny_reasons(cluster).get(got.rule, "") if got.rule else ""
+        if written:
+            yield f"its reason: {written}"
         if got.nearest:
             yield f"nearest: {nearest_text(got.nearest)}"
     if got.note:

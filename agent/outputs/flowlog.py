@@ -1,6 +1,6 @@
 """The flow log: JSON lines in Hubble's format, in a file that is rotated by size, written by a thread of its own.
 
-Nothing here may hold up or end enforcement: what cannot be written is counted by reason, and said once.
+Nothing here may hold up or end enforcement: what cannot be written is counted by reason, and logged once.
 """
 
 from __future__ import annotations

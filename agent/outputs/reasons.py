@@ -21,6 +21,6 @@ def deny_reasons(cluster: Cluster) -> dict[RuleRef, str]:
     }
 
 
-def said_by(denial: Denial, reasons: Reasons) -> str:
-    """The deny rule's own words; "" where it has none."""
+def author_reason(denial: Denial, reasons: Reasons) -> str:
+    """What the deny rule's author wrote; "" where that is nothing."""
     return reasons.get(denial.rule, "") if denial.rule is not None else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from agent.model.flow import Denial
-from agent.outputs.reasons import Reasons, said_by
+from agent.outputs.reasons import Reasons, author_reason
 from agent.outputs.records import Filter, record_of
 from agent.outputs.words import sentence
 
@@ -98,5 +98,5 @@ def _first(denial: Denial, reasons: Reasons) -> Why:
         events=1,
         first=denial.time,
         last=denial.time,
-        text=sentence(denial, said_by(denial, reasons)),
+        text=sentence(denial, author_reason(denial, reasons)),
     )

@@ -118,8 +118,8 @@ def _what(denial: Denial) -> str:
     return f"{protocol} from {flow.peer} ({denial.peer}){port}"
 
 
-def sentence(denial: Denial, said: str = "") -> str:
-    """What a DAG's author reads. `said`: the deny rule's own reason, where it has one."""
+def sentence(denial: Denial, author_reason: str = "") -> str:
+    """What a DAG's author reads. `author_reason`: the deny rule's own reason, where it has one."""
     verb = "would be denied" if denial.verdict is Verdict.AUDIT else "denied"
     user = denial.opened_by
     used = f"the socket was used by pod {user.namespace}/{user.pod}" if user is not None else ""
@@ -131,8 +131,8 @@ def sentence(denial: Denial, said: str = "") -> str:
         why = f"{short_rule(denial.rule)} forbids it"
     if denial.contradiction:
         why = f"{denial.contradiction}: it is quarantined"
-    if said:
-        why += f": {said}"
+    if author_reason:
+        why += f": {author_reason}"
     why += f"; {used}" if used else ""
     nearest = f"; nearest: {nearest_text(denial.nearest)}" if denial.nearest else ""
     return f"{text}, {why}{nearest}"

@@ -22,7 +22,7 @@ from typing import Any
 from agent.model.flow import Denial
 from agent.model.report import EndpointRow
 from agent.model.verdict import EndpointState, Verdict
-from agent.outputs.reasons import Reasons, said_by
+from agent.outputs.reasons import Reasons, author_reason
 from agent.outputs.words import sentence
 from agent.text import printable
 
@@ -100,7 +100,7 @@ class EventSeries:
                 continue
             endpoint, audit = denial.endpoint, denial.verdict is Verdict.AUDIT
             pod = _Pod(endpoint.namespace, endpoint.pod, endpoint.uid)
-            key, message = _key(denial), sentence(denial, said_by(denial, reasons))
+            key, message = _key(denial), sentence(denial, author_reason(denial, reasons))
             if key not in self._series and self._of_pod[pod.uid] >= SERIES_OF_A_POD:
                 key, message = (pod.uid, denial.verdict), _FURTHER
             kind = ("Normal", "NetworkWouldBeDenied") if audit else ("Warning", "NetworkDenied")
@@ -109,8 +109,8 @@ class EventSeries:
     def add_contradiction(self, row: EndpointRow, time: float, now: float) -> None:
         """A claim that contradicts itself or a binding: once for each pod and sentence (I2, I5)."""
         quarantined = row.state is EndpointState.QUARANTINED
-        said = "; ".join(map(str, row.contradictions))
-        message = f"quarantined, nothing leaves it: {said}" if quarantined else said
+        text = "; ".join(map(str, row.contradictions))
+        message = f"quarantined, nothing leaves it: {text}" if quarantined else text
         reason = "IdentityQuarantined" if quarantined else "IdentityContradicted"
         pod = _Pod(row.namespace, row.pod, row.uid)
         self._count((row.uid, reason, message), _Series(pod, "Warning", reason, message, time, time, seen_at=now))

@@ -48,23 +48,23 @@ class NodeReport:
             why = self.refused.get(name, "")[:REFUSAL]
             tenants.setdefault(namespace, {})[short] = [*pair, why] if why else [*pair]
         kept, left_out = _fitting(tenants)
-        said = {"tenants": kept, "problem": self.problem, "leftOut": sorted(self.left_out | left_out)[:_LEFT_OUT]}
-        return _text(said)
+        document = {"tenants": kept, "problem": self.problem, "leftOut": sorted(self.left_out | left_out)[:_LEFT_OUT]}
+        return _text(document)
 
     @classmethod
     def decode(cls, text: str) -> NodeReport | None:
         """None where it is not one; other versions of the agent may say more."""
         try:
-            said = json.loads(text)
+            document = json.loads(text)
             entries = {
                 f"{namespace}/{short}": entry
-                for namespace, policies in said["tenants"].items()
+                for namespace, policies in document["tenants"].items()
                 for short, entry in policies.items()
             }
             pairs = {name: (int(entry[0]), int(entry[1])) for name, entry in entries.items()}
             refused = {name: str(entry[2])[:REFUSAL] for name, entry in entries.items() if len(entry) > 2}
-            left_out = frozenset(str(name) for name in said.get("leftOut") or ())
-            return cls(pairs, str(said.get("problem") or ""), left_out, refused)
+            left_out = frozenset(str(name) for name in document.get("leftOut") or ())
+            return cls(pairs, str(document.get("problem") or ""), left_out, refused)
         except (ValueError, LookupError, TypeError, AttributeError):
             return None
 
@@ -88,5 +88,5 @@ def _fitting(tenants: Tenants) -> tuple[Tenants, frozenset[str]]:
     return kept, frozenset()
 
 
-def _text(said: Any) -> str:
-    return json.dumps(said, separators=(",", ":"))
+def _text(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"))

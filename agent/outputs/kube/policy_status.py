@@ -60,8 +60,8 @@ def status_of(judged: Judged, reports: Mapping[str, NodeReport], now: str) -> St
     name = digest(judged.ref)
     have = [
         node
-        for node, said in reports.items()
-        if not said.problem and said.policies.get(name, (0, 0))[0] == judged.valid
+        for node, report in reports.items()
+        if not report.problem and report.policies.get(name, (0, 0))[0] == judged.valid
     ]
     conditions = [
         _condition("Accepted", *_accepted(judged), judged.generation),
@@ -71,7 +71,7 @@ def status_of(judged: Judged, reports: Mapping[str, NodeReport], now: str) -> St
         "observedGeneration": judged.generation,
         "conditions": [_timed(condition, judged.status, now) for condition in conditions],
         "nodes": len(have) if judged.valid else 0,
-        "endpoints": sum(said.policies.get(name, (0, 0))[1] for said in reports.values()),
+        "endpoints": sum(report.policies.get(name, (0, 0))[1] for report in reports.values()),
     }
 
 
@@ -123,10 +123,10 @@ def _programmed(judged: Judged, reports: Mapping[str, NodeReport], have: list[st
     return False, "Refused" if refused else "Pending", f"generation {judged.valid} is not in force on {named}{more}"
 
 
-def _lack(node: str, said: NodeReport, ref: PolicyRef) -> str:
-    if ref.namespace in said.left_out:
+def _lack(node: str, report: NodeReport, ref: PolicyRef) -> str:
+    if ref.namespace in report.left_out:
         return f"{node}: namespace has more policies than a node's report can hold"
-    why = said.refused.get(digest(ref)) or said.problem
+    why = report.refused.get(digest(ref)) or report.problem
     return f"{node}: {why}" if why else node
 
 
