@@ -30,7 +30,7 @@ from agent.node.folding import Folding
 from agent.node.health import Health
 from agent.node.inbox import Inbox
 from agent.node.keeper import Keeper
-from agent.node.node import Parts
+from agent.node.parts import Parts
 from agent.node.process import process_age_seconds
 from agent.node.reporter import Reporter
 from agent.node.socket_closer import SocketCloser

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import logging
 import select
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from agent.abi.structs import U32
-from agent.config import Config
 from agent.errors import KernelError
 from agent.flows.decode import RawEvent, decode_event
 from agent.log import event
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.classify import Classified, ClassifiedBy
 from agent.model.identity import PodUid
-from agent.model.node_state import NodeState, Topic
+from agent.model.node_state import Topic
 from agent.model.verdict import EndpointState, EventKind
-from agent.node.classifier import Classifier
 from agent.node.config_map import pack_config
-from agent.node.directory import EndpointDirectory
-from agent.node.flow_drain import FlowDrain, Snapshot, lost_evictions
-from agent.node.folders import DEFAULT_LEVELS, Folders
-from agent.node.health import Health
-from agent.node.inbox import Inbox, Posted
-from agent.node.keeper import Keeper
-from agent.node.kernel import Kernel
-from agent.node.news import News
-from agent.node.process import process_age_seconds
-from agent.node.reporter import Reporter
-from agent.node.socket_closer import SocketCloser, Sweep, stalled, stalls
-from agent.node.unknown import UnknownCgroups, forget_asked
+from agent.node.flow_drain import lost_evictions
+from agent.node.folders import DEFAULT_LEVELS
+from agent.node.inbox import Posted
+from agent.node.parts import Parts
+from agent.node.publisher import Publisher
+from agent.node.socket_closer import stalled, stalls
+from agent.node.unknown import forget_asked
 from agent.sources.cgroup_watch import Added, CgroupEvent
 from agent.sources.cgroups import ContainerFolder, RootFolder
-from agent.sources.update import Source, Update
-from agent.sync.writer import Outcome, Writer
+from agent.sources.update import Update
+from agent.sync.writer import Outcome
 
 AGENT = PodUid("dagwall-agent")
 HEARTBEAT_SECONDS = 1.0
@@ -45,17 +36,6 @@ SCAN_SECONDS = 30.0
 """Between two full scans of the cgroup tree: for what no directory event has told."""
 BLIND_SCAN_SECONDS = 2.0
 """The same where the kernel gives no events of some folders."""
-
-
-class Watcher(Protocol):
-    """The cgroup folders (agent.sources.cgroup_watch.CgroupWatcher). `read` and `resync` raise KernelError."""
-
-    @property
-    def trouble(self) -> str: ...
-    def fileno(self) -> int: ...
-    def read(self) -> list[CgroupEvent]: ...
-    def resync(self) -> list[CgroupEvent]: ...
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -67,33 +47,6 @@ class Timers:
     scan: float = 0.0
 
 
-@dataclass(slots=True)
-class Parts:
-    """What the writing thread owns, and the inboxes of others. All made by agent.app.agent.build."""
-
-    config: Config
-    kernel: Kernel
-    writer: Writer
-    source: Source
-    watcher: Watcher
-    inbox: Inbox
-    folders: Folders
-    health: Health
-    classifier: Classifier
-    directory: EndpointDirectory
-    unknown: UnknownCgroups
-    keeper: Keeper
-    reporter: Reporter
-    drain: FlowDrain
-    closer: SocketCloser
-    hz: int
-    own_cgroup: int  # this process's; 0: it is in none
-    receivers: Iterable[Callable[[NodeState], None]] = ()  # of reports
-    clock: Callable[[], float] = time.monotonic
-    age: Callable[[], float] = process_age_seconds
-    news: News = field(default_factory=News)
-
-
 class Node:
     """`run` is the thread. Everything that it publishes is immutable."""
 
@@ -103,13 +56,9 @@ class Node:
         self.folders, self.classifier, self._clock = parts.folders, parts.classifier, parts.clock
         self._levels = DEFAULT_LEVELS
         self._timers = Timers()
-        self._newest: Update | None = None
-        self._unpublished: Changes | None = None
-        self._refused = Changes()
-        self._too_big: tuple[str, ...] = ()
+        self.publisher = Publisher(parts)
         self._lacking: tuple[str, ...] = ()
         self._enforcing = False  # a program has been on a root
-        self._first_report = 0.0
 
     # -- start
 
@@ -121,7 +70,7 @@ class Node:
             self.folders.add(found.folder)
         if parts.own_cgroup:
             self.folders.pods[parts.own_cgroup] = AGENT
-        self._learn(first)
+        self.publisher.learn(first)
         outcome = self.writer.start(first.snapshot, [(uid, cgroup) for cgroup, uid in self.folders.pods.items()])
         self.writer.evicted(lost_evictions(parts.kernel.maps))
         self.classifier.let_pass(AGENT, Classified(EndpointState.UNMANAGED, ClassifiedBy.NOBODY))
@@ -129,8 +78,8 @@ class Node:
         if not parts.kernel.adopted:
             self.health.guarded(self.classifier.let_pass_what_was_there)
         self.health.attach()
-        self._after(outcome, EVERYTHING)
-        self._publish_changes()
+        self.publisher.after(outcome, EVERYTHING)
+        self.publisher.publish_changes()
         self._log_enforcing()
 
     # -- the loop
@@ -139,7 +88,7 @@ class Node:
         """Until the inbox is told to stop."""
         while not self.parts.inbox.stopping():
             self.turn(self._wait())
-        self._save()
+        self.publisher.save()
 
     def turn(self, ready: set[int]) -> None:
         """Whatever these descriptors have, and what is due."""
@@ -147,8 +96,8 @@ class Node:
             if fileno in ready:
                 answer()
         self._on_time(self._clock())
-        self._sweep()
-        self._publish_changes()
+        self.publisher.sweep()
+        self.publisher.publish_changes()
 
     def _inputs(self) -> list[tuple[int, Callable[[], None]]]:
         """What the thread waits for, in the order in which it is taken."""
@@ -184,21 +133,16 @@ class Node:
 
     def _take(self, posted: Posted) -> None:
         read_at, update = posted
-        self._learn(update)
+        self.publisher.learn(update)
         outcome = self.health.guarded(lambda: self.writer.update(update.snapshot, update.changes))
         took = self._clock() - read_at
         self.parts.reporter.samples.policy_seconds.append(took)
         self.health.guarded(self.classifier.classify_unknown)
-        self._after(outcome, update.changes)
+        self.publisher.after(outcome, update.changes)
         event(
             "snapshot.programmed", revision=update.snapshot.revision, writes=outcome.writes, bumped=outcome.bumped,
             refused=outcome.refused, seconds=round(took, 6),
         )  # fmt: skip
-
-    def _learn(self, update: Update) -> None:
-        self._newest = update
-        for problem in update.problems:
-            event("object.invalid", level=logging.ERROR, problem=str(problem))
 
     def _on_folders(self) -> None:
         self._look(self.parts.watcher.read)
@@ -213,7 +157,7 @@ class Node:
         self.health.note(Topic.FOLDERS, "")
         if sum(self._apply(found) for found in events):
             self.health.guarded(self.classifier.classify_unknown)
-            self._after(Outcome(), Changes())
+            self.publisher.after(Outcome(), Changes())
 
     def _apply(self, found: CgroupEvent) -> bool:
         """True where something other than a container came or went."""
@@ -233,7 +177,7 @@ class Node:
         return not isinstance(folder, ContainerFolder)
 
     def _on_records(self) -> None:
-        self._publish_changes()  # the records may speak of what is new
+        self.publisher.publish_changes()  # the records may speak of what is new
         asked = False
         for data in self.parts.kernel.events.read():
             record = decode_event(data)
@@ -266,7 +210,7 @@ class Node:
         if now >= self._timers.health:
             self._timers.health = now + HEALTH_SECONDS
             self._check_health()
-            self._publish()
+            self.publisher.publish()
         if now >= self._timers.scan:
             self._look(self.parts.watcher.resync)
             self._timers.scan = now + (BLIND_SCAN_SECONDS if self.parts.watcher.trouble else SCAN_SECONDS)
@@ -279,7 +223,7 @@ class Node:
         outcome = self.health.guarded(lambda: self.writer.expire(now))
         self.classifier.forget(outcome.gone)
         if self.writer.endpoints.touched or self.classifier.touched:
-            self._after(outcome, Changes())
+            self.publisher.after(outcome, Changes())
 
     def _check_health(self) -> None:
         self.health.check()
@@ -289,7 +233,7 @@ class Node:
         self._log_events_lacking()
         self.health.note(Topic.PENDING, self.classifier.overdue())
         if Topic.STATE in self.health.problems:
-            self._save()
+            self.publisher.save()
 
     def _forget_asked(self) -> None:
         forget_asked(self.parts.kernel.maps["pending"], int(self._clock() * 1e9))
@@ -303,73 +247,14 @@ class Node:
 
     def _log_events_lacking(self) -> None:
         """That events of folders are lacking is no reason not to be ready; the log has when it begins and ends."""
-        lacking, self._lacking = self._lacking, self._without_events()
+        lacking, self._lacking = self._lacking, self.parts.without_events()
         if self._lacking and not lacking:
             event("folders.without_events", level=logging.ERROR, why="; ".join(self._lacking))
         elif lacking and not self._lacking:
             event("folders.events_are_back")
-
-    def _without_events(self) -> tuple[str, ...]:
-        """What is found by looking only, and so later."""
-        pods, files = self.parts.watcher.trouble, self.parts.source.without_events()
-        return (*([f"pods' folders: {pods}"] if pods else []), *([f"manifests: {files}"] if files else []))
-
-    # -- what follows
-
-    def _after(self, outcome: Outcome, changes: Changes) -> None:
-        """Notes what one turn of the loop has changed: it is published once, at the turn's end."""
-        self._sweep()
-        too_big, self._too_big = self._too_big, tuple(map(str, self.writer.intake.errors()))
-        for text in self._too_big:
-            if text not in too_big:
-                event("object.refused", level=logging.ERROR, problem=text)
-        if outcome.refused:
-            self.health.note(Topic.REVISION, f"revision refused: {outcome.refused}")
-            self._refused |= changes
-            return
-        if changes != Changes():
-            self.health.note(Topic.REVISION, "")
-            changes, self._refused = changes | self._refused, Changes()
-        self._unpublished = changes if self._unpublished is None else self._unpublished | changes
-
-    def _sweep(self) -> None:
-        """Where verdicts were called into question, by a repair too, what is open and denied by now ends (P10)."""
-        if questioned := self.writer.take_questioned():
-            self.parts.closer.inbox.put(Sweep(questioned))
-
-    def _publish_changes(self) -> None:
-        """Before records that may speak of what is new, and before the next wait."""
-        if self._unpublished is None:
-            return
-        changes, self._unpublished = self._unpublished, None
-        touched = self.writer.endpoints.take_touched() | self.classifier.take_touched() | changes.pods
-        self.directory.update(touched, self.writer, self.classifier.classified)
-        context = self.directory.context(self.writer)
-        self.parts.drain.inbox.put(Snapshot(context, self.directory.changed, changes))
-        self.parts.reporter.samples.contradicting += self.directory.contradicting
-        self._publish()
-        self._save(touched)
-
-    def _publish(self) -> None:
-        """One report to everybody who takes reports."""
-        assert self._newest is not None
-        self._first_report = self._first_report or self.parts.age()
-        state = self.parts.reporter.report(
-            self._newest,
-            without_events=self._without_events(),
-            forgotten=self.parts.keeper.folder.damage(),
-            enforcing_after_seconds=round(self._first_report, 3),
-        )
-        self.parts.news.report(state)
-        for receive in self.parts.receivers:
-            receive(state)
 
     def _write_config(self) -> None:
         """Settings of the programs, and the heartbeat."""
         self._levels = self.folders.levels()
         value = pack_config(self.parts.config, self.parts.hz, self._levels, int(self._clock() * 1e9))
         self.parts.kernel.maps["config"].put(U32.pack(value=0), value)
-
-    def _save(self, uids: Iterable[PodUid] = ()) -> None:
-        """Numbers, and the claims of these pods, to disk; a disk that takes nothing is tried again with the next."""
-        self.health.saved(lambda: self.parts.keeper.keep(uids))

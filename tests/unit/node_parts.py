@@ -26,7 +26,8 @@ from agent.node.health import Health
 from agent.node.inbox import Inbox
 from agent.node.keeper import Keeper
 from agent.node.news import News
-from agent.node.node import Node, Parts
+from agent.node.node import Node
+from agent.node.parts import Parts
 from agent.node.reporter import Reporter
 from agent.node.socket_closer import SocketCloser, Stalled, Sweep
 from agent.node.state import StateChange
