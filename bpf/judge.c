@@ -390,6 +390,18 @@ static __always_inline int is_current(__u32 epoch, __u32 slot, const struct plac
 	return epoch && epoch == (place->known ? place->epoch : epoch_of(slot));
 }
 
+enum tail { TAIL_SLOW = 0, TAIL_DNS = 1 };
+
+/* What a packet that passes has besides: answers of DNS servers are reported (dns.c). Nothing else is delayed by it. */
+static __always_inline int pass(struct __sk_buff *skb, const struct packet *packet, int way)
+{
+	enum { DNS_PORT = 53 };
+
+	if (way == DIRECTION_INGRESS && packet->protocol == PROTOCOL_UDP && packet->remote_port == bpf_htons(DNS_PORT))
+		tail_ingress.call(skb, TAIL_DNS);
+	return 1;
+}
+
 /* An unknown cgroup: the agent is asked once (the entry in `pending` remembers that). */
 static __always_inline void ask_agent(__u64 leaf, __u64 ancestor, __u64 other_ancestor, __u8 hook)
 {

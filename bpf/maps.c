@@ -16,6 +16,7 @@ SHARED("array", int, struct nearby, nearby, NEARBY_SLOTS, 0);  /* agent -> kerne
 SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent deletes; full: asks again each time */
 SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
 SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */
+SHARED("array", int, struct bucket, dns_rates, ENDPOINT_SLOTS, 0); /* kernel only */
 SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel; agent drains, evicts; full: slow path */
 SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten, a peer's own first */
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
@@ -31,6 +32,9 @@ struct events_table_t { /* kernel -> agent; full: counted in `losses`, the verdi
 	int key;
 	__u32 leaf;
 	int (*ringbuf_output)(void *, u64, u64);
+	void *(*ringbuf_reserve)(u64);
+	void (*ringbuf_discard)(void *, u64);
+	void (*ringbuf_submit)(void *, u64);
 	__u32 max_entries;
 };
 __attribute__((section("maps/ringbuf:" PIN_MAPS "/events")))

@@ -35,23 +35,24 @@ static __always_inline int answers_in_time(const struct config *config, __u32 la
 }
 
 /* Takes one token; refills by `rate` a second up to `burst`. Races between CPUs cost a token, never a verdict. */
-static __always_inline int take_token(struct slot *slot, const struct config *config, __u32 now)
+static __always_inline int take_token(__u32 *bucket, __u32 *refilled, const struct config *config, __u32 rate,
+				      __u32 burst, __u32 now)
 {
 	enum { FULL_AFTER_SECONDS = 8 }; /* a longer silence fills the bucket, and would overflow the product below */
 	__u32 hz = config->hz ? config->hz : 100;
-	__u32 elapsed = now - slot->refilled;
-	__u32 tokens = slot->tokens;
+	__u32 elapsed = now - *refilled;
+	__u32 tokens = *bucket;
 
-	if (elapsed >= hz * FULL_AFTER_SECONDS || slot->refilled == 0) {
-		tokens = config->event_burst;
-		slot->refilled = now;
-	} else if (elapsed * config->event_rate >= hz) {
-		tokens += elapsed * config->event_rate / hz;
-		if (tokens > config->event_burst)
-			tokens = config->event_burst;
-		slot->refilled = now;
+	if (elapsed >= hz * FULL_AFTER_SECONDS || *refilled == 0) {
+		tokens = burst;
+		*refilled = now;
+	} else if (elapsed * rate >= hz) {
+		tokens += elapsed * rate / hz;
+		if (tokens > burst)
+			tokens = burst;
+		*refilled = now;
 	}
-	slot->tokens = tokens ? tokens - 1 : 0;
+	*bucket = tokens ? tokens - 1 : 0;
 	return tokens != 0;
 }
 

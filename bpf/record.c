@@ -62,7 +62,8 @@ static __always_inline void event_report(const struct config *config, struct eve
 	int index = event->slot;
 	struct slot *slot = slots.lookup(&index);
 
-	if (slot && !take_token(slot, config, bpf_jiffies64())) {
+	if (slot && !take_token(&slot->tokens, &slot->refilled, config, config->event_rate, config->event_burst,
+				bpf_jiffies64())) {
 		count_loss(LOSS_EVENT_RATE, 1);
 		return;
 	}

@@ -5,8 +5,6 @@
  * for the tail-called slow path. No clock is read: bpf_jiffies64() is a load.
  */
 
-enum tail { TAIL_SLOW = 0 };
-
 /* Takes what a counter holds: into `flow`, and into `total`. Another CPU, or a softirq on this one, may take the same at
  * the same time: then the counter is below zero, and both sums are too high, until a third adds that rest. All steps are
  * additions modulo 2^64, so counter + flow stays what was counted; whoever reads a sum reads it modulo 2^64 too.
@@ -239,7 +237,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 		}
 		if (s && serves_socket(s, &packet, way, &place)) {
 			count_socket(s, skb, way);
-			return 1;
+			return pass(skb, &packet, way);
 		}
 		struct flow *flow = packet.protocol == PROTOCOL_TCP ? find_stream(&packet, way, sk, s, &key)
 								    : find_datagram(&packet, way, connected, &key);
@@ -252,7 +250,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 			count_flow(flow, skb, &packet, &key, way);
 			if (packet.role != ROLE_OPENS && is_long(flow, skb, way))
 				socket_promote(skb, s, flow, &key, &packet, stamp);
-			return 1;
+			return pass(skb, &packet, way);
 		}
 	}
 	if (way == DIRECTION_INGRESS)

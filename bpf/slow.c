@@ -377,7 +377,7 @@ static __always_inline int slow_path(struct __sk_buff *skb, int way)
 		event_of_packet(skb, endpoint, &packet, &key, way, &event);
 		record_audit(config, &event, &rule);
 	}
-	return 1;
+	return pass(skb, &packet, way);
 }
 
 /* The masks are for the verifier: it wants to know that no other value is returned. */

@@ -44,7 +44,7 @@ enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2, ENDPOI
 
 enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_UNKNOWN = 255 };
 
-enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4 };
+enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5 };
 
 enum loss {
 	LOSS_RING_FULL = 0,     /* an event found the ring buffer full */
@@ -57,7 +57,8 @@ enum loss {
 	LOSS_TAIL_MISSING = 7,  /* a tail call found no program */
 	LOSS_AGENT_GONE = 8,    /* a packet of an unknown pod that passed because the agent is gone (L6) */
 	LOSS_IMPOSSIBLE = 9,    /* a lookup failed that cannot fail: of an entry that each such array has */
-	LOSS_MAX = 10,
+	LOSS_ANSWER_RATE = 10,  /* a DNS answer was not reported: the endpoint's share of reports is used up */
+	LOSS_MAX = 11,
 };
 
 enum limit {
@@ -73,6 +74,9 @@ enum limit {
 	ANSWER_SLOTS = 32, /* entries of `answers` for an endpoint and a direction; a power of two */
 	ANSWER_WAYS = 8,   /* of these, where the questions of a peer may be; a power of two */
 	ANSWERS_A_PEER = 2, /* of these, what a peer has where others need the rest */
+	DNS_BYTES = 1024,  /* of a DNS message that is reported; a power of two */
+	DNS_RATE = 50,     /* messages a second and endpoint */
+	DNS_BURST = 200,
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
 
@@ -153,6 +157,12 @@ struct nearby { /* value of `nearby`, by the low bits of a cgroup id: most packe
 	__u8 pad[2];
 };
 _Static_assert(sizeof(struct nearby) == 16, "ABI: agent/abi/layout.py");
+
+struct bucket { /* a token bucket; value of `dns_rates`, by endpoint slot */
+	__u32 tokens;
+	__u32 refilled; /* jiffies of its last refill */
+};
+_Static_assert(sizeof(struct bucket) == 8, "ABI: agent/abi/layout.py");
 
 struct slot { /* value of `slots`, by endpoint slot; the kernel writes it */
 	__u32 inserted[2]; /* entries of this slot ever put into `flows`, by direction */
@@ -303,5 +313,13 @@ struct event { /* record of the ring buffer `events` */
 	__u8 pad;
 };
 _Static_assert(sizeof(struct event) == 96, "ABI: agent/abi/layout.py");
+
+struct dns_answer { /* record of `events` with EVENT_DNS_ANSWER: what a DNS server answered, as it came */
+	struct event event; /* peer: the server; length: of the whole packet */
+	__u16 kept;         /* bytes of the message below; the rest is cut */
+	__u8 pad[6];
+	__u8 message[DNS_BYTES];
+};
+_Static_assert(sizeof(struct dns_answer) == 104 + DNS_BYTES, "ABI: agent/abi/layout.py");
 
 #endif

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.abi.layout import Layout, array, be16, nested, raw, u8, u32, u64
+from agent.abi.layout import Layout, array, be16, nested, raw, u8, u16, u32, u64
 
 ABI_VERSION = 4
 
@@ -16,6 +16,7 @@ NEARBY_SLOTS = 65536
 CREATOR_SLOTS = 65536
 POD_LEVELS = 2
 ANSWER_SLOTS = 32
+DNS_BYTES = 1024
 
 OPENED_BY_US = 1
 OPENED_BY_PEER = 2
@@ -59,6 +60,7 @@ ENDPOINT = Layout(
 )
 EPOCH = Layout("epoch", epoch=u32, evicted=array(u32, 2), pad=u32)
 NEARBY = Layout("nearby", cgroup_id=u64, epoch=u32, state=u8, flags=u8, pad=raw(2))
+BUCKET = Layout("bucket", tokens=u32, refilled=u32)
 SLOT = Layout("slot", inserted=array(u32, 2), tokens=u32, refilled=u32)
 FLOW_KEY = Layout(
     "flow_key",
@@ -151,10 +153,11 @@ EVENT = Layout(
     family=u8,
     pad=raw(1),
 )
+DNS_ANSWER = Layout("dns_answer", event=nested(EVENT), kept=u16, pad=raw(6), message=raw(DNS_BYTES))
 
 STRUCTS = (
-    CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES, RULE_KEY,
-    IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT,
+    CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, BUCKET, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES,
+    RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT, DNS_ANSWER,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
@@ -185,6 +188,7 @@ MAPS: dict[str, MapSpec] = {
     "pending": MapSpec(U64, U64, 4096, resizable=True),
     "epochs": MapSpec(U32, EPOCH, ENDPOINT_SLOTS),
     "slots": MapSpec(U32, SLOT, ENDPOINT_SLOTS),
+    "dns_rates": MapSpec(U32, BUCKET, ENDPOINT_SLOTS),
     "flows": MapSpec(FLOW_KEY, FLOW, 65536, resizable=True),
     "answers": MapSpec(U32, ANSWER, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS),
     "peers": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
@@ -193,7 +197,7 @@ MAPS: dict[str, MapSpec] = {
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
     "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
-    "losses": MapSpec(U32, U64, 10, per_cpu=True),
+    "losses": MapSpec(U32, U64, 11, per_cpu=True),
     "creators": MapSpec(U32, CREATOR, CREATOR_SLOTS),
     "events": MapSpec(U32, EVENT, EVENTS_BYTES, kernel_only=True),  # entries: bytes
     "sockets": MapSpec(U32, PROMOTED, 0, kernel_only=True),

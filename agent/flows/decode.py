@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agent.abi.structs import (
     DENIAL,
     DENIAL_KEY,
+    DNS_ANSWER,
     EVENT,
     FLOW,
     FLOW_KEY,
@@ -98,6 +99,26 @@ def decode_event(data: bytes) -> RawEvent:
             "reason": DropReason(v["reason"]),
         }
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """What a DNS server answered an endpoint: `event` is the packet, `message` as it came, cut after DNS_BYTES."""
+
+    event: RawEvent
+    message: bytes
+
+
+Record = RawEvent | RawAnswer
+
+
+def decode_record(data: bytes) -> Record:
+    """One record of the ring buffer."""
+    event = decode_event(data[: EVENT.size])
+    if event.kind is not EventKind.DNS_ANSWER:
+        return event
+    answer = DNS_ANSWER.unpack(data)
+    return RawAnswer(event, bytes(answer["message"][: answer["kept"]]))
 
 
 @dataclass(frozen=True, slots=True)

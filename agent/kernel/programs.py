@@ -62,6 +62,7 @@ class Program:
 PROGRAMS = (
     Program("slow_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 0)),
     Program("slow_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 0)),
+    Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
     Program("ingress", "skb.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
     Program("sock_release", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
     Program("sock_create", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),

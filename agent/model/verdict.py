@@ -91,6 +91,7 @@ class EventKind(IntEnum):
     AUDITED = 2
     PENDING = 3
     FOREIGN_SOCKET = 4  # a connection over a socket that another cgroup's process made (L7)
+    DNS_ANSWER = 5  # what a DNS server answered
 
 
 class Loss(IntEnum):
@@ -106,3 +107,4 @@ class Loss(IntEnum):
     TAIL_MISSING = 7  # a tail call found no program
     AGENT_GONE = 8  # a packet of an unknown pod that passed because the agent is gone (L6)
     IMPOSSIBLE = 9  # a lookup failed that cannot fail: a defect, please report it
+    ANSWER_RATE = 10  # a DNS answer was not reported: the endpoint's share of reports is used up
