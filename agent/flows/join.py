@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from immutables import Map
 
 from agent.flows.account import Growth
-from agent.flows.decode import RawEvent
+from agent.flows.decode import RawAnswer, RawEvent
+from agent.flows.lookups import AskedNames
+from agent.flows.pacing import Purse
 from agent.judge.claims import worth_of
 from agent.judge.judge import judge
 from agent.model.binding import Contradiction
 from agent.model.cluster import Address, Cluster
-from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind, PeerName, RuleMatch, Tuple
+from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
 from agent.model.nearest import Nearest
-from agent.model.policy import Rule, RuleRef
+from agent.model.policy import Entity, Rule, RuleRef
 from agent.model.verdict import Direction, DropReason
 from agent.model.want import RuleId
 
@@ -41,21 +43,6 @@ class Context:
 Asked = tuple[int, int, Direction, Address, int, int]
 """(slot, identity, direction, peer, protocol, port) of a denial."""
 ANSWERS = 4096
-
-
-@dataclass(slots=True)
-class Purse:
-    """Seconds of work that may be spent: `rate` of each second, and what was saved, up to `most`."""
-
-    rate: float
-    most: float
-    left: float
-    at: float = 0.0
-
-    def may_spend(self, now: float) -> bool:
-        self.left = min(self.most, self.left + (now - self.at) * self.rate)
-        self.at = now
-        return self.left > 0
 
 
 @dataclass(slots=True)
@@ -99,7 +86,7 @@ class Joiner:
 
     def __init__(self, name_of: NameOf, clock: Callable[[], float]) -> None:
         """`clock`: seconds that never go back."""
-        self._name_of, self.nearest = name_of, NearestRules(clock)
+        self._name_of, self.nearest, self.asked = name_of, NearestRules(clock), AskedNames(clock)
         self._past: dict[tuple[int, int], EndpointFacts] = {}
 
     def learn(self, endpoints: Mapping[int, EndpointFacts]) -> None:
@@ -120,13 +107,37 @@ class Joiner:
         identity = next((each for each, its in context.numbers.items() if its == number), STRANGER)
         return EndpointFacts(identity, number, identity.namespace, "", "")
 
+    def answer(self, record: RawAnswer, context: Context, time: float) -> FailedLookup | None:
+        """Take in what a DNS server answered an endpoint; what it asked in vain is something to report."""
+        event = record.event
+        answer = self.asked.learn((event.slot, event.identity), record.message)
+        if answer is None or not answer.failed:
+            return None
+        return FailedLookup(
+            time=time,
+            endpoint=self.facts(event.slot, event.identity, context, event.cgroup_id),
+            server=Tuple(event.peer, event.protocol, event.service_port, event.direction),
+            peer=self._name_of(event.peer),
+            name=answer.name,
+            record=answer.record,
+            rcode=answer.rcode,
+        )
+
+    def _peer(self, address: Address, owner: tuple[int, int]) -> PeerName:
+        """An address of the world has the name under which the endpoint asked for it last."""
+        peer = self._name_of(address)
+        if peer.kind is not PeerKind.ENTITY or peer.name != Entity.WORLD.value:
+            return peer
+        asked = self.asked.name(owner, address)
+        return replace(peer, kind=PeerKind.FQDN, name=asked) if asked else peer
+
     def flow(self, growth: Growth, context: Context, time: float) -> Flow:
         raw = growth.flow
         return Flow(
             time=time,
             endpoint=self.facts(raw.slot, raw.identity, context, raw.cgroup_id),
             tuple=raw.tuple,
-            peer=self._name_of(raw.tuple.peer),
+            peer=self._peer(raw.tuple.peer, (raw.slot, raw.identity)),
             verdict=raw.verdict,
             rule=context.rules.get(RuleId(raw.rule)),
             counts=growth.counts,
@@ -144,7 +155,7 @@ class Joiner:
             time=time,
             endpoint=endpoint,
             tuple=Tuple(event.peer, event.protocol, event.service_port, event.direction),
-            peer=self._name_of(event.peer) if event.hook.has_peer else NO_PEER,
+            peer=self._peer(event.peer, (event.slot, event.identity)) if event.hook.has_peer else NO_PEER,
             verdict=event.verdict,
             reason=event.reason,
             rule=context.rules.get(RuleId(event.rule)),

@@ -59,6 +59,12 @@ class PeerNames:
         """The best name of an address at this revision."""
         return replace(self._name(address), place=self._where(address))
 
+    def is_resolver(self, address: Address) -> bool:
+        """Is it of entity `dns` (P12)?"""
+        settings = self._cluster.settings
+        names = (self._services.get(address), *self._ends.get(address, ()))
+        return address in settings.dns_addresses or any(name in settings.dns_services for name in names if name)
+
     def _where(self, address: Address) -> Place:
         settings, nodes = self._cluster.settings, self._cluster.nodes.values()
         if self._services.get(address) == APISERVER or APISERVER in self._ends.get(address, ()):

@@ -76,6 +76,19 @@ class Tuple:
     direction: Direction
 
 
+@dataclass(frozen=True, slots=True)
+class FailedLookup:
+    """A name that an endpoint asked a DNS server for in vain."""
+
+    time: float  # seconds since the epoch
+    endpoint: EndpointFacts
+    server: Tuple
+    peer: PeerName  # the server's
+    name: str
+    record: str  # A or AAAA
+    rcode: str  # NXDOMAIN, SERVFAIL, REFUSED, ... (RFC 6895)
+
+
 class RuleMatch(Enum):
     """What the rule of a verdict looks at; NONE where no rule decided."""
 

@@ -13,12 +13,14 @@ from agent.abi.layout import Layout
 from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, SLOT, U32
 from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
+    RawAnswer,
     RawEvent,
+    Record,
 )
 from agent.flows.join import Context, Joiner
 from agent.flows.names import PeerNames
 from agent.model.changes import Changes
-from agent.model.flow import Denial, EndpointFacts, Flow, PeerKind
+from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind
 from agent.model.verdict import Direction, DropReason
 from agent.node.folding import Folding
 from agent.node.kernel import Maps
@@ -35,6 +37,7 @@ class Receiver(Protocol):
 
     def flows(self, flows: list[Flow]) -> None: ...
     def denials(self, denials: list[Denial]) -> None: ...
+    def lookups(self, lookups: list[FailedLookup]) -> None: ...
 
 
 class Ticks(Protocol):
@@ -65,7 +68,7 @@ class Snapshot:
     changes: Changes
 
 
-Message = Snapshot | RawEvent | None
+Message = Snapshot | Record | None
 """None ends the thread after a last drain."""
 
 
@@ -117,7 +120,7 @@ class FlowDrain:
                 due = self._now() + self._interval
         self.drain_flows()
 
-    def offer(self, record: RawEvent) -> None:
+    def offer(self, record: Record) -> None:
         """From the writing thread. What finds no room is counted; the totals have it (R2)."""
         if self.inbox.qsize() < WAITING:
             self.inbox.put(record)
@@ -126,14 +129,20 @@ class FlowDrain:
 
     def lost(self) -> dict[str, int]:
         """Reports that were lost here, and those without their nearest rule, by reason."""
-        return {"events_unread": self._unread, "nearest_rules": self._joiner.nearest.skipped}
+        return {
+            "events_unread": self._unread,
+            "nearest_rules": self._joiner.nearest.skipped,
+            "dns_answers_unread": self._joiner.asked.skipped,
+        }
 
-    def take(self, message: Snapshot | RawEvent) -> None:
+    def take(self, message: Snapshot | Record) -> None:
         """One message."""
         if isinstance(message, Snapshot):
             self._context = message.context
             self._names.update(message.context.cluster, message.changes)
             self._joiner.learn(message.endpoints)
+        elif isinstance(message, RawAnswer):
+            self._answer(message)
         elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
             if len(self._held) >= WAITING:
                 self._report(self._held.popleft()[1])
@@ -173,6 +182,15 @@ class FlowDrain:
             denials = [self._joiner.denial(event, self._context, self._clocks.wall())]
             for receiver in self._receivers:
                 receiver.denials(denials)
+
+    def _answer(self, record: RawAnswer) -> None:
+        """Only servers of entity `dns` say what an address is called."""
+        if self._context is None or not self._names.is_resolver(record.event.peer):
+            return
+        failed = self._joiner.answer(record, self._context, self._clocks.wall())
+        if failed is not None:
+            for receiver in self._receivers:
+                receiver.lookups([failed])
 
     def _without_open(self, idle: list[bytes], now: int) -> list[bytes]:
         """An entry stays while a connection of it is open, or nobody would know who opened that (P9)."""

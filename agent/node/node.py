@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent.abi.structs import U32
 from agent.errors import KernelError
-from agent.flows.decode import RawEvent, decode_event
+from agent.flows.decode import RawAnswer, RawEvent, decode_record
 from agent.log import event
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.classify import Classified, ClassifiedBy
@@ -180,7 +180,10 @@ class Node:
         self.publisher.publish_changes()  # the records may speak of what is new
         asked = False
         for data in self.parts.kernel.events.read():
-            record = decode_event(data)
+            record = decode_record(data)
+            if isinstance(record, RawAnswer):
+                self.parts.drain.offer(record)
+                continue
             if record.kind is EventKind.PENDING:
                 self.parts.unknown.ask(record)
                 asked = True

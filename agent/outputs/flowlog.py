@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from agent import __version__
 from agent.log import event
-from agent.model.flow import Denial, Flow
-from agent.outputs.hubble import lines_of
+from agent.model.flow import Denial, FailedLookup, Flow
+from agent.outputs.hubble import Seen, line_of_lookup, lines_of
 from agent.outputs.output import Output
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -26,7 +26,7 @@ KEEP = 5
 QUEUED = 200_000
 """Records that may wait for a slow disk before the next are lost."""
 
-Batch = Sequence[Flow] | Sequence[Denial]
+Batch = Sequence[Flow] | Sequence[Denial] | Sequence[FailedLookup]
 
 
 class RotatingFile:
@@ -123,6 +123,9 @@ class FlowLog(Output):
     def denials(self, denials: list[Denial]) -> None:
         self._queue(denials)
 
+    def lookups(self, lookups: list[FailedLookup]) -> None:
+        self._queue(lookups)
+
     def write(self, batch: Batch) -> None:
         """One batch to the file, in the thread that calls. A failure is counted; the next batch tries again."""
         lines = [line for seen in batch for line in self._lines(seen)]
@@ -138,8 +141,10 @@ class FlowLog(Output):
             event("flow_log.mended", lost=self._lost["flow_log_write"])
         self._failing = False
 
-    def _lines(self, seen: Flow | Denial) -> list[bytes]:
+    def _lines(self, seen: Seen) -> list[bytes]:
         try:
+            if isinstance(seen, FailedLookup):
+                return [line_of_lookup(seen, self._node, __version__)]
             return lines_of(seen, self._node, __version__)
         except (ValueError, OverflowError) as exc:  # a clock before year 1, and the like
             self._lost["flow_log_encode"] += 1

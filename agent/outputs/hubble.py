@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
+import dns.rcode
+
 from agent.model.cluster import Address
-from agent.model.flow import Denial, Flow, PeerKind, RuleMatch
+from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind, RuleMatch
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS, IpProtocol
@@ -27,7 +29,7 @@ MAX_LINE_BYTES = 64 * 1024
 """With its end of line: what `hubble observe --input-file` reads at most."""
 _CUT_TEXT = 64
 
-_DROP, _TRACE, _POLICY_VERDICT = 1, 4, 5  # event types (cilium/pkg/monitor/api/types.go)
+_DROP, _TRACE, _POLICY_VERDICT, _L7 = 1, 4, 5, 129  # event types (cilium/pkg/monitor/api/types.go)
 _POLICY_DENIED = (133, "POLICY_DENIED")
 DROP_REASONS: dict[DropReason, tuple[int, str]] = {
     DropReason.NONE: _POLICY_DENIED,  # Hubble's own number 0 reads "Success"
@@ -61,16 +63,50 @@ _LINES = uuid.UUID("6d1c3f0e-5f0c-5d5e-9a3b-0b6f0a8c2f11")
 _STRUCT = "type.googleapis.com/google.protobuf.Struct"
 
 Object = dict[str, Any]
+Seen = Flow | Denial | FailedLookup
 
 
 def lines_of(seen: Flow | Denial, node: str, version: str) -> list[bytes]:
     """Whole lines, each with its end and never longer than MAX_LINE_BYTES."""
+    common = _common(seen)
+    return [_line_of(seen, common, event, node, version) for event in _events(seen)]
+
+
+def line_of_lookup(seen: FailedLookup, node: str, version: str) -> bytes:
+    """As Cilium's DNS proxy reports an answer: from the server to the pod, on layer 7."""
+    ours, server = own_end(seen.endpoint), peer_end(seen.peer, seen.server.peer.version)
+    own = next((str(a) for a in seen.endpoint.addresses if a.version == seen.server.peer.version), "")
+    ends = {"source": str(seen.server.peer), "destination": own}
+    flow: Object = {
+        "verdict": "FORWARDED",
+        "IP": {**{end: text for end, text in ends.items() if text}, "ipVersion": f"IPv{seen.server.peer.version}"},
+        "l4": {"UDP": {"source_port": seen.server.service_port}},
+        "source": server,
+        "destination": ours,
+        "Type": "L7",
+        "l7": {
+            "type": "RESPONSE",
+            "dns": {
+                "query": f"{seen.name}.", "rcode": int(dns.rcode.from_text(seen.rcode)), "qtypes": [seen.record],
+                "observation_source": "dagwall",
+            },
+        },
+        "event_type": {"type": _L7},
+        "traffic_direction": "EGRESS",
+        "is_reply": True,
+        "Summary": printable(f"DNS: {seen.rcode} for {seen.name} ({seen.record})"),
+        "extensions": {"@type": _STRUCT, "value": _of_endpoint(seen.endpoint) | {"peer": seen.peer.name}},
+    }  # fmt: skip
+    return _line_of(seen, flow, {}, node, version)
+
+
+def _line_of(seen: Seen, common: Object, event: Object, node: str, version: str) -> bytes:
     cluster = seen.endpoint.identity.cluster
     node = f"{cluster}/{node}" if cluster else node
     time = datetime.fromtimestamp(seen.time, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    common = {"time": time, "node_name": node, **_common(seen), "emitter": {"name": "dagwall", "version": version}}
-    flows = [common | event for event in _events(seen)]
-    return [_line({"flow": _numbered(flow), "node_name": node, "time": time}) for flow in flows]
+    emitter = {"name": "dagwall", "version": version}
+    flow = {"time": time, "node_name": node, **common, "emitter": emitter} | event
+    return _line({"flow": _numbered(flow), "node_name": node, "time": time})
 
 
 def _numbered(flow: Object) -> Object:
@@ -117,6 +153,8 @@ def _common(seen: Flow | Denial) -> Object:
     if seen.peer.kind is PeerKind.SERVICE:
         namespace, _, name = seen.peer.name.partition("/")
         out["destination_service" if egress else "source_service"] = {"namespace": namespace, "name": name}
+    if seen.peer.kind is PeerKind.FQDN:
+        out["destination_names" if egress else "source_names"] = [seen.peer.name]
     return out
 
 
@@ -199,10 +237,9 @@ def _summary(seen: Flow | Denial) -> str:
     )
 
 
-def _ours(seen: Flow | Denial) -> Object:
-    facts = seen.endpoint
+def _of_endpoint(facts: EndpointFacts) -> Object:
     identity, claim = facts.identity, facts.claim or _NO_CLAIM
-    out: Object = {
+    return {
         "identity": str(identity),
         "number": facts.number,
         "service_account": identity.service_account,
@@ -215,6 +252,12 @@ def _ours(seen: Flow | Denial) -> Object:
         "try_number": claim.try_number,
         "map_index": claim.map_index,
         "pod_uid": facts.uid,
+    }
+
+
+def _ours(seen: Flow | Denial) -> Object:
+    facts = seen.endpoint
+    out: Object = _of_endpoint(facts) | {
         "peer": seen.peer.name,
         "peer_kind": seen.peer.kind.value,
         "verdict": seen.verdict.name.lower(),

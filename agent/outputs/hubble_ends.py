@@ -49,6 +49,8 @@ def peer_end(peer: PeerName, version: int) -> dict[str, Any]:
         return {"identity": _UNKNOWN, "labels": ["reserved:unknown"]}
     if peer.kind is PeerKind.CIDR:
         return {"identity": _WORLD, "labels": ["reserved:world", f"cidr:{peer.name}"]}
+    if peer.kind is PeerKind.FQDN:
+        return {"identity": _WORLD, "labels": ["reserved:world", f"fqdn:{peer.name}"]}
     if peer.name == "node":
         return {"identity": 1, "labels": ["reserved:host"]}
     return {"identity": _WORLD, "labels": ["reserved:world", f"reserved:world-ipv{version}"]}

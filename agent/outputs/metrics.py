@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.model.flow import Flow
+from agent.model.flow import FailedLookup, Flow
 from agent.model.node_state import NodeState, View
 from agent.model.report import IdentityRow, Totals
 from agent.outputs.output import Output
-from agent.outputs.series import LABELS, OVERFLOW, Key, Room, TaskSeries
+from agent.outputs.series import LABELS, OVERFLOW, Key, LookupSeries, Room, TaskSeries
 from agent.outputs.words import reason_name
 
 _TASK = ("namespace", "dag_id", "task_id", "service_account")
@@ -34,6 +34,7 @@ class Metrics(Collector, Output):
         self._view, self._limit = view, series
         self.tasks = TaskSeries(series)
         self._denials, self._lock = Room(series), threading.Lock()
+        self._lookups = LookupSeries(series)
         ProcessCollector(registry=registry)  # where there is /proc
         self._policy_latency = Histogram(
             "dagwall_policy_latency_seconds", "Time from reading a change to the last map write that enforces it.",
@@ -49,6 +50,10 @@ class Metrics(Collector, Output):
         """From the draining thread."""
         self.tasks.add(flows)
 
+    def lookups(self, lookups: list[FailedLookup]) -> None:
+        """From the draining thread."""
+        self._lookups.add(lookups)
+
     def report(self, state: NodeState) -> None:
         """From the writing thread."""
         for seconds in state.policy_seconds:
@@ -63,11 +68,14 @@ class Metrics(Collector, Output):
         view = self._view()
         if view is not None:
             found = (facts.identity for facts in view.state.by_slot.values())
-            self.tasks.forget({(i.namespace, i.dag_id, i.task_id, i.service_account) for i in found})
+            here = {(i.namespace, i.dag_id, i.task_id, i.service_account) for i in found}
+            for series in (self.tasks, self._lookups):
+                series.forget(here)
         yield from self._task_families()
         if view is not None:
             yield from self._identity_families(view.totals.identities)
             yield self._denied(view.totals)
+            yield self._failed_lookups()
             yield from _agent_families(view)
 
     def _task_families(self) -> Iterator[Metric]:
@@ -138,6 +146,16 @@ class Metrics(Collector, Output):
         )
         for key, value in shown.items():
             family.add_metric(key, value)
+        return family
+
+    def _failed_lookups(self) -> Metric:
+        family = CounterMetricFamily(
+            "dagwall_task_dns_failures",
+            "Names that a task asked a DNS server for in vain, by what it answered, since this agent started.",
+            labels=[*_TASK, "rcode"],
+        )
+        for key, count in self._lookups.snapshot().items():
+            family.add_metric(key, count)
         return family
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from agent.model.flow import Flow
+from agent.model.flow import FailedLookup, Flow
 
 OVERFLOW = "_overflow"
 LABELS = ("namespace", "dag_id", "task_id", "service_account", "peer", "direction")
@@ -62,13 +62,57 @@ class Room:
         self.give_back(self._keys.difference(keys))
 
 
+class Gone:
+    """Identities (the first four of LABELS) that have no endpoint any more, and since when."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.since: dict[Key, float] = {}
+
+    def update(self, known: Iterable[Key], here: Collection[Key]) -> set[Key]:
+        """`here`: those that have endpoints. Of the others those whose time is over; they are forgotten here."""
+        now = self._clock()
+        self.since = {who: self.since.get(who, now) for who in known if who not in here and OVERFLOW not in who}
+        over = {who for who, since in self.since.items() if now - since > GONE_SECONDS}
+        for who in over:
+            del self.since[who]
+        return over
+
+
+class LookupSeries:
+    """Names that were asked for in vain, by identity and what the server answered; bounded as the task series are."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._room, self._lock, self._gone = Room(limit), threading.Lock(), Gone(clock)
+        self._counts: Counter[Key] = Counter()
+
+    def add(self, lookups: Iterable[FailedLookup]) -> None:
+        with self._lock:
+            for each in lookups:
+                who = each.endpoint.identity
+                key = (who.namespace, who.dag_id, who.task_id, who.service_account, each.rcode)
+                self._counts[key if self._room.take(key) else (*[OVERFLOW] * 4, each.rcode)] += 1
+
+    def snapshot(self) -> dict[Key, int]:
+        with self._lock:
+            return dict(self._counts)
+
+    def forget(self, here: Collection[Key]) -> None:
+        """As TaskSeries does."""
+        with self._lock:
+            over = self._gone.update({key[:4] for key in self._counts}, here)
+            keys = [key for key in self._counts if key[:4] in over]
+            for key in keys:
+                del self._counts[key]
+            self._room.give_back(keys)
+
+
 class TaskSeries:
     """A series keeps its room while its identity is here, and where room is left for GONE_SECONDS longer."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._room, self._lock, self._clock = Room(limit), threading.Lock(), clock
+        self._room, self._lock, self._gone = Room(limit), threading.Lock(), Gone(clock)
         self._totals: dict[Key, TaskTotals] = {}
-        self._gone: dict[Key, float] = {}  # identities without an endpoint, since when
         self.overflowed = 0  # growths that were added to the overflow series
 
     def add(self, flows: Iterable[Flow]) -> None:
@@ -94,10 +138,7 @@ class TaskSeries:
     def forget(self, here: Collection[Key]) -> None:
         """`here`: identities (the first four of LABELS) that have endpoints. Series of others go, after a while."""
         with self._lock:
-            now = self._clock()
-            known = {key[:4] for key in self._totals}
-            self._gone = {who: self._gone.get(who, now) for who in known if who not in here and OVERFLOW not in who}
-            self._drop({who for who, since in self._gone.items() if now - since > GONE_SECONDS})
+            self._drop(self._gone.update({key[:4] for key in self._totals}, here))
 
     def _series(self, flow: Flow) -> TaskTotals:
         identity, direction = flow.endpoint.identity, flow.tuple.direction.name.lower()
@@ -120,8 +161,9 @@ class TaskSeries:
     def _make_room(self, namespace: str) -> bool:
         """Of identities that have gone, and whose last totals were scraped, half go: of the namespace that needs room
         if it has any, else of all; those that have been gone longest."""
-        own = [who for who in self._gone if who[0] == namespace]
-        gone = sorted(own or self._gone, key=self._gone.__getitem__)
+        since = self._gone.since
+        own = [who for who in since if who[0] == namespace]
+        gone = sorted(own or since, key=since.__getitem__)
         self._drop(set(gone[: (len(gone) + 1) // 2]))
         return bool(gone)
 
@@ -131,4 +173,4 @@ class TaskSeries:
             del self._totals[key]
         self._room.give_back(keys)
         for who in identities:
-            del self._gone[who]
+            self._gone.since.pop(who, None)

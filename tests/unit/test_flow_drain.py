@@ -6,15 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 
 from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, SLOT, U32, pack_address
 from agent.flows.account import Accountant
+from agent.flows.decode import RawAnswer
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Pod, Settings
-from agent.model.flow import Denial, Flow
+from agent.model.flow import Denial, FailedLookup, Flow, PeerKind
 from agent.model.identity import Claim, PodUid
-from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.verdict import Direction, DropReason, EventKind, Verdict
 from agent.node.flow_drain import UNKNOWN_PEER_SECONDS, WAITING, Clocks, FlowDrain, Snapshot, lost_evictions
 from agent.node.folding import Folding
 from agent.sync.writer import Share
@@ -39,6 +43,7 @@ class Drained:
     open: set[bytes] = field(default_factory=set)
     flows_seen: list[list[Flow]] = field(default_factory=list)
     denials_seen: list[Denial] = field(default_factory=list)
+    lookups_seen: list[FailedLookup] = field(default_factory=list)
     evicted: Counter[Share] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -58,6 +63,9 @@ class Drained:
 
     def denials(self, denials: list[Denial]) -> None:
         self.denials_seen += denials
+
+    def lookups(self, lookups: list[FailedLookup]) -> None:
+        self.lookups_seen += lookups
 
     def put(self, packets: int, *, last: int, protocol: int = TCP, port: int = 443) -> bytes:
         key = FLOW_KEY.pack(
@@ -220,3 +228,26 @@ def test_evictions_that_were_lost_are_found(
 
 def test_nothing_is_lost_where_nothing_is() -> None:
     assert lost_evictions(FakeKernel().maps) == {}
+
+
+RESOLVER, STRANGER = ip_address("10.96.0.10"), ip_address("192.0.2.54")
+
+
+def of_server(server: object, name: str, *addresses: str) -> RawAnswer:
+    made = dns.message.make_response(dns.message.make_query(name, "A"))
+    if addresses:
+        made.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", "A", *addresses))
+    else:
+        made.set_rcode(dns.rcode.NXDOMAIN)
+    return RawAnswer(replace(EVENT, kind=EventKind.DNS_ANSWER, peer=server), made.to_wire())
+
+
+def test_only_servers_of_entity_dns_name_addresses_and_fail(drained: Drained) -> None:
+    known = replace(HERE, cluster=replace(CLUSTER, settings=Settings(dns=(RESOLVER,))))
+    drained.drain.take(Snapshot(known, {1: FACTS}, EVERYTHING))
+    for server, name in ((RESOLVER, "api.stripe.com"), (STRANGER, "evil.example")):
+        drained.drain.take(of_server(server, name, str(PEER)))
+        drained.drain.take(of_server(server, f"no.{name}"))
+    drained.drain.take(replace(EVENT, peer=PEER))
+    assert {(each.peer.kind, each.peer.name) for each in drained.denials_seen} == {(PeerKind.FQDN, "api.stripe.com")}
+    assert {each.name for each in drained.lookups_seen} == {"no.api.stripe.com"}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 from immutables import Map
 
 from agent.flows.account import Growth
-from agent.flows.decode import RawEvent, RawFlow
+from agent.flows.decode import RawAnswer, RawEvent, RawFlow
 from agent.flows.join import STRANGER, Context, Joiner, NearestRules
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster, Namespace, Pod
@@ -92,6 +95,38 @@ def test_the_next_pod_of_the_same_identity_takes_over() -> None:
     later = replace(CONTEXT, by_slot={1: replace(FACTS, pod="finance-load-x2")})
     made.learn(later.by_slot)
     assert made.flow(growth(), later, 1).endpoint.pod == "finance-load-x2"
+
+
+ANSWER = replace(EVENT, kind=EventKind.DNS_ANSWER, peer=ip_address("10.96.0.10"), service_port=53, protocol=17)
+
+
+def answered(name: str, address: str) -> bytes:
+    made = dns.message.make_response(dns.message.make_query(name, "A"))
+    made.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", "A", address))
+    return made.to_wire()
+
+
+def test_an_address_of_the_world_has_the_name_that_its_endpoint_asked_for() -> None:
+    made = joiner()
+    made.answer(RawAnswer(ANSWER, answered("api.stripe.com", "192.0.2.9")), CONTEXT, 1)
+    flow, denial = made.flow(growth(), CONTEXT, 1), made.denial(EVENT, CONTEXT, 1)
+    assert [(each.peer.kind, each.peer.name) for each in (flow, denial)] == [(PeerKind.FQDN, "api.stripe.com")] * 2
+    assert made.flow(growth(slot=2), CONTEXT, 1).peer.name == "world", "another endpoint has not asked"
+
+
+def test_what_has_a_name_of_the_cluster_keeps_it() -> None:
+    made = Joiner(lambda _: PeerName(PeerKind.SERVICE, "db/postgres"), lambda: 0.0)
+    made.answer(RawAnswer(ANSWER, answered("postgres.db.svc.cluster.local", "192.0.2.9")), CONTEXT, 1)
+    assert made.flow(growth(), CONTEXT, 1).peer.name == "db/postgres"
+
+
+def test_what_was_asked_in_vain_is_something_to_report() -> None:
+    made = dns.message.make_response(dns.message.make_query("db.internal", "AAAA"))
+    made.set_rcode(dns.rcode.NXDOMAIN)
+    failed = joiner().answer(RawAnswer(ANSWER, made.to_wire()), CONTEXT, 9.5)
+    assert failed is not None
+    assert (failed.name, failed.record, failed.rcode, failed.time) == ("db.internal", "AAAA", "NXDOMAIN", 9.5)
+    assert (failed.endpoint, str(failed.server.peer), failed.server.service_port) == (FACTS, "10.96.0.10", 53)
 
 
 def test_nobody_knows_them() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.flows.join import NO_PEER
-from agent.model.flow import Denial, Flow, PeerKind, PeerName, Place, RuleMatch
+from agent.model.flow import Denial, FailedLookup, Flow, PeerKind, PeerName, Place, RuleMatch, Tuple
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
-from agent.outputs.hubble import DROP_REASONS, lines_of
+from agent.outputs.hubble import DROP_REASONS, line_of_lookup, lines_of
 from agent.outputs.hubble_ends import identity_number
 from tests.unit.seen import WORLD, denial, endpoint, flow
 
@@ -168,3 +168,38 @@ def test_group_messages_are_igmp() -> None:
 def test_equal_lines_have_one_uuid() -> None:
     assert parsed(flow()) == parsed(flow())
     assert parsed(flow())[0]["uuid"] != parsed(flow(time=1.6))[0]["uuid"]
+
+
+NAMED = PeerName(PeerKind.FQDN, "api.stripe.com")
+FAILED = FailedLookup(
+    1_700_000_000.5, endpoint(), Tuple(ip_address("10.96.0.10"), 17, 53, Direction.EGRESS),
+    PeerName(PeerKind.SERVICE, "kube-system/kube-dns"), "db.internal", "AAAA", "NXDOMAIN",
+)  # fmt: skip
+
+
+def test_a_name_that_was_asked_for_is_the_destination_s() -> None:
+    """`hubble observe --to-fqdn`: FlowFilter.destination_fqdn reads destination_names."""
+    (line,) = parsed(flow(peer=NAMED))
+    assert line["destination_names"] == ["api.stripe.com"]
+    assert line["destination"] == {"identity": 2, "labels": ["reserved:world", "fqdn:api.stripe.com"]}
+    (line,) = parsed(flow(peer=NAMED, direction=INGRESS))
+    assert line["source_names"] == ["api.stripe.com"]
+
+
+def test_a_name_that_was_asked_for_in_vain_is_an_answer_on_layer_7() -> None:
+    line = json.loads(line_of_lookup(FAILED, "n1", "0.1.0"))["flow"]
+    assert (line["Type"], line["event_type"], line["verdict"], line["is_reply"]) == (
+        "L7",
+        {"type": 129},
+        "FORWARDED",
+        True,
+    )
+    assert line["l7"] == {
+        "type": "RESPONSE",
+        "dns": {"query": "db.internal.", "rcode": 3, "qtypes": ["AAAA"], "observation_source": "dagwall"},
+    }
+    assert line["IP"] == {"source": "10.96.0.10", "destination": "10.0.0.7", "ipVersion": "IPv4"}
+    assert line["source"]["namespace"] == "kube-system"
+    assert line["destination"]["pod_name"] == "finance-load-x1"
+    assert line["Summary"] == "DNS: NXDOMAIN for db.internal (AAAA)"
+    assert line["extensions"]["value"]["dag_id"] == "finance"

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.errors import DagwallError
-from agent.model.flow import PeerKind, PeerName
+from agent.model.flow import FailedLookup, PeerKind, PeerName, Tuple
 from agent.model.node_state import View
 from agent.model.report import DenialRow
 from agent.model.verdict import Direction, DropReason, Verdict
@@ -25,8 +26,8 @@ from agent.outputs.bounded import Room
 from agent.outputs.http import REQUESTS, HttpServer, app, split_address
 from agent.outputs.latest import problems
 from agent.outputs.metrics import Metrics
-from agent.outputs.series import TaskSeries
-from tests.unit.seen import NUMBER, STATE, TOTALS, VIEW, endpoint, flow, unready
+from agent.outputs.series import GONE_SECONDS, LookupSeries, TaskSeries
+from tests.unit.seen import NUMBER, STATE, TOTALS, VIEW, WORLD, endpoint, flow, unready
 
 
 def denied(number: int) -> DenialRow:
@@ -188,6 +189,29 @@ def test_denials_share_their_series_by_namespace_and_keep_them() -> None:
         )
     finally:
         served.server.stop()
+
+
+def failed(dag: str, rcode: str = "NXDOMAIN") -> FailedLookup:
+    server = Tuple(ip_address("10.96.0.10"), 17, 53, Direction.EGRESS)
+    return FailedLookup(1.0, endpoint(dag), server, WORLD, "db.internal", "A", rcode)
+
+
+def test_names_that_were_asked_for_in_vain_are_counted_by_task_and_answer(scraped: Scraped) -> None:
+    scraped.metrics.lookups([failed("finance"), failed("finance"), failed("finance", "SERVFAIL"), failed("sales")])
+    value = lambda dag, rcode: scraped.value("dagwall_task_dns_failures_total", dag_id=dag, rcode=rcode)  # noqa: E731
+    assert [value("finance", "NXDOMAIN"), value("finance", "SERVFAIL"), value("sales", "NXDOMAIN")] == [2, 1, 1]
+
+
+def test_series_of_lookups_are_bounded_and_go_with_their_identity() -> None:
+    now = [0.0]
+    series = LookupSeries(10, lambda: now[0])
+    series.add(failed(f"dag{n}") for n in range(20))
+    counts = series.snapshot()
+    assert (len(counts), sum(counts.values())) == (6, 20), "a namespace takes as many as it leaves, and one overflow"
+    series.forget(())
+    now[0] = GONE_SECONDS + 1
+    series.forget(())
+    assert list(series.snapshot()) == [("_overflow",) * 4 + ("NXDOMAIN",)]
 
 
 def test_the_process_is_measured_and_its_language_is_not_told(scraped: Scraped) -> None:

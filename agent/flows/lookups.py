@@ -1,0 +1,118 @@
+"""Names that endpoints asked DNS servers for, so that people see `api.stripe.com` and not an address.
+
+For eyes only: no verdict follows from them. A message may come from anywhere, so only those of servers in entity
+`dns` count (P12). Addresses belong to the name of the question, through its CNAMEs (RFC 1034 section 3.6.2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import dns.exception
+import dns.message
+import dns.rcode
+import dns.rdatatype
+
+from agent.flows.pacing import Purse
+from agent.model.cluster import Address
+
+MOST_OF_ENDPOINT = 1024
+"""Addresses whose names are kept for an endpoint; the one that was used longest ago goes."""
+MOST_ENDPOINTS = 8192
+_FOLLOWED = (dns.rdatatype.A, dns.rdatatype.AAAA)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsAnswer:
+    """The name that was asked for, in lower case without the last dot; the type of record; the rcode of RFC 6895."""
+
+    name: str
+    record: str
+    rcode: str
+    addresses: tuple[Address, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """NXDOMAIN, SERVFAIL and the like; a name without addresses of this kind is no failure."""
+        return self.rcode != "NOERROR"
+
+
+def read_answer(message: bytes) -> DnsAnswer | None:
+    """What a server answered; None of what is no answer about a name's addresses, or cannot be read.
+
+    A message that was cut has the addresses that are whole in it.
+    """
+    try:
+        answer = dns.message.from_wire(message, continue_on_error=True, ignore_trailing=True)
+        if not isinstance(answer, dns.message.QueryMessage) or len(answer.question) != 1:
+            return None
+        question = answer.question[0]
+        name = question.name.to_text(omit_final_dot=True).lower()  # what is no plain sign is `\\DDD` there
+        if question.rdtype not in _FOLLOWED:
+            return None
+        record = dns.rdatatype.to_text(question.rdtype)
+        if answer.rcode() != dns.rcode.NOERROR:
+            return DnsAnswer(name, record, dns.rcode.to_text(answer.rcode()))
+        found = answer.resolve_chaining().answer
+    except (dns.exception.DNSException, ValueError, IndexError):
+        return None
+    return DnsAnswer(name, record, "NOERROR", tuple(ip_address(each.address) for each in found or ()))
+
+
+Owner = tuple[int, int]
+"""(slot, identity number): a slot is given to another pod later, which asked for nothing yet."""
+
+
+@dataclass(slots=True)
+class AskedNames:
+    """By endpoint and address the name that it asked for last.
+
+    Bounded by endpoint and in all: who asks for many names forgets his own. `skipped`: answers that were not read
+    for want of time.
+    """
+
+    clock: Callable[[], float]
+    skipped: int = 0
+    _names: OrderedDict[Owner, OrderedDict[Address, str]] = field(default_factory=OrderedDict)
+    _all: Purse = field(default_factory=lambda: Purse(0.1, 0.2, 0.2))
+    _own: dict[int, Purse] = field(default_factory=dict)  # by slot
+
+    def learn(self, owner: Owner, message: bytes) -> DnsAnswer | None:
+        """Take in an answer, and return what is in it."""
+        began, own = self.clock(), self._purse(owner[0])
+        if not (own.may_spend(began) and self._all.may_spend(began)):
+            self.skipped += 1
+            return None
+        answer = read_answer(message)
+        if answer is not None:
+            for address in answer.addresses:
+                self._put(owner, address, answer.name)
+        for purse in (own, self._all):
+            purse.left -= self.clock() - began
+        return answer
+
+    def name(self, owner: Owner, address: Address) -> str:
+        """The name, or ""."""
+        names = self._names.get(owner)
+        if names is None or address not in names:
+            return ""
+        names.move_to_end(address)
+        return names[address]
+
+    def _put(self, owner: Owner, address: Address, name: str) -> None:
+        names = self._names.setdefault(owner, OrderedDict())
+        self._names.move_to_end(owner)
+        names[address] = name
+        names.move_to_end(address)
+        if len(names) > MOST_OF_ENDPOINT:
+            names.popitem(last=False)
+        if len(self._names) > MOST_ENDPOINTS:
+            self._names.popitem(last=False)
+
+    def _purse(self, slot: int) -> Purse:
+        if slot not in self._own and len(self._own) >= MOST_ENDPOINTS:
+            self._own.clear()
+        return self._own.setdefault(slot, Purse(0.02, 0.05, 0.05))
