@@ -95,7 +95,7 @@ class Making:
         )  # fmt: skip
 
     def totals(self, parts: Parts) -> TotalsReader:
-        return TotalsReader(self.datapath.maps, self.folding, lambda: parts.drain.lost() | parts.closer.lost())
+        return TotalsReader(self.datapath.maps, self.folding, lambda: _lost(parts))
 
     def _facts(self) -> AgentFacts:
         """And the log's lines about what this start has found."""
@@ -150,3 +150,8 @@ class Making:
             evicted=inbox.evicted, still_open=connections.still_open, folding=self.folding,
             taken=lambda: writer.endpoints.slots.taken, interval_seconds=config.drain_seconds, hz=self.hz,
         )  # fmt: skip
+
+
+def _lost(parts: Parts) -> dict[str, int]:
+    """What the node's threads lost, by reason (R2)."""
+    return parts.drain.lost() | parts.closer.lost() | parts.watcher.lost()

@@ -127,7 +127,7 @@ class Node:
     def _on_inbox(self) -> None:
         evictions, posted = self.parts.inbox.take()
         if evictions:
-            self.writer.evicted(evictions)
+            self.health.guarded(lambda: self.writer.evicted(evictions))
         if posted is not None:
             self._take(posted)
 

@@ -65,6 +65,10 @@ class CgroupWatcher:
         """For poll(): readable when `read` has something to do; -1 while there are no events at all."""
         return self.events.fileno()
 
+    def lost(self) -> dict[str, int]:
+        """How often the kernel's queue overflowed, so that all folders were listed again. Any thread."""
+        return {"folder_events": self.overflows}
+
     def close(self) -> None:
         self.events.close()
 

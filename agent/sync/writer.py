@@ -246,13 +246,14 @@ class Writer:
         outcome.gone = gone
         return outcome
 
-    def evicted(self, by_share: Counter[Share]) -> None:
+    def evicted(self, by_share: Counter[Share]) -> Outcome:
         """Entries of `flows` that were taken out, so that the kernel knows how much of each share is in use."""
         for (slot, direction), count in by_share.items():
             epoch, before = self._epochs.get(slot, _NO_EPOCH)
             after = tuple(n + count * (d is direction) for d, n in zip(Direction, before, strict=True))
             self._epochs[slot] = (epoch, (after[0], after[1]))
         self._maps["epochs"].put_all(self._packed_epochs({slot for slot, _ in by_share}))
+        return Outcome()
 
     def take_questioned(self) -> tuple[int, ...]:
         """A folder of each endpoint whose verdicts any step has called into question since the last call.

@@ -197,6 +197,13 @@ def test_the_thread_drains_once_more_at_its_end(drained: Drained) -> None:
     assert [len(flows) for flows in drained.flows_seen] == [1, 1], "at the end, for two receivers"
 
 
+def test_at_the_end_denials_that_wait_for_the_api_are_reported(drained: Drained) -> None:
+    drained.drain.inbox.put(UNKNOWN)
+    drained.drain.inbox.put(None)
+    drained.drain.run()
+    assert len(drained.denials_seen) == 2
+
+
 # -- evictions that the kernel was never told of
 
 

@@ -147,6 +147,18 @@ def test_what_is_called_into_question_goes_to_the_closing_thread(started: FakeNo
     assert started.sweeps() == [Sweep((10,))]
 
 
+def test_evictions_that_a_map_refuses_are_a_problem_that_the_next_look_mends(started: FakeNode) -> None:
+    """The thread, and with it all that is enforced, goes on."""
+    slot = started.newest.endpoints[A].slot
+    started.kernel.maps["epochs"].refuses = True
+    started.inbox.evicted(Counter({(slot, Direction.EGRESS): 3}))
+    started.turn(started.inbox.fileno())
+    started.kernel.maps["epochs"].refuses = False
+    started.later(HEALTH_SECONDS)
+    assert started.newest.status.problems == {}
+    assert EPOCH.unpack(started.kernel.maps["epochs"].content[U32.pack(value=slot)])["evicted"] == (3, 0)
+
+
 def test_evictions_are_told_to_the_kernel(started: FakeNode) -> None:
     slot = started.newest.endpoints[A].slot
     for _ in range(2):
