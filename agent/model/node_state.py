@@ -10,9 +10,9 @@ from enum import Enum
 from agent.model.cluster import Cluster
 from agent.model.flow import EndpointFacts
 from agent.model.identity import Identity, IdentityNumber, PodUid
-from agent.model.judged import Judged
 from agent.model.policy import PolicyRef, RuleRef
 from agent.model.report import EndpointRow, HookState, MapFill, Totals, Unenforceable
+from agent.model.validated import ValidatedPolicy
 from agent.model.verdict import EndpointState
 from agent.model.want import RuleId
 
@@ -99,7 +99,7 @@ class NodeState:
     by_slot: Mapping[int, EndpointFacts] = field(default_factory=dict)
     rules: Mapping[RuleId, RuleRef] = field(default_factory=dict)
     numbers: Mapping[Identity, IdentityNumber] = field(default_factory=dict)
-    validated: tuple[Judged, ...] = ()  # policies and bindings as the source has them, valid or not
+    validated: tuple[ValidatedPolicy, ...] = ()  # policies and bindings as the source has them, valid or not
     refused: Mapping[PolicyRef, str] = field(default_factory=dict)  # that are too big for this node (P17)
     contradicting: tuple[EndpointRow, ...] = ()  # whose claims contradict each other (I2) or a binding (I5)
     policy_seconds: tuple[float, ...] = ()  # from reading a change to the last write that enforces it

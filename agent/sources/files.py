@@ -18,7 +18,7 @@ from agent.errors import InvalidObject
 from agent.log import event
 from agent.model.changes import Changes
 from agent.model.cluster import Settings
-from agent.model.judged import Judged
+from agent.model.validated import ValidatedPolicy
 from agent.sources.folder_events import FolderEvents
 from agent.sources.manifest_set import ManifestSet, Unreadable
 from agent.sources.manifests import MAX_FILE_BYTES
@@ -62,7 +62,7 @@ class FilesSource:
         """Why changes are found by looking again only; "" while there are events of all folders."""
         return self.events.trouble
 
-    def judgements(self) -> tuple[Judged, ...]:
+    def judgements(self) -> tuple[ValidatedPolicy, ...]:
         """None: files have no status."""
         return ()
 

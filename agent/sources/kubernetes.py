@@ -19,7 +19,7 @@ from agent.errors import ApiError, StateError
 from agent.log import event
 from agent.model.changes import Changes
 from agent.model.cluster import Settings
-from agent.model.judged import Judged
+from agent.model.validated import ValidatedPolicy
 from agent.parse.object_kinds import OBJECT_KINDS, Item, ObjectKind, Watch
 from agent.parse.objects import parse_object
 from agent.semantics.peers import reads_pods
@@ -139,7 +139,7 @@ class KubernetesSource:
         """ "": no folder's events are used here."""
         return ""
 
-    def judgements(self) -> tuple[Judged, ...]:
+    def judgements(self) -> tuple[ValidatedPolicy, ...]:
         """Every policy object of the server, valid or not."""
         return tuple(judged for informer in list(self.informers) for judged in informer.reflector.judgements())
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from agent.errors import InvalidObject
 from agent.model.binding import TaskIdentityBinding
-from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
+from agent.model.validated import ValidatedPolicy
 from agent.parse.object_kinds import Item
 from agent.parse.objects import ObjectName, object_name
 from agent.sources.essence import essence
@@ -60,7 +60,7 @@ class _Known:
     uid: str
     version: int
     key: Key | None  # None: never valid
-    judged: Judged | None = None
+    judged: ValidatedPolicy | None = None
     source: Mapping[str, Any] = field(default_factory=dict)  # the last valid generation, where it is kept
 
 
@@ -101,11 +101,11 @@ class Reflector:
         """Objects that the server has, valid or not, and those that were restored."""
         return frozenset(self._known)
 
-    def judgements(self) -> list[Judged]:
+    def judgements(self) -> list[ValidatedPolicy]:
         """Of resources that are `judged`. From another thread: at that moment; nothing while a list is being read."""
         return self.in_force() if self.listed else []
 
-    def in_force(self) -> list[Judged]:
+    def in_force(self) -> list[ValidatedPolicy]:
         """The same, while a list is due too: what counts until it is there."""
         return [each.judged for each in list(self._known.values()) if each.judged is not None]
 
@@ -231,12 +231,12 @@ class Reflector:
 
     def _judged(
         self, name: ObjectName, obj: Mapping[str, Any], source: Mapping[str, Any], item: Item | None, problem: str
-    ) -> Judged | None:
+    ) -> ValidatedPolicy | None:
         """`source` and `item`: the last valid generation as an object and as a value."""
         if not self.resource.judged:
             return None
         status = obj.get("status")
-        return Judged(
+        return ValidatedPolicy(
             PolicyRef(name.namespace, name.kind, name.name),
             generation=number_of(_metadata(obj).get("generation")),
             valid=number_of(_metadata(source).get("generation")),

@@ -9,7 +9,7 @@ from typing import Protocol
 from agent.errors import InvalidObject
 from agent.model.changes import Changes
 from agent.model.cluster import Cluster, Settings
-from agent.model.judged import Judged
+from agent.model.validated import ValidatedPolicy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ class Source(Protocol):
     def configure(self, change: Callable[[Settings], Settings]) -> Update | None:
         """The snapshot under other settings; None where they are the same."""
 
-    def judgements(self) -> tuple[Judged, ...]:
+    def judgements(self) -> tuple[ValidatedPolicy, ...]:
         """Every policy and binding as it is there, valid or not, where statuses are written of them."""
 
     def stale_seconds(self) -> float:

@@ -12,7 +12,7 @@ from agent.errors import KernelError, MapError
 from agent.kernel.datapath import Attachment
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Settings
-from agent.model.judged import Judged
+from agent.model.validated import ValidatedPolicy
 from agent.sources.cgroup_watch import Added, CgroupEvent, Removed
 from agent.sources.cgroups import Folder
 from agent.sources.update import Update
@@ -181,7 +181,7 @@ class FakeSource:
     snapshot: Cluster = field(default_factory=Cluster)
     news: list[Update] = field(default_factory=list)
     found: list[Update] = field(default_factory=list)
-    judged: tuple[Judged, ...] = ()
+    judged: tuple[ValidatedPolicy, ...] = ()
     stale: float = 0.0
     why: str = ""
 
@@ -201,7 +201,7 @@ class FakeSource:
         self.snapshot = Cluster(settings=settings, revision=self.snapshot.revision + 1)
         return Update(self.snapshot, Changes(everything_else=True), ())
 
-    def judgements(self) -> tuple[Judged, ...]:
+    def judgements(self) -> tuple[ValidatedPolicy, ...]:
         return self.judged
 
     def stale_seconds(self) -> float:

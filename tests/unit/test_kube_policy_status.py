@@ -9,8 +9,8 @@ from immutables import Map
 
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster
-from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef, Subject
+from agent.model.validated import ValidatedPolicy
 from agent.outputs.kube.lease import HOLD_SECONDS, NODE_SECONDS, Election, living, node_lease
 from agent.outputs.kube.node_report import MAX_REPORT, NodeReport, digest
 from agent.outputs.kube.policy_status import StatusWrites, node_report, status_of
@@ -21,12 +21,14 @@ NAME = digest(REF)
 T0, T1 = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
 
-def good(generation: int = 1, status: dict[str, Any] | None = None) -> Judged:
-    return Judged(REF, generation, generation, POLICY, status=status or {})
+def good(generation: int = 1, status: dict[str, Any] | None = None) -> ValidatedPolicy:
+    return ValidatedPolicy(REF, generation, generation, POLICY, status=status or {})
 
 
-def broken(valid: int = 1) -> Judged:
-    return Judged(REF, 2, valid, POLICY if valid else None, "TaskNetworkPolicy/airflow/etl: spec.egress: wrong")
+def broken(valid: int = 1) -> ValidatedPolicy:
+    return ValidatedPolicy(
+        REF, 2, valid, POLICY if valid else None, "TaskNetworkPolicy/airflow/etl: spec.egress: wrong"
+    )
 
 
 def programmed(policy: Policy) -> Cluster:
@@ -126,7 +128,7 @@ def test_a_report_is_bounded_and_one_tenant_s_policies_crowd_out_nobody_s() -> N
     assert read.policies == many("airflow", 500) | many("etl", 500) | many("", 10)
     assert read.left_out == {"greedy"}
     ref = PolicyRef("greedy", "TaskNetworkPolicy", "p")
-    found = conditions(status_of(Judged(ref, 1, 1, replace(POLICY, ref=ref)), {"a": read}, T0))["Programmed"]
+    found = conditions(status_of(ValidatedPolicy(ref, 1, 1, replace(POLICY, ref=ref)), {"a": read}, T0))["Programmed"]
     assert found["message"].endswith("on a: namespace has more policies than a node's report can hold")
 
 
@@ -181,7 +183,7 @@ def test_a_node_s_lease_goes_with_the_node() -> None:
 def test_bindings_too() -> None:
     ref = PolicyRef("", "TaskIdentityBinding", "b")
     binding = TaskIdentityBinding("b", "etl", ("worker",), ("finance_*",))
-    judged = Judged(ref, 3, 3, binding)
+    judged = ValidatedPolicy(ref, 3, 3, binding)
     assert node_report([judged], Cluster(bindings=Map({"b": binding})), {ref: 2}, ()).policies == {
         digest(ref): (3, 2)
     }

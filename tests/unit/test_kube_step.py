@@ -15,9 +15,9 @@ from immutables import Map
 from agent.errors import ApiError, ApiStatus
 from agent.model.cluster import Cluster, Namespace, Node
 from agent.model.identity import PodUid
-from agent.model.judged import Judged
 from agent.model.node_state import NodeState, Topic
 from agent.model.policy import Policy, PolicyRef, Subject
+from agent.model.validated import ValidatedPolicy
 from agent.outputs.kube.lease import ELECTION, HOLD_SECONDS, REPORT, node_lease_name
 from agent.outputs.kube.node_report import NodeReport, digest
 from agent.outputs.kube.reports import KubeReports, status_path
@@ -82,7 +82,7 @@ def state(*, tainted: bool = False, complete: bool = True, **problems: str) -> N
     )  # fmt: skip
     status = replace(STATE.status, problems={Topic(topic): text for topic, text in problems.items()})
     return replace(
-        STATE, status=status, cluster=cluster, validated=(Judged(REF, 3, 3, POLICY),),
+        STATE, status=status, cluster=cluster, validated=(ValidatedPolicy(REF, 3, 3, POLICY),),
         endpoints={PodUid("uid-1"): replace(ROW, policies=(REF,))},
     )  # fmt: skip
 

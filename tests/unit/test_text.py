@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from agent import log
-from agent.model.judged import Judged
 from agent.model.policy import PolicyRef
+from agent.model.validated import ValidatedPolicy
 from agent.outputs.http import app
 from agent.outputs.kube.events import EventSeries
 from agent.outputs.kube.policy_status import status_of
@@ -57,7 +57,7 @@ def test_an_event_s_message_is_one_line() -> None:
 
 
 def test_a_status_is_one_line() -> None:
-    judged = Judged(PolicyRef("etl", "TaskNetworkPolicy", "p"), 2, 1, None, HOSTILE)
+    judged = ValidatedPolicy(PolicyRef("etl", "TaskNetworkPolicy", "p"), 2, 1, None, HOSTILE)
     said = status_of(judged, {}, "now")["conditions"][0]["message"]
     assert said.isprintable()
     assert said.startswith(SPELLED)

@@ -19,8 +19,8 @@ from typing import Any
 
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster
-from agent.model.judged import Judged
 from agent.model.policy import Policy, PolicyRef
+from agent.model.validated import ValidatedPolicy
 from agent.outputs.kube.node_report import NodeReport, digest
 from agent.parse.bindings import BINDING_KIND
 from agent.text import printable
@@ -35,7 +35,7 @@ Counted = Mapping[PolicyRef, int]
 
 
 def node_report(
-    judged: Iterable[Judged], cluster: Cluster, endpoints: Counted, problems: Iterable[str],
+    judged: Iterable[ValidatedPolicy], cluster: Cluster, endpoints: Counted, problems: Iterable[str],
     refused: Mapping[PolicyRef, str] | None = None,
 ) -> NodeReport:  # fmt: skip
     """`cluster`: what the kernel's maps say. A generation is in force where they say the same as it does. `refused`:
@@ -55,7 +55,7 @@ def _programmed_as(ref: PolicyRef, cluster: Cluster) -> Policy | TaskIdentityBin
     return cluster.bindings.get(ref.name) if ref.kind == BINDING_KIND else cluster.policies.get(ref)
 
 
-def status_of(judged: Judged, reports: Mapping[str, NodeReport], now: str) -> Status:
+def status_of(judged: ValidatedPolicy, reports: Mapping[str, NodeReport], now: str) -> Status:
     """`now`: RFC 3339, for conditions that change; the others keep their time."""
     name = digest(judged.ref)
     have = [
@@ -82,7 +82,7 @@ class StatusWrites:
     _tried: dict[PolicyRef, float] = field(default_factory=dict)
 
     def due(
-        self, judged: Iterable[Judged], reports: Mapping[str, NodeReport], now: float, wall: str
+        self, judged: Iterable[ValidatedPolicy], reports: Mapping[str, NodeReport], now: float, wall: str
     ) -> list[tuple[PolicyRef, Status]]:
         """Statuses that differ from the server's and are not too soon; counted as tried."""
         every = list(judged)
@@ -100,14 +100,14 @@ class StatusWrites:
         return found
 
 
-def _accepted(judged: Judged) -> tuple[bool, str, str]:
+def _accepted(judged: ValidatedPolicy) -> tuple[bool, str, str]:
     if not judged.problem:
         return True, "Valid", "it is valid"
     stays = f"generation {judged.valid} stays in force" if judged.valid else "no generation of it is in force"
     return False, "Invalid", f"{printable(judged.problem)[:MESSAGE]}; {stays}"
 
 
-def _programmed(judged: Judged, reports: Mapping[str, NodeReport], have: list[str]) -> tuple[bool, str, str]:
+def _programmed(judged: ValidatedPolicy, reports: Mapping[str, NodeReport], have: list[str]) -> tuple[bool, str, str]:
     if not judged.valid:
         return False, "NeverValid", "no valid generation is known"
     if not reports:

@@ -19,10 +19,10 @@ from pathlib import Path
 from agent.errors import ApiError
 from agent.log import event
 from agent.model.flow import Denial
-from agent.model.judged import Judged
 from agent.model.node_state import NodeState
 from agent.model.policy import PolicyRef
 from agent.model.report import EndpointRow
+from agent.model.validated import ValidatedPolicy
 from agent.outputs.kube.events import EventSeries, EventWrite
 from agent.outputs.kube.lease import micro_time, paced
 from agent.outputs.kube.leases import Leases
@@ -146,7 +146,7 @@ class KubeReports(Output):
         else:
             self._api.send("PATCH", f"{path}/{write.name}", write.body, kind="application/merge-patch+json")
 
-    def _write_statuses(self, judged: Sequence[Judged], now: float, wall: float) -> bool:
+    def _write_statuses(self, judged: Sequence[ValidatedPolicy], now: float, wall: float) -> bool:
         read_at, reports = self._reports
         if now >= read_at + paced(CONDITION_SECONDS, len(reports)):
             reports = self._leases.reports(wall)

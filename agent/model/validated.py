@@ -11,7 +11,7 @@ from agent.model.policy import Policy, PolicyRef
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ValidatedPolicy:
     """`generation` is the newest; `valid` the newest valid one that is known, 0 for none, and `item`
     what that says (P17); `source` is the object it was read from. `status` is what the server holds.
     """
