@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,29 @@ if sys.argv[1] == "leave":
     assert memory_group.leave() == ""
 syscall.pin(syscall.map_create(syscall.MapType.ARRAY, 4, 8, 8 << 20), sys.argv[2])
 """
+
+
+_IN_A_CONTAINER = """
+import ctypes, sys
+from pathlib import Path
+from agent.kernel import memory_group
+assert ctypes.CDLL(None).unshare(0x02000000) == 0  # CLONE_NEWCGROUP
+tree = memory_group.hierarchy()
+assert tree is None or memory_group.own_group(tree) == "/", "its own group looks like the root"
+memory_group._OF_THE_HOST = Path(f"/proc/{sys.argv[1]}/ns/cgroup")
+assert memory_group.leave() == "", memory_group.leave()
+"""
+
+
+def test_a_container_s_own_cgroup_namespace_is_left_first() -> None:
+    """As the DaemonSet's loader: the runtime gives it a namespace whose root is its own group."""
+    limit = MemoryLimit(200 * MIB)
+    command = [*limit.command(), sys.executable, "-c", _IN_A_CONTAINER, str(os.getpid())]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+    finally:
+        limit.close()
 
 
 @pytest.mark.parametrize(("way", "least", "most"), [("stay", 60, 120), ("leave", 0, 30)])
