@@ -64,12 +64,13 @@ class CapacityError(DagwallError):
     """A revision does not fit into the kernel's maps; the previous one stays in force."""
 
 
-class TooManyRows(CapacityError):
-    """The rows of map `rules` are more than fit, or may be. `needs`: how many by policy, as an upper bound."""
+class TooMuch(CapacityError):
+    """More of `what` than there is, or than leaves others room. `needs`: by the name of whoever causes it, as an
+    upper bound; empty: not known. `over`: how many too many, where that was counted, not estimated."""
 
-    def __init__(self, needs: Mapping[Any, int], limit: int, message: str = "") -> None:
-        self.needs, self.limit = needs, limit
-        super().__init__(message or f"map rules: up to {sum(needs.values())} entries are needed, {limit} fit")
+    def __init__(self, what: str, needs: Mapping[Any, int], limit: int, message: str = "", over: int = 0) -> None:
+        self.what, self.needs, self.limit, self.over = what, needs, limit, over
+        super().__init__(message or f"up to {sum(needs.values()):,} {what} are needed, {limit:,} fit")
 
 
 class StateError(DagwallError):

@@ -130,7 +130,7 @@ def measure(name: str) -> str:
     """A line of the table: whole compile, a pod more, all of it replaced, peak memory, and what was refused."""
     snapshot = INPUTS[name]()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    intake = Intake(lambda want, cluster: check_capacity(want, LIMITS, cluster), ROWS * 3 // 2)
+    intake = Intake(lambda want, cluster: check_capacity(want, LIMITS, cluster), ROWS)
     start = time.process_time()
     compiler, taken = intake.compiled(snapshot)
     whole = time.process_time() - start

@@ -12,6 +12,7 @@ from pathlib import Path
 from agent import __version__
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
+from agent.compiler.service_shares import ServiceShares
 from agent.config import Config
 from agent.flows.account import Accountant
 from agent.kernel.datapath import Datapath
@@ -131,7 +132,8 @@ class Making:
             check_capacity(want, limits, cluster)
 
         numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
-        intake = Intake(check, room=limits.rules * 3 // 2, admission=Admission(limits.peers, dict(state.admitted)))
+        admission = Admission(limits.peers, ServiceShares(limits.hosts), dict(state.admitted))
+        intake = Intake(check, limits.rules, admission)
         return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})
 
     def _limits(self) -> Limits:

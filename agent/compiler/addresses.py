@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 from agent.compiler.atoms import (
     AIRFLOW,
@@ -40,12 +41,12 @@ Ranges = CidrAtom | BlockAtom
 
 @dataclass(slots=True)
 class Owners:
-    """Who has an address, by name."""
+    """Who has an address, by name. Of most kinds nobody: one empty set for all of these."""
 
-    pods: set[PodUid] = field(default_factory=set)
-    services: set[Name] = field(default_factory=set)
-    slices: set[Name] = field(default_factory=set)
-    externals: set[Name] = field(default_factory=set)  # services that name it among their external addresses
+    pods: AbstractSet[PodUid] = frozenset()
+    services: AbstractSet[Name] = frozenset()
+    slices: AbstractSet[Name] = frozenset()
+    externals: AbstractSet[Name] = frozenset()  # services that name it among their external addresses
 
     def __bool__(self) -> bool:
         return bool(self.known or self.externals)
@@ -184,12 +185,16 @@ class Addresses:
         kind, name = owner
         for host in old - new:
             owners = self._owners.get(host)
-            if owners is not None:
+            if owners is not None and getattr(owners, kind):
                 getattr(owners, kind).discard(name)
                 if not owners:
                     del self._owners[host]
         for host in new:
-            getattr(self._owners.setdefault(host, Owners()), kind).add(name)
+            owners = self._owners.setdefault(host, Owners())
+            if known := getattr(owners, kind):
+                known.add(name)
+            else:
+                setattr(owners, kind, {name})
         return old | new
 
 
@@ -237,6 +242,11 @@ def _items(cluster: Cluster, cidrs: Iterable[tuple[AtomId, Ranges]]) -> dict[Cid
         for network in networks:
             tags.setdefault(CidrPeer(network), set()).add(mark)
     return {peer: frozenset(atoms) for peer, atoms in tags.items()}
+
+
+def builtin_prefixes(cluster: Cluster) -> int:
+    """How many entries of map `peers` the cluster's own ranges need, whatever policies say."""
+    return len(memberships(_items(cluster, ())))
 
 
 def closed_prefixes(prefixes: dict[Prefix, Members]) -> dict[Prefix, Members]:

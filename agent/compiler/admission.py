@@ -5,21 +5,30 @@ A refused policy's version in force stays, and everybody else's changes go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 from immutables import Map
 
-from agent.compiler.needs import AnyPolicy, needs_of
-from agent.compiler.shares import Excess, excess
-from agent.errors import InvalidObject
+from agent.compiler.addresses import builtin_prefixes
+from agent.compiler.needs import AnyPolicy, Needs, needs_of
+from agent.compiler.service_shares import ServiceShares
+from agent.compiler.shares import Excess, blamed, each_by_itself, excess
+from agent.errors import InvalidObject, TooMuch
+from agent.model.changes import Changes
 from agent.model.cluster import Cluster
 from agent.model.policy import PolicyRef
 
-MEMBERSHIPS, MATCHES = 2_000_000, 1_000_000
+MEMBERSHIPS, MATCHES, SELECTIONS, TERMS = 2_000_000, 1_000_000, 4_000_000, 200_000
 """What the compiler can do of these in a few seconds and some 100 MB."""
+CONDITIONS, SUBJECTS = 50_000, 40_000
+"""Of one namespace: what a pod more may cost, wherever it comes, which is not known when a policy does."""
+
+
+Quota = tuple[str, Mapping[PolicyRef, int], int, Callable[..., dict[PolicyRef, Excess]]]
+"""Of what, how much is needed by whom, how much there is, and how it is shared out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +45,47 @@ class Admission:
     name; it begins with what an agent before had in force, so that a restart refuses nothing of it."""
 
     prefixes: int = 100_000
+    services: ServiceShares = field(default_factory=ServiceShares)
     digests: dict[str, str] = field(default_factory=dict)
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
-    _for_rows: dict[PolicyRef, Refusal] = field(default_factory=dict)
+    _found_later: dict[PolicyRef, Refusal] = field(default_factory=dict)  # refused by what only the work has shown
 
-    def admit(self, cluster: Cluster) -> Cluster:
-        """The snapshot without what is refused. To be asked when policies or namespaces may have changed."""
+    def admit(self, cluster: Cluster, changes: Changes) -> tuple[Cluster, Changes]:
+        """The snapshot without what is refused, and what is different in it from the one before."""
+        changes = self.services.admit(cluster, changes)
+        if changes.everything_else:
+            self._judge(cluster)
+        return self.substituted(cluster), changes
+
+    def _judge(self, cluster: Cluster) -> None:
         policies: dict[PolicyRef, AnyPolicy] = {**cluster.policies, **cluster.network_policies}
         if not self._in_force.keys() <= policies.keys():
-            self._for_rows.clear()  # one has gone: what was refused beside it may fit
-        self._for_rows = {r: each for r, each in self._for_rows.items() if policies.get(r) == each.version}
+            self._found_later.clear()  # one has gone: what was refused beside it may fit
+        self._found_later = {r: each for r, each in self._found_later.items() if policies.get(r) == each.version}
         unchanged = {ref for ref, policy in policies.items() if self._has_in_force(ref, policy)}
-        open_ = {ref: policy for ref, policy in policies.items() if ref not in self._for_rows}
+        open_ = {ref: policy for ref, policy in policies.items() if ref not in self._found_later}
+        self.refused = dict(self._found_later)
         needs = needs_of(cluster, open_)
-        self.refused = dict(self._for_rows)
-        for what, each, limit in (
-            ("CIDRs and exceptions", needs.prefixes, self.prefixes),
-            ("places of CIDRs in one another", needs.memberships, MEMBERSHIPS),
-            ("conditions on peers, times the kinds of pods here", needs.matches, MATCHES),
-        ):
+        for what, each, limit, shares in self._quotas(needs, builtin_prefixes(cluster)):
             left = {ref: need for ref, need in each.items() if ref not in self.refused}
-            self._refuse(policies, excess(left, limit, unchanged), what)
-        return self.substituted(cluster)
+            self._refuse(policies, shares(left, limit, unchanged), what)
+
+    def _quotas(self, needs: Needs, builtin: int) -> tuple[Quota, ...]:
+        """In the order in which they are asked; what the cluster itself needs of a map is nobody's to have."""
+        return (
+            ("CIDRs and exceptions", needs.prefixes, max(self.prefixes - builtin, 0), excess),
+            ("places of CIDRs in one another", needs.memberships, MEMBERSHIPS, excess),
+            ("terms: peers of rules, with their ports", needs.terms, TERMS, excess),
+            ("conditions on peers", needs.conditions, CONDITIONS, each_by_itself),
+            ("conditions on peers, times the kinds of pods", needs.matches, MATCHES, excess),
+            ("conditions on subjects", needs.subjects, SUBJECTS, each_by_itself),
+            ("conditions on subjects, times the pods here", needs.selections, SELECTIONS, excess),
+        )
 
     def substituted(self, cluster: Cluster) -> Cluster:
         """The snapshot with the versions in force of what is refused; without those that never had one."""
+        cluster = self.services.substituted(cluster)
         if not self.refused:
             return cluster
         return replace(
@@ -70,18 +94,21 @@ class Admission:
             network_policies=self._of(cluster.network_policies),
         )
 
-    def too_many_rows(self, cluster: Cluster, needs: Mapping[PolicyRef, int], limit: int) -> bool:
-        """Refuses what makes the rows too many; False where all of it is in force already."""
+    def too_much(self, cluster: Cluster, found: TooMuch) -> bool:
+        """Refuses what makes something too much, as the work has shown; False where all of it is in force already."""
+        if self.services.too_much(cluster, found):
+            return True
         policies: dict[PolicyRef, AnyPolicy] = {**cluster.policies, **cluster.network_policies}
-        known = {ref: need for ref, need in needs.items() if ref in policies and ref not in self.refused}
+        known = {ref: need for ref, need in found.needs.items() if ref in policies and ref not in self.refused}
         unchanged = {ref for ref in known if self._has_in_force(ref, policies[ref])}
-        found = excess(known, limit, unchanged)
-        self._refuse(policies, found, "rows of map rules")
-        self._for_rows |= {ref: self.refused[ref] for ref in found}
-        return bool(found)
+        over = excess(known, found.limit, unchanged) or blamed(known, found.over, found.limit, unchanged)
+        self._refuse(policies, over, found.what)
+        self._found_later |= {ref: self.refused[ref] for ref in over}
+        return bool(over)
 
     def took(self, admitted: Cluster) -> None:
         """This snapshot, as `admit` returned it, is in force."""
+        self.services.took(admitted)
         before, self._in_force = self._in_force, {**admitted.policies, **admitted.network_policies}
         if not admitted.complete or before == self._in_force:
             return
@@ -91,7 +118,7 @@ class Admission:
         }
 
     def errors(self) -> tuple[InvalidObject, ...]:
-        return tuple(refusal.error for _, refusal in sorted(self.refused.items()))
+        return (*(refusal.error for _, refusal in sorted(self.refused.items())), *self.services.errors())
 
     def sentences(self) -> dict[PolicyRef, str]:
         """Why a policy's newest version is not taken."""
@@ -106,8 +133,9 @@ class Admission:
     def _refuse(self, policies: Mapping[PolicyRef, AnyPolicy], found: Mapping[PolicyRef, Excess], what: str) -> None:
         for ref, over in found.items():
             stays = "the version before stays in force" if ref in self._in_force else "no version of it is in force"
-            text = f"is too big: it needs {over.need:,} {what}, {over.whose} may have {over.quota:,}; {stays}"
-            self.refused[ref] = Refusal(policies[ref], InvalidObject(str(ref), "spec", text))
+            self.refused[ref] = Refusal(
+                policies[ref], InvalidObject(str(ref), "spec", f"{over.sentence(what)}; {stays}")
+            )
 
     def _of(self, given: Map[PolicyRef, Any]) -> Map[PolicyRef, Any]:
         kept = given.mutate()

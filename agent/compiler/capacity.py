@@ -1,15 +1,20 @@
-"""Does Want fit into the kernel's maps? A revision that does not is refused whole."""
+"""Does Want fit into the kernel's maps? Asked after the work, for what admission has not foreseen."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.errors import CapacityError, TooManyRows
+from agent.compiler.needs import needs_of
+from agent.compiler.registry import ROWS
+from agent.compiler.service_shares import ADDRESSES
+from agent.errors import TooMuch
 from agent.model.cluster import Cluster
-from agent.model.policy import CidrPeer, Policy
+from agent.model.policy import PolicyRef
 from agent.model.want import Want
+
+PODS = "pods of this node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +28,27 @@ class Limits:
 
 
 def check_capacity(want: Want, limits: Limits, cluster: Cluster) -> None:
-    """Raises CapacityError: which map, how many entries are needed, the limit, and who needs the most."""
-    needs: list[tuple[str, int, int, Callable[[], str]]] = [
-        ("peers", len(want.peers), limits.peers, lambda: _most_cidrs(cluster)),
-        ("hosts", len(want.hosts), limits.hosts, lambda: _most_addresses(cluster)),
-        ("rules", len(want.rules), limits.rules, lambda: _most_rows(want)),
-        ("endpoints", len(want.assignments), limits.assignments, lambda: "the pods of this node"),
+    """Raises TooMuch: which map, how many entries are needed, the limit, and who needs the most."""
+    needs: list[tuple[str, str, int, int, Callable[[], str]]] = [
+        ("peers", "CIDRs and exceptions", len(want.peers), limits.peers, lambda: _most_cidrs(cluster)),
+        ("hosts", ADDRESSES, len(want.hosts), limits.hosts, lambda: _most_addresses(cluster)),
+        ("rules", ROWS, len(want.rules), limits.rules, lambda: _most_rows(want)),
+        ("endpoints", PODS, len(want.assignments), limits.assignments, lambda: "the pods of this node"),
     ]
-    for name, needed, limit, biggest in needs:
+    for name, what, needed, limit, biggest in needs:
         if needed > limit:
             text = f"map {name}: {needed} entries are needed, {limit} fit; the most are of {biggest()}"
-            raise TooManyRows({}, limit, text) if name == "rules" else CapacityError(text)
+            raise TooMuch(what, _cidrs(cluster) if name == "peers" else {}, limit, text, needed - limit)
+
+
+def _cidrs(cluster: Cluster) -> Mapping[PolicyRef, int]:
+    return needs_of(cluster, {**cluster.policies, **cluster.network_policies}).prefixes
 
 
 def _most_cidrs(cluster: Cluster) -> str:
-    counts = {ref: sum(1 for _ in _networks(policy)) for ref, policy in cluster.policies.items()}
+    counts = _cidrs(cluster)
     ref = max(counts, key=lambda each: counts[each], default=None)
     return f"{ref} ({counts[ref]} CIDRs and exceptions)" if ref else "the cluster's own ranges"
-
-
-def _networks(policy: Policy) -> Iterator[object]:
-    for _, _, peer in policy.peers():
-        if isinstance(peer, CidrPeer):
-            yield from (peer.network, *peer.excluded)
 
 
 def _most_addresses(cluster: Cluster) -> str:
@@ -54,6 +57,8 @@ def _most_addresses(cluster: Cluster) -> str:
         counts[f"the pods of namespace {pod.namespace}"] += len(pod.addresses)
     for service in cluster.services.values():
         counts[f"the services of namespace {service.namespace}"] += len(service.addresses) + len(service.external)
+    for piece in cluster.slices.values():
+        counts[f"the endpoint slices of namespace {piece.namespace}"] += len(piece.addresses)
     return _first(counts)
 
 

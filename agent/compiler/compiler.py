@@ -6,7 +6,7 @@ costs the work of its own addresses: their atoms, hence classes, and rows only w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
@@ -21,8 +21,10 @@ from agent.compiler.registry import Registry
 from agent.compiler.revoking import Moves, Transition
 from agent.compiler.rulesets import RulesetContent
 from agent.compiler.services import ServiceAtoms
-from agent.compiler.subjects import LAYERS, Subjects
+from agent.compiler.shares import RESERVE, by_namespace, leaves_no_room
+from agent.compiler.subjects import LAYERS, TERMS_HERE, Selecting, Subjects
 from agent.compiler.terms import AtNamedPort, AtService, Term
+from agent.errors import TooMuch
 from agent.model.changes import EVERYTHING, Changes, between
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import PodUid
@@ -32,6 +34,8 @@ from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId, Want
 
 NO_RULESET = RulesetId(0)
+MOST_TERMS = 150_000
+"""In all contents together."""
 
 
 def whole(cluster: Cluster) -> Want:
@@ -44,10 +48,8 @@ def whole(cluster: Cluster) -> Want:
 class Compiler:
     """Keeps Want in step with snapshots. One thread calls `update`."""
 
-    def __init__(self, room: int | None = None, layers: tuple[LayerOf, ...] = LAYERS) -> None:
-        """`room`: rows that fit. What may need more raises TooManyRows; then this compiler is of no use any more.
-        `layers`: kinds of policies, in the order in which they are asked.
-        """
+    def __init__(self, layers: tuple[LayerOf, ...] = LAYERS) -> None:
+        """`layers`: kinds of policies, in the order in which they are asked."""
         self.want = Want()
         self._refs = RuleRefs()
         self._layers = layers
@@ -55,13 +57,14 @@ class Compiler:
         self._peers, self._hosts = ChangeLog(self.want.peers), ChangeLog(self.want.hosts)
         self._ports, self._rules = ChangeLog(self.want.ports), ChangeLog(self.want.rules)
         self._rulesets, self._assignments = ChangeLog(self.want.rulesets), ChangeLog(self.want.assignments)
-        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets, room)
+        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
         self._around: Lpm[Members] = Lpm({})
         self._contents: dict[PodUid, RulesetContent] = {}
         self._terms: tuple[Term, ...] = ()
+        self._terms_limited = self._reserve = False
         self._old_classes: list[Members] = []
         self._old_contents: list[RulesetContent] = []
         self._asked: set[AtomId] = set()
@@ -74,9 +77,11 @@ class Compiler:
         """Names of the rules that Want numbers, and of those that it numbered lately."""
         return self._refs.names
 
-    def limit(self, room: int | None, at_once: int | None = None) -> None:
-        """From now on; see Registry."""
+    def limit(self, room: int | None, at_once: int | None = None, *, reserve: bool = True) -> None:
+        """What may need more rows (see Registry), or more terms, raises TooMuch from now on; then this compiler is of
+        no use any more. `reserve`: so does what leaves no terms for namespaces that have little."""
         self._registry.room, self._registry.at_once = room, at_once
+        self._terms_limited, self._reserve = room is not None, reserve
 
     def row_needs(self) -> Mapping[PolicyRef, int]:
         """By policy: most rows that it can need."""
@@ -116,6 +121,7 @@ class Compiler:
         else:
             stale = self._addresses.apply(cluster, changes.pods, changes.services, changes.slices)
             transitions, uids = self._move_hosts(stale, self._around), set(changes.pods)
+        self._check_terms(cluster, uids)
         left = {uid: self._contents[uid] for uid in uids if uid in self._contents}
         for uid in uids:
             self._assign(cluster, uid)
@@ -219,6 +225,32 @@ class Compiler:
             old = was.get(host, NOTHING) if before is None else before
             transitions.add((old, self._around.get(host, NOTHING) if after is None else after))
         return transitions
+
+    def _check_terms(self, cluster: Cluster, uids: Iterable[PodUid]) -> None:
+        """Before the contents are made: each holds all terms of all its policies."""
+        little = MOST_TERMS - MOST_TERMS // RESERVE
+        if not self._terms_limited or self._subjects.cost(self._selecting(cluster, uids)) <= little:
+            return
+        needs = self._subjects.needs(self._selecting(cluster, cluster.pods))
+        total = needs.total()
+        if total > MOST_TERMS or (self._reserve and leaves_no_room(by_namespace(needs.items()), MOST_TERMS)):
+            raise TooMuch(TERMS_HERE, needs, MOST_TERMS)
+
+    def _selecting(self, cluster: Cluster, uids: Iterable[PodUid]) -> Iterator[Selecting]:
+        """Those of these pods that have a ruleset, with what it follows from."""
+        for uid in uids:
+            pod = cluster.pods.get(uid)
+            namespace = cluster.namespaces.get(pod.namespace) if pod is not None else None
+            if (
+                pod is None
+                or namespace is None
+                or not namespace.managed
+                or cluster.settings.node not in ("", pod.node)
+            ):
+                continue
+            standing = self._bindings.standing(pod.claim)
+            if not standing.quarantined:
+                yield pod, namespace, standing.attestation
 
     def _assign(self, cluster: Cluster, uid: PodUid) -> None:
         """Every pod of this node is an endpoint; those of managed namespaces have a ruleset (I3).

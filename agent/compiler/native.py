@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.compiler.layers import Layer, LayerKind, LoweredRule, Side, deny_allow_isolate
 from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
-from agent.compiler.terms import Lowering, Term
+from agent.compiler.terms import Lowering, Term, weight_of
 from agent.memo import Memo
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
@@ -23,6 +23,7 @@ class LoweredNative:
     policy: NetworkPolicy
     rules: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
     own_ports: frozenset[PortName]
+    weight: int
 
     def terms(self) -> Iterator[Term]:
         return (term for group in self.rules for rule in group for term in rule.terms)
@@ -69,6 +70,9 @@ class NativePolicies:
     def refs(self, selected: tuple[int, ...]) -> tuple[PolicyRef, ...]:
         return tuple(self.policies[i].policy.ref for i in selected)
 
+    def terms_of(self, selected: tuple[int, ...]) -> Iterator[tuple[PolicyRef, int]]:
+        return ((self.policies[i].policy.ref, self.policies[i].weight) for i in selected)
+
     def own_ports(self, selected: tuple[int, ...]) -> Iterator[PortName]:
         return (name for i in selected for name in self.policies[i].own_ports)
 
@@ -99,5 +103,5 @@ class NativePolicies:
             )
             for direction in Direction
         )
-        terms = (term for rule in (*egress, *ingress) for term in rule.terms)
-        return LoweredNative(policy, (egress, ingress), names_of(terms))
+        terms = [term for rule in (*egress, *ingress) for term in rule.terms]
+        return LoweredNative(policy, (egress, ingress), names_of(terms), weight_of(terms))

@@ -10,23 +10,43 @@ from dataclasses import dataclass
 from typing_extensions import assert_never
 
 from agent.compiler.prefixes import prefix_of
+from agent.compiler.terms import PORTS, is_wide
 from agent.model.cluster import Cluster, Pod
 from agent.model.network_policy import LivePodPeer, NetworkPolicy
-from agent.model.policy import CidrPeer, EntityPeer, Peer, PodPeer, Policy, PolicyRef, ServicePeer, TaskPeer
+from agent.model.policy import (
+    CidrPeer,
+    EntityPeer,
+    Peer,
+    PodPeer,
+    Policy,
+    PolicyRef,
+    PortMatch,
+    ServicePeer,
+    TaskPeer,
+)
+from agent.model.selector import LabelSelector
 from agent.model.want import Prefix
 
 AnyPolicy = Policy | NetworkPolicy
 AnyPeer = Peer | LivePodPeer
+CHARACTERS, VALUES = 4, 32
+"""So many characters of a pattern, or values of a condition, cost as much as one more of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """By policy. `prefixes`: CIDRs and exceptions. `memberships`: which of all prefixes lie in which of its CIDRs.
-    `matches`: conditions on peers, each once for every kind of pod that it is held against."""
+    `terms`: peers of its rules, with their ports. `conditions`: on peers, patterns of ids by their length; `matches`:
+    each of them once for every kind of pod that it is held against. `subjects`, `selections`: the same of what says
+    which pods of this node it selects."""
 
     prefixes: Mapping[PolicyRef, int]
     memberships: Mapping[PolicyRef, int]
+    terms: Mapping[PolicyRef, int]
+    conditions: Mapping[PolicyRef, int]
     matches: Mapping[PolicyRef, int]
+    subjects: Mapping[PolicyRef, int]
+    selections: Mapping[PolicyRef, int]
 
 
 def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs:
@@ -34,21 +54,31 @@ def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs
     cidrs = {ref: [p for p in each if isinstance(p, CidrPeer)] for ref, each in peers.items()}
     ends = {ref: [prefix_of(n) for p in each for n in (p.network, *p.excluded)] for ref, each in cidrs.items()}
     firsts = sorted(first for first, _ in {end for each in ends.values() for end in each})
+    of_pods = {ref: [peer for peer in map(_of_pods, each) if peer is not None] for ref, each in peers.items()}
+    weights = {ref: [(_of_peer(peer), peer.namespace) for peer in each] for ref, each in of_pods.items()}
     pods = _kinds_of_pods(cluster, [peer for each in peers.values() for peer in each])
+    subjects = {ref: _of_subject(policy) for ref, policy in policies.items()}
+    here = _pods_here(cluster)
     return Needs(
         prefixes={ref: len(each) for ref, each in ends.items()},
         memberships={
             ref: sum(_inside(firsts, prefix_of(peer.network)) for peer in each) for ref, each in cidrs.items()
         },
-        matches={ref: sum(_matches(peer, pods) for peer in each) for ref, each in peers.items()},
+        terms={ref: sum(_terms(*rule) for rule in _rules(policy)) for ref, policy in policies.items()},
+        conditions={ref: sum(weight for weight, _ in each) for ref, each in weights.items()},
+        matches={ref: sum(weight * pods.get(where, 0) for weight, where in each) for ref, each in weights.items()},
+        subjects=subjects,
+        selections={ref: weight * here[ref.namespace or None] for ref, weight in subjects.items()},
     )
 
 
 def peers_of(policy: AnyPolicy) -> Iterator[AnyPeer]:
-    if isinstance(policy, Policy):
-        yield from (peer for _, _, peer in policy.peers())
-    else:
-        yield from policy.peers()
+    return (peer for peers, _ in _rules(policy) for peer in peers)
+
+
+def _rules(policy: AnyPolicy) -> Iterator[tuple[tuple[AnyPeer, ...], tuple[PortMatch, ...]]]:
+    rules = (rule for _, rule in policy.rules()) if isinstance(policy, Policy) else iter(policy.rules())
+    return ((tuple(rule.peers or ()), rule.ports or ()) for rule in rules)
 
 
 def _inside(firsts: list[int], prefix: Prefix) -> int:
@@ -56,18 +86,54 @@ def _inside(firsts: list[int], prefix: Prefix) -> int:
     return bisect_right(firsts, first + (1 << (128 - length)) - 1) - bisect_left(firsts, first)
 
 
-def _matches(peer: AnyPeer, pods: Mapping[str | None, int]) -> int:
+def _terms(peers: tuple[AnyPeer, ...], ports: tuple[PortMatch, ...]) -> int:
+    """Narrow CIDRs of a rule are one together."""
+    named = sum(match.name is not None for match in ports)
+    atoms = 1 + sum(not isinstance(peer, CidrPeer) or is_wide(peer) for peer in peers)
+    return atoms * (1 + named + (len(ports) - named) // PORTS)
+
+
+def _of_pods(peer: AnyPeer) -> PodPeer | LivePodPeer | TaskPeer | None:
+    """The peer, if pods are held against it."""
     match peer:
-        case PodPeer() | LivePodPeer():
-            conditions = len(peer.pod_selector.requirements)
-            conditions += len(peer.namespace_selector.requirements) if peer.namespace_selector is not None else 0
-        case TaskPeer():
-            conditions = len(peer.dag_ids) + len(peer.task_ids)
+        case PodPeer() | LivePodPeer() | TaskPeer():
+            return peer
         case CidrPeer() | ServicePeer() | EntityPeer():  # found by address
-            return 0
+            return None
         case _:
             assert_never(peer)
-    return max(conditions, 1) * pods.get(peer.namespace, 0)
+
+
+def _of_peer(peer: PodPeer | LivePodPeer | TaskPeer) -> int:
+    if isinstance(peer, TaskPeer):
+        return max(_of_ids(*peer.dag_ids, *peer.task_ids), 1)
+    return max(_of_selectors(peer.pod_selector, peer.namespace_selector), 1)
+
+
+def _of_subject(policy: AnyPolicy) -> int:
+    if isinstance(policy, NetworkPolicy):
+        return 1 + _of_selectors(policy.pod_selector)
+    subject = policy.subject
+    ids = _of_ids(*subject.dag_ids, *subject.task_ids)
+    return 1 + ids + _of_selectors(subject.pod_selector, subject.namespace_selector)
+
+
+def _of_ids(*patterns: str) -> int:
+    """A pattern costs by its stars; a claim that may be a hash costs by its characters."""
+    return sum(1 + (p.count("*") + len(p) // CHARACTERS if "*" in p else 0) for p in patterns)
+
+
+def _of_selectors(*selectors: LabelSelector | None) -> int:
+    return sum(1 + len(r.values) // VALUES for each in selectors if each is not None for r in each.requirements)
+
+
+def _pods_here(cluster: Cluster) -> Counter[str | None]:
+    """How many pods of this node policies can tell apart, by namespace; None: in all."""
+    node = cluster.settings.node
+    here = (pod for pod in cluster.pods.values() if node in ("", pod.node))
+    found = Counter[str | None](pod.namespace for pod in here)
+    found[None] = found.total()
+    return found
 
 
 def _kinds_of_pods(cluster: Cluster, peers: Iterable[AnyPeer]) -> Mapping[str | None, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.compiler.layers import Layer, LayerKind, LoweredRule, Side, deny_allow_isolate
 from agent.compiler.ownports import OwnPorts, PortName, names_of, resolved
-from agent.compiler.terms import Lowering, Term
+from agent.compiler.terms import Lowering, Term, weight_of
 from agent.memo import Memo
 from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Attestation
@@ -25,13 +25,15 @@ Enlisted = tuple[tuple[int, bool], ...]
 
 @dataclass(frozen=True, slots=True)
 class LoweredPolicy:
-    """A policy whose rules are terms. `own_ports`: names that only the endpoint's own pod can resolve."""
+    """A policy whose rules are terms. `own_ports`: names that only the endpoint's own pod can resolve. `weight`: what
+    its terms cost a ruleset."""
 
     policy: Policy
     enforced: bool
     allow: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
     deny: tuple[tuple[LoweredRule, ...], tuple[LoweredRule, ...]]
     own_ports: frozenset[PortName]
+    weight: int
 
     def terms(self) -> Iterator[Term]:
         return (t for group in (*self.allow, *self.deny) for rule in group for t in rule.terms)
@@ -54,8 +56,8 @@ def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
         lowered(policy.deny, Direction.EGRESS, denies=True),
         lowered(policy.deny, Direction.INGRESS, denies=True),
     )
-    terms = (term for group in (*allow, *deny) for rule in group for term in rule.terms)
-    return LoweredPolicy(policy, enforced, allow, deny, names_of(terms))
+    terms = [term for group in (*allow, *deny) for rule in group for term in rule.terms]
+    return LoweredPolicy(policy, enforced, allow, deny, names_of(terms), weight_of(terms))
 
 
 class OwnPolicies:
@@ -89,6 +91,9 @@ class OwnPolicies:
 
     def refs(self, selected: Enlisted) -> tuple[PolicyRef, ...]:
         return tuple(self.policies[i].policy.ref for i, _ in selected)
+
+    def terms_of(self, selected: Enlisted) -> Iterator[tuple[PolicyRef, int]]:
+        return ((self.policies[i].policy.ref, self.policies[i].weight) for i, _ in selected)
 
     def own_ports(self, selected: Enlisted) -> Iterator[PortName]:
         return (name for i, _ in selected for name in self.policies[i].own_ports)

@@ -34,6 +34,9 @@ class PolicyLayer(Protocol):
     def refs(self, selected: Selected) -> tuple[PolicyRef, ...]:
         """These policies' names, for reports."""
 
+    def terms_of(self, selected: Selected) -> Iterable[tuple[PolicyRef, int]]:
+        """By policy that selects a pod: how many terms it brings to the pod's ruleset, an upper bound."""
+
     def own_ports(self, selected: Selected) -> Iterable[PortName]:
         """Names of ports in these policies that only the pod itself can resolve."""
 

@@ -12,7 +12,7 @@ from agent.compiler.ports import Interval, PortTable
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
 from agent.compiler.rulesets import RulesetContent
-from agent.errors import TooManyRows
+from agent.errors import TooMuch
 from agent.model.policy import PolicyRef
 from agent.model.want import (
     NO_CLASS,
@@ -29,6 +29,7 @@ from agent.model.want import (
 
 NO_MEMBERS: Members = frozenset()
 MOST_BASES = 1000
+ROWS = "rows of map rules"
 
 
 def text_of_members(members: Members) -> str:
@@ -104,7 +105,7 @@ class Registry:
     def emit(self) -> None:
         """Brings ports, rules and rulesets up to date. Once a step, after the last acquire and release.
 
-        Raises TooManyRows, before the work; then nothing here is of use any more.
+        Raises TooMuch, before the work; then nothing here is of use any more.
         """
         born_classes, born_rulesets = list(self._classes.born()), list(self._rulesets.born())
         dead_classes, dead_rulesets = list(self._classes.dead()), list(self._rulesets.dead())
@@ -139,9 +140,9 @@ class Registry:
         there = 0 if self._ports.stale else len(self._written_rows.entries)
         needs = self.needs(self._rulesets.numbers if self._ports.stale else born)
         if needs.total() + there > self.room:
-            raise TooManyRows(needs, self.room)
+            raise TooMuch(ROWS, needs, self.room)
         if self.at_once is not None and needs.total() > self.at_once:
-            raise TooManyRows(needs, self.at_once)
+            raise TooMuch(ROWS, needs, self.at_once)
 
     def needs(self, contents: Iterable[RulesetContent] | None = None) -> Counter[PolicyRef]:
         """By policy: most rows that these rulesets, or all, can need."""

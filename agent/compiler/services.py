@@ -21,10 +21,12 @@ from agent.semantics.entities import chart_namespaces, of_airflow_chart
 
 def targets(service: Service, piece: EndpointSlice) -> Iterator[tuple[ServicePort, int]]:
     """The service's ports, each with the number at which the slice's endpoints serve it."""
+    numbers: dict[tuple[str, int], list[int]] = {}
+    for target in piece.ports:
+        numbers.setdefault((target.name, target.protocol), []).append(target.port)
     for port in service.ports:
-        for target in piece.ports:
-            if (target.name, target.protocol) == (port.name, port.protocol):
-                yield port, target.port
+        for number in numbers.get((port.name, port.protocol), ()):
+            yield port, number
 
 
 class ServiceAtoms:

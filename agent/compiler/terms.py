@@ -73,6 +73,12 @@ class AtService:
 
 
 Term = AtPorts | AtNamedPort | AtOwnPort | AtService
+PORTS = 16
+"""So many ports of a term cost as much as one term more."""
+
+
+def weight_of(terms: Iterable[Term]) -> int:
+    return sum(1 + (len(t.ports or ()) // PORTS if isinstance(t, AtPorts) else 0) for t in terms)
 
 
 def port_terms(atom: AtomId, ports: tuple[PortMatch, ...] | None, direction: Direction) -> Iterator[Term]:
@@ -175,12 +181,16 @@ class Lowering:
             yield AtPorts(atom, ports_of_both)
 
 
+def is_wide(peer: CidrPeer) -> bool:
+    return peer.network.prefixlen <= (WIDE_V4 if peer.network.version == 4 else WIDE_V6)
+
+
 def cidr_atoms(peers: Iterable[Peer | LivePodPeer], *, whole: bool = False) -> Iterator[CidrAtom]:
     """The CIDRs of a rule as atoms: wide ones each by itself, all others together. `whole`: of a deny rule."""
     narrow = []
     for peer in peers:
         if isinstance(peer, CidrPeer):
-            if peer.network.prefixlen <= (WIDE_V4 if peer.network.version == 4 else WIDE_V6):
+            if is_wide(peer):
                 yield CidrAtom((peer,), base=True, whole=whole)
             else:
                 narrow.append(peer)

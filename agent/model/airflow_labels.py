@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+import string
+from functools import lru_cache
 
 MAX_LABEL = 63
+_LEGAL = frozenset(f"{string.ascii_letters}{string.digits}_-.")
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_\-.]")
 _HASH = re.compile(r"-[0-9a-f]{9}")
 _HASH_LENGTH = 10
@@ -38,20 +40,22 @@ def might_stand_for(label: str, pattern: str) -> bool:
     """
     stem = label[:-_HASH_LENGTH]
     end, is_cut = len(stem), len(stem) >= MAX_LABEL - _HASH_LENGTH
-    at = {0}
+    places, at, every = _places(stem), 1, (2 << end) - 1  # `at`, bit i: the pattern so far may have come to i
     for sign in pattern:
         if sign == "*":
-            at = set(range(min(at), end + 1))
-        elif not _ILLEGAL.match(sign):
-            at = set(_after(sign, stem, at, is_cut=is_cut))
+            at = every & -(at & -at)
+        elif sign in _LEGAL:
+            stays = (1 << end if is_cut or not sign.isalnum() else 0) | (0 if sign.isalnum() else 1)
+            at = (at & places.get(sign, 0)) << 1 | (at & stays)
         if not at:
             return False
-    return end in at
+    return bool(at >> end & 1)
 
 
-def _after(sign: str, stem: str, at: set[int], *, is_cut: bool) -> Iterator[int]:
-    for i in at:
-        if i < len(stem) and stem[i] == sign:
-            yield i + 1
-        if (i in (0, len(stem)) and not sign.isalnum()) or (i == len(stem) and is_cut):
-            yield i
+@lru_cache(maxsize=1024)
+def _places(stem: str) -> dict[str, int]:
+    """Of each sign: bit i, where it stands at i."""
+    places: dict[str, int] = {}
+    for i, sign in enumerate(stem):
+        places[sign] = places.get(sign, 0) | 1 << i
+    return places

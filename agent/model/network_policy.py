@@ -44,7 +44,12 @@ class NetworkPolicy:
     def speaks_about(self, direction: Direction) -> tuple[NetworkPolicyRule, ...] | None:
         return self.egress if direction is Direction.EGRESS else self.ingress
 
+    def rules(self) -> Iterator[NetworkPolicyRule]:
+        """Every rule that is written."""
+        yield from self.egress or ()
+        yield from self.ingress or ()
+
     def peers(self) -> Iterator[CidrPeer | LivePodPeer]:
         """Every peer that is written."""
-        for rule in (*(self.egress or ()), *(self.ingress or ())):
+        for rule in self.rules():
             yield from rule.peers or ()

@@ -55,8 +55,10 @@ class Field:
         for i, value in enumerate(self.value):
             yield Field(self.obj, f"{self.path}[{i}]", value)
 
-    def optional_items(self) -> Iterator[Field]:
-        """The members of a list that may be absent."""
+    def optional_items(self, most: int | None = None) -> Iterator[Field]:
+        """The members of a list that may be absent; `most`: how many there may be."""
+        if most is not None and isinstance(self.value, list) and len(self.value) > most:
+            raise self.error(f"has {len(self.value):,} items; at most {most:,} are allowed")
         return iter(()) if self.absent else self.items()
 
     def string(self, default: str | None = None) -> str:

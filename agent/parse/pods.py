@@ -11,6 +11,8 @@ from agent.parse.addresses import parse_addresses, parse_port
 from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_name
 from agent.parse.fields import Field
 
+MOST_ADDRESSES, MOST_PORTS = 16, 1000
+"""Of a pod, and of one of its containers."""
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
 _RUNTIME_DEFAULT = frozenset({"NET_RAW"})  # of containerd's and Docker's default set, what matters here
 _ESCAPES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF")
@@ -80,7 +82,7 @@ def _static_hash(annotations: dict[str, str]) -> Iterator[PodUid]:
 
 
 def _pod_ips(status: Field) -> Iterator[Field]:
-    for entry in status.child("podIPs").optional_items():
+    for entry in status.child("podIPs").optional_items(MOST_ADDRESSES):
         yield entry.child("ip")
 
 
@@ -91,7 +93,7 @@ def _containers(spec: Field) -> Iterator[Field]:
 
 def _named_ports(spec: Field) -> Iterator[ContainerPort]:
     for container in _containers(spec):
-        for port in container.child("ports").optional_items():
+        for port in container.child("ports").optional_items(MOST_PORTS):
             if port.child("name").value:
                 yield parse_port(port, number="containerPort")
 

@@ -10,22 +10,24 @@ from agent.parse.claims import parse_labels, parse_name
 from agent.parse.fields import Field
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+MOST_ADDRESSES = MOST_PORTS = 1000
+"""Of one object: many times what anybody needs, and what the API server allows endpoints of a slice."""
 
 
 def parse_service(root: Field) -> Service:
     """A service. ExternalName services and headless ones have no addresses of their own."""
     metadata, spec = root.child("metadata"), root.child("spec")
     balancer = root.child("status").child("loadBalancer")
-    fields = [*spec.child("clusterIPs").optional_items(), spec.child("clusterIP")]
+    fields = [*spec.child("clusterIPs").optional_items(MOST_ADDRESSES), spec.child("clusterIP")]
     external = [
-        *spec.child("externalIPs").optional_items(),
-        *(entry.child("ip") for entry in balancer.child("ingress").optional_items()),
+        *spec.child("externalIPs").optional_items(MOST_ADDRESSES),
+        *(entry.child("ip") for entry in balancer.child("ingress").optional_items(MOST_ADDRESSES)),
     ]
     return Service(
         namespace=parse_name(metadata.child("namespace"), "default"),
         name=parse_name(metadata.child("name")),
         addresses=parse_addresses(field for field in fields if field.value != "None"),
-        ports=tuple(_service_port(port) for port in spec.child("ports").optional_items()),
+        ports=tuple(_service_port(port) for port in spec.child("ports").optional_items(MOST_PORTS)),
         labels=parse_labels(metadata.child("labels")),
         external=parse_addresses(external),
     )
@@ -55,8 +57,11 @@ def parse_endpoint_slice(root: Field) -> EndpointSlice:
     metadata = root.child("metadata")
     labels = dict(parse_labels(metadata.child("labels")))
     fqdn = root.child("addressType").string("") == "FQDN"
-    ports = root.child("ports").optional_items()
-    endpoints = [] if fqdn else list(root.child("endpoints").optional_items())
+    ports = root.child("ports").optional_items(MOST_PORTS)
+    endpoints = [] if fqdn else list(root.child("endpoints").optional_items(MOST_ADDRESSES))
+    count = sum(1 for each in endpoints for _ in _addresses(each))
+    if count > MOST_ADDRESSES:
+        raise root.child("endpoints").error(f"have {count:,} addresses; at most {MOST_ADDRESSES:,} are allowed")
     serving = parse_addresses(address for each in endpoints if _serves(each) for address in _addresses(each))
     found = parse_addresses(address for each in endpoints for address in _addresses(each))
     return EndpointSlice(

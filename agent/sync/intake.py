@@ -7,8 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agent.compiler.admission import Admission
+from agent.compiler.capacity import PODS
 from agent.compiler.compiler import Compiler
-from agent.errors import CapacityError, InvalidObject, TooManyRows
+from agent.compiler.registry import ROWS
+from agent.compiler.shares import RESERVE, by_namespace, leaves_no_room, little
+from agent.compiler.subjects import TERMS_HERE
+from agent.errors import CapacityError, InvalidObject, TooMuch
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster
 from agent.model.identity import PodUid
@@ -17,22 +21,26 @@ from agent.model.want import Delta, Want
 MOST_AT_ONCE = 65_536
 """Rows that a revision may add beside those that it replaces. Of more each kind is held by itself: in memory, too."""
 
+OF_PODS = (ROWS, TERMS_HERE, PODS)
+"""What is less with fewer pods of this node."""
 CapacityCheck = Callable[[Want, Cluster], None]
-"""Raises CapacityError where a revision does not fit."""
+"""Raises TooMuch where a revision does not fit, CapacityError where it is nobody's."""
 
 
 @dataclass(slots=True)
 class Intake:
-    """`room`: rows that the compiler may be asked for; None: any number. One thread."""
+    """`rows`: that fit into map `rules`; None: any number. The compiler may need half as many again, because it
+    estimates. One thread."""
 
     fits: CapacityCheck
-    room: int | None = None
+    rows: int | None = None
     admission: Admission = field(default_factory=Admission)
-    left_out: frozenset[PodUid] = frozenset()  # pods whose rows do not fit: pending, so that nothing leaves them
+    left_out: frozenset[PodUid] = frozenset()  # pods whose rules do not fit: pending, so that nothing leaves them
+    _reserve: bool = True  # is room kept for those that have little
 
     def compiled(self, cluster: Cluster) -> tuple[Compiler, Cluster]:
         """A new compiler, and the snapshot that it took. Raises CapacityError."""
-        compiler, taken, _ = self.steps(Compiler(self.room), None, cluster, EVERYTHING)
+        compiler, taken, _ = self.steps(Compiler(), None, cluster, EVERYTHING)
         return compiler, taken
 
     def recompiled(self, taken: Cluster) -> Compiler:
@@ -46,29 +54,26 @@ class Intake:
     ) -> tuple[Compiler, Cluster, tuple[Delta, ...] | None]:
         """The compiler that took it, the snapshot without what was refused, and the steps to it; None where it was
         compiled from nothing, because old and new rows beside one another are too many. `before`: what the compiler
-        took last; None: nothing. Raises CapacityError where no policy and no new pod is to blame."""
+        took last; None: nothing. Raises CapacityError where nobody who came or changed is to blame."""
         if self.left_out and (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
             changes, self.left_out = changes | Changes(pods=self.left_out), frozenset()
-        ask = self.admission.admit if changes.everything_else else self.admission.substituted
-        taken = self._without_left_out(ask(cluster))
-        beside = before is not None
+        admitted, changes = self.admission.admit(cluster, changes)
+        taken = self._without_left_out(admitted)
+        beside, self._reserve = before is not None, True
         while True:
             try:
-                compiler.limit(self.room, MOST_AT_ONCE if beside else None)
+                self._limit(compiler, beside=beside)
                 deltas = compiler.steps(taken, changes)
                 self.fits(compiler.want, taken)
-            except TooManyRows as exc:
-                if beside:
-                    compiler, beside = Compiler(self.room), False
+                self._keep_room(compiler)
+            except TooMuch as found:
+                if beside and found.what == ROWS and found.limit != self.rows:  # of those that are there meanwhile
+                    compiler, beside = Compiler(), False
                     continue
-                needs, limit = exc.needs, exc.limit
-                if not needs:  # counted, not estimated: what fits is less by as much as the estimates were too high
-                    needs = compiler.row_needs()
-                    limit = limit * sum(needs.values()) // max(len(compiler.want.rules), 1)
-                compiler = self.recompiled(before) if before is not None else Compiler(self.room)
+                found = _of_rows(found, compiler) if found.what == ROWS and not found.needs else found
+                compiler = self.recompiled(before) if before is not None else Compiler()
                 beside = before is not None
-                if not self.admission.too_many_rows(cluster, needs, limit) and not self._leave_out(before, taken):
-                    raise CapacityError(str(exc)) from exc
+                self._make_room(found, before, cluster, taken)
                 taken = self._without_left_out(self.admission.substituted(cluster))
                 changes |= EVERYTHING
             else:
@@ -76,21 +81,48 @@ class Intake:
                 return compiler, taken, deltas if beside or before is None else None
 
     def errors(self) -> tuple[InvalidObject, ...]:
-        """What is refused now: policies by name, and pods."""
+        """What is refused now: objects by name, and pods."""
         pods = (
-            InvalidObject(f"Pod/{uid}", "", "its rules do not fit into this node's map: it stays pending")
+            InvalidObject(f"Pod/{uid}", "", "its rules do not fit into this node's maps: it stays pending")
             for uid in sorted(self.left_out)
         )
         return (*self.admission.errors(), *pods)
 
-    def _leave_out(self, before: Cluster | None, taken: Cluster) -> bool:
-        """Of the pods of this node that the compiler does not have yet, those of the namespace that has most; False
-        where there are none. At a start, when it has none, only the newer half of them."""
-        here = taken.settings.node
+    def _limit(self, compiler: Compiler, *, beside: bool) -> None:
+        room = None if self.rows is None else self.rows * 3 // 2
+        compiler.limit(room, MOST_AT_ONCE if beside else None, reserve=self._reserve)
+
+    def _keep_room(self, compiler: Compiler) -> None:
+        """Raises TooMuch where the rows leave none for namespaces that have little."""
+        rows = len(compiler.want.rules)
+        if self._reserve and self.rows is not None and rows > self.rows - self.rows // RESERVE:
+            needs = compiler.row_needs()
+            estimated = max(sum(needs.values()), 1)
+            counted = {ref: need * rows // estimated for ref, need in needs.items()}
+            if leaves_no_room(by_namespace(counted.items()), self.rows):
+                raise TooMuch(ROWS, counted, self.rows)
+
+    def _make_room(self, found: TooMuch, before: Cluster | None, cluster: Cluster, taken: Cluster) -> None:
+        """Refuses an object, leaves out a pod, or gives the reserve away. Raises CapacityError where none is left."""
+        if self.admission.too_much(cluster, found) or self._leave_out(found, before, taken):
+            return
+        if found.over or not self._reserve or sum(found.needs.values()) > found.limit:
+            raise CapacityError(str(found)) from found
+        self._reserve = False
+
+    def _leave_out(self, found: TooMuch, before: Cluster | None, taken: Cluster) -> bool:
+        """Of the pods of this node that the compiler does not have yet, those of the namespace that needs most, else
+        of the one that has most of them; False where there are none. At a start, when it has none, only the newer
+        half. Where all fits, and only the reserve is at stake, never of a namespace that has little."""
+        here, left = taken.settings.node, by_namespace(found.needs.items())
         known = before.pods if before is not None else Cluster().pods
         new = [pod for uid, pod in taken.pods.items() if uid not in known and here in ("", pod.node)]
+        if found.what not in OF_PODS:
+            return False
+        if not found.over and left.total() <= found.limit:
+            new = [pod for pod in new if left[pod.namespace] > little(found.limit)]
         crowd = Counter(pod.namespace for pod in new)
-        crowded = max(crowd, key=lambda name: (crowd[name], name), default=None)
+        crowded = max(crowd, key=lambda name: (left[name], crowd[name], name), default=None)
         newest = sorted((p for p in new if p.namespace == crowded), key=lambda p: (p.created, p.uid), reverse=True)
         chosen = newest if before is not None else newest[: (len(newest) + 1) // 2]
         self.left_out |= {pod.uid for pod in chosen}
@@ -103,3 +135,10 @@ class Intake:
         for uid in self.left_out:
             pods.pop(uid, None)
         return replace(cluster, pods=pods.finish())
+
+
+def _of_rows(found: TooMuch, compiler: Compiler) -> TooMuch:
+    """Counted, not estimated: what fits is less by as much as the estimates were too high."""
+    needs, rows = compiler.row_needs(), max(len(compiler.want.rules), 1)
+    limit = found.limit * sum(needs.values()) // rows
+    return TooMuch(ROWS, needs, limit, str(found), found.over)

@@ -85,6 +85,9 @@ class Tier:
     def refs(self, selected: bool) -> tuple[PolicyRef, ...]:
         return ()
 
+    def terms_of(self, selected: bool) -> Iterator[tuple[PolicyRef, int]]:
+        return iter(())
+
     def own_ports(self, selected: bool) -> Iterator[PortName]:
         return iter(())
 
