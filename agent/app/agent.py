@@ -121,6 +121,7 @@ def build(config: Config, settings: Settings, outputs: Sequence[Output] = ()) ->
     parts = made.parts()
     node, thread = Node(parts), SourceThread(source, addresses, parts.inbox.updated)
     agent = Agent(node, thread, parts.drain, datapath, made.totals(parts), folder, failures)
+    node.heartbeat.start()
     node.start(first)
     return agent
 

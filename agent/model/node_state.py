@@ -16,6 +16,9 @@ from agent.model.validated import ValidatedPolicy
 from agent.model.verdict import EndpointState
 from agent.model.want import RuleId
 
+STANDS_STILL_SECONDS = 120.0
+"""A writing thread of which nothing came for so long is dead. No revision takes that long, even on a starved node."""
+
 
 class Topic(str, Enum):
     """What a problem that makes the node not ready is about."""

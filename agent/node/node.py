@@ -19,6 +19,7 @@ from agent.model.verdict import EndpointState, EventKind
 from agent.node.config_map import pack_config
 from agent.node.flow_drain import lost_evictions
 from agent.node.folders import DEFAULT_LEVELS
+from agent.node.heartbeat import Heartbeat
 from agent.node.inbox import Posted
 from agent.node.parts import Parts
 from agent.node.publisher import Publisher
@@ -56,6 +57,7 @@ class Node:
         self.folders, self.classifier, self._clock = parts.folders, parts.classifier, parts.clock
         self._levels = DEFAULT_LEVELS
         self._timers = Timers()
+        self.heartbeat = Heartbeat(self._write_config, parts.clock)
         self.publisher = Publisher(parts)
         self._lacking: tuple[str, ...] = ()
         self._enforcing = False  # a program has been on a root
@@ -65,9 +67,10 @@ class Node:
     def start(self, first: Update) -> None:
         """Fill the maps, then attach: the order of L5."""
         parts = self.parts
-        self._write_config()
+        self.heartbeat.beat()
         for found in parts.watcher.resync():
             self.folders.add(found.folder)
+        self._write_levels()
         if parts.own_cgroup:
             self.folders.pods[parts.own_cgroup] = AGENT
         self.publisher.learn(first)
@@ -92,6 +95,7 @@ class Node:
 
     def turn(self, ready: set[int]) -> None:
         """Whatever these descriptors have, and what is due."""
+        self.heartbeat.moves()
         for fileno, answer in self._inputs():
             if fileno in ready:
                 answer()
@@ -117,6 +121,7 @@ class Node:
 
     def close(self) -> None:
         """Let go of everything; what is enforced stays."""
+        self.heartbeat.stop()
         self.parts.watcher.close()
         self.parts.source.close()
         self.parts.kernel.close()
@@ -172,8 +177,7 @@ class Node:
             if folder.cgroup_id in self.folders.pods:
                 self.writer.remove_folder(folder.cgroup_id, self._clock())
             self.folders.remove(folder)
-        if self.folders.levels() != self._levels:
-            self._write_config()
+        self._write_levels()
         return not isinstance(folder, ContainerFolder)
 
     def _on_records(self) -> None:
@@ -221,7 +225,7 @@ class Node:
             self._answer()
 
     def _beat(self, now: float) -> None:
-        self._write_config()
+        self.heartbeat.beat()
         self.health.guarded(self.classifier.classify_unknown)
         outcome = self.health.guarded(lambda: self.writer.expire(now))
         self.classifier.forget(outcome.gone)
@@ -256,8 +260,12 @@ class Node:
         elif lacking and not self._lacking:
             event("folders.events_are_back")
 
+    def _write_levels(self) -> None:
+        if (levels := self.folders.levels()) != self._levels:
+            self._levels = levels
+            self.heartbeat.beat()
+
     def _write_config(self) -> None:
-        """Settings of the programs, and the heartbeat."""
-        self._levels = self.folders.levels()
+        """Settings of the programs, and the heartbeat (in either thread, one at a time)."""
         value = pack_config(self.parts.config, self.parts.hz, self._levels, int(self._clock() * 1e9))
         self.parts.kernel.maps["config"].put(U32.pack(value=0), value)

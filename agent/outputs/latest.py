@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from agent.errors import MapError
 from agent.model.cluster import Cluster
-from agent.model.node_state import NodeState, View
+from agent.model.node_state import STANDS_STILL_SECONDS, NodeState, View
 from agent.model.report import Totals
 from agent.outputs.output import Output
 from agent.outputs.words import hook_missing
 
 CACHE_SECONDS = 1.0
-STALE_SECONDS = 30.0
-"""A writing thread that has published nothing for so long hangs."""
+SLOW_SECONDS = 10.0
+"""A node whose writing thread has published nothing for so long is not ready: what came meanwhile is not in force."""
 
 Read = Callable[[NodeState], Totals]
 """Raises MapError and OSError once the agent has ended."""
@@ -62,11 +62,14 @@ class Latest(Output):
 
     def dead(self) -> tuple[str, ...]:
         """Why the process should be started again (liveness). One that has not begun yet is not dead."""
-        silent = self._clock() - self._state.at if self._state is not None else 0.0
-        return (f"the writing thread has said nothing for {silent:.0f} s",) if silent > STALE_SECONDS else ()
+        return self._silent(STANDS_STILL_SECONDS)
 
     def unready(self) -> tuple[str, ...]:
-        return problems(self._state) if self._state is not None else ("starting",)
+        return (*problems(self._state), *self._silent(SLOW_SECONDS)) if self._state is not None else ("starting",)
+
+    def _silent(self, seconds: float) -> tuple[str, ...]:
+        silent = self._clock() - self._state.at if self._state is not None else 0.0
+        return (f"the writing thread has published nothing for {silent:.0f} s",) if silent > seconds else ()
 
     def lacking(self) -> tuple[str, ...]:
         """What is off or lacking: no reason not to be ready, and shown where readiness is asked for."""

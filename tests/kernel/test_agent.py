@@ -20,6 +20,7 @@ from agent.model.cluster import Settings
 from agent.model.flow import Denial, Flow
 from agent.model.node_state import NodeState
 from agent.outputs.output import Output
+from agent.sync.writer import Outcome
 from lab.node import ScratchNode, cgroup_mount, join_cgroup
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp, udp
@@ -150,6 +151,22 @@ def test_a_policy_of_files_decides_and_edits_follow_within_a_second(machine: Mac
     denial = machine.outputs.seen_denials[0]
     assert (denial.endpoint.identity.dag_id, denial.tuple.service_port) == ("etl", 8002)
     assert denial.nearest
+
+
+def test_a_writing_thread_that_is_busy_for_long_is_no_dead_agent(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L6: it wrote the heartbeat itself, and a long compile let unknown pods pass while the node was ready."""
+    machine.node.serve(V4, 8001)
+    free = threading.Event()
+    with machine.agent(loss_grace_seconds=2.0) as agent:
+        monkeypatch.setattr(agent.node.writer, "expire", lambda _: Outcome() if free.wait(60) else None)
+        stranger = machine.node.add_pod()
+        time.sleep(5.0)
+        try:
+            assert stranger.run(tcp, V4, 8001, 1.0) == "TIMEOUT"
+        finally:
+            free.set()
 
 
 def test_an_address_that_this_host_gets_later_is_the_node(machine: Machine) -> None:

@@ -35,12 +35,12 @@ def task_policy(name: str, rules: list[Obj], dag: str = "*") -> Obj:
     }  # fmt: skip
 
 
-def pod(i: int) -> Obj:
+def pod(i: int, dag: str = "") -> Obj:
     return {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": f"p{i}", "namespace": "worst", "uid": f"00000000-0000-4000-8000-{i:012}",
-            "labels": {"app": f"a{i}"}, "annotations": {"dag_id": f"dag{i}", "task_id": "t"},
+            "labels": {"app": f"a{i}"}, "annotations": {"dag_id": dag or f"dag{i}", "task_id": "t"},
         },
         "spec": {"nodeName": "n1", "serviceAccountName": "sa", "containers": [{"name": "base"}]},
         "status": {"phase": "Running", "podIP": f"10.78.{i >> 8}.{i & 255}"},
@@ -76,12 +76,54 @@ def selectors() -> list[Obj]:
     return [*map(pod, range(300)), policy]
 
 
+def cidrs() -> list[Obj]:
+    """As many as map `peers` has room for."""
+    each = [[{"cidr": f"20.{n}.{i >> 8}.{i & 255}/32"} for i in range(9830)] for n in range(12)]
+    return [pod(0), *(task_policy(f"c{n}", [{"to": peers}], "nobody") for n, peers in enumerate(each))]
+
+
+def peers_without_rows() -> list[Obj]:
+    """20,000 peers that hold for nobody, for each of 100 rulesets."""
+    big = [[{"pods": {"podSelector": {"matchLabels": {"k": f"v{n}-{i}"}}}} for i in range(1000)] for n in range(20)]
+    own = [{"to": [{"cidr": "20.0.0.1/32"}], "ports": [{"port": 443}]}]
+    small = (task_policy(f"s{i}", own, f"dag{i}") for i in range(100))
+    return [*map(pod, range(100)), *small, *(task_policy(f"big{n}", [{"to": each}]) for n, each in enumerate(big))]
+
+
+def patterns() -> list[Obj]:
+    """20,000 of them, held against 100 ids that are as long as ids may be."""
+    rules = [{"to": [{"cidr": "20.0.0.1/32"}], "ports": [{"port": 443}]}]
+    policies = [task_policy(f"s{n}", rules) for n in range(20)]
+    for n, each in enumerate(policies):
+        each["spec"]["subject"]["dagIds"] = [f"{'*a' * 118}*{i}b{n}" for i in range(1000)]
+    return [*(pod(i, f"{'a' * 240}{i:04}") for i in range(100)), *policies]
+
+
+def services() -> list[Obj]:
+    """More external addresses than map `hosts` has room for, one Service with more than any may have, and a policy
+    that names them."""
+
+    def service(n: int, addresses: int) -> Obj:
+        external = [f"30.{n}.{i >> 8}.{i & 255}" for i in range(addresses)]
+        return {
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": f"s{n}", "namespace": "worst"},
+            "spec": {"clusterIP": f"10.96.1.{n}", "ports": [{"port": 80}], "externalIPs": external},
+        }  # fmt: skip
+
+    naming = task_policy("names", [{"to": [{"service": {"name": f"s{n}"}} for n in range(150)]}], "nobody")
+    return [pod(0), naming, service(0, 60_000), *(service(n, 990) for n in range(1, 150))]
+
+
 WORST: dict[str, Callable[[], list[Obj]]] = {
     "ranges and ports": ranges_and_ports,
     "400 holes": holes(400, 100),
     "800 holes": holes(800, 100),
     "300 holes, 300 pods": holes(300, 300),
     "5,000 podSelectors": selectors,
+    "117,960 CIDRs": cidrs,
+    "20,000 peers, 100 rulesets": peers_without_rows,
+    "20,000 patterns, 100 pods": patterns,
+    "208,000 external addresses": services,
 }
 
 
@@ -155,6 +197,8 @@ def test_the_worst_policies_over_and_over_starve_nobody(running: Running, memory
     assert probes.asked > len(WORST)
     assert (probes.failed, probes.slowest < PROBE_SECONDS) == (0, True), (probes.failed, probes.slowest)
     refused = [line for line in running.said().splitlines() if "object.refused" in line]
-    assert any("TaskNetworkPolicy/worst/big" in line for line in refused), "by name (P17)"
+    for name in ("TaskNetworkPolicy/worst/big", "/worst/c", "/worst/big", "/worst/s1", "Service/worst/s"):
+        assert any(name in line for line in refused), f"{name}: by name (P17)"
+    assert all("/worst/" in line for line in refused)
     own_peak, charged = peak_bytes(running.process.pid) >> 20, memory.peak() >> 20
     print(f"peak {own_peak} MB, {charged} MB charged; {probes.asked} probes, slowest {probes.slowest:.2f} s")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from agent.errors import MapError
-from agent.model.node_state import NodeState, View
+from agent.model.node_state import STANDS_STILL_SECONDS, NodeState, View
 from agent.model.report import HookState, Totals
-from agent.outputs.latest import CACHE_SECONDS, STALE_SECONDS, Latest
+from agent.outputs.latest import CACHE_SECONDS, SLOW_SECONDS, Latest
 from tests.unit.seen import FACTS, STATE, TOTALS, unready
 
 
@@ -17,7 +17,7 @@ class Served:
     """A Latest with a clock, whose kernel counts how often it is read, or is gone."""
 
     def __init__(self) -> None:
-        self.now, self.reads, self.gone = 100.0, 0, False
+        self.now, self.reads, self.gone = 0.0, 0, False
         self.latest = Latest(lambda: {"followers": 7}, lambda: self.now)
 
     def read(self, _: NodeState) -> Totals:
@@ -69,10 +69,10 @@ def test_after_the_agent_s_end_the_last_totals_stay(served: Served) -> None:
 
 def test_a_writing_thread_that_is_silent_for_long_is_dead(served: Served) -> None:
     served.latest.report(replace(STATE, at=served.now))
-    served.now += STALE_SECONDS
+    served.now += STANDS_STILL_SECONDS
     assert served.latest.dead() == ()
     served.now += 1
-    assert served.latest.dead() == ("the writing thread has said nothing for 31 s",)
+    assert served.latest.dead() == ("the writing thread has published nothing for 121 s",)
     served.latest.report(replace(STATE, at=served.now))
     assert served.latest.dead() == ()
 
@@ -92,3 +92,12 @@ def test_what_is_lacking_is_no_reason_not_to_be_ready(served: Served) -> None:
     )
     assert served.latest.unready() == ()
     assert served.latest.lacking() == ("off on this node: sockops", "manifests: no inotify watch is left")
+
+
+def test_a_writing_thread_that_is_busy_for_long_is_not_ready_and_not_dead(served: Served) -> None:
+    served.latest.report(replace(STATE, at=served.now))
+    served.now += SLOW_SECONDS
+    assert served.latest.unready() == ()
+    served.now += 1
+    assert served.latest.unready() == ("the writing thread has published nothing for 11 s",)
+    assert served.latest.dead() == ()
