@@ -15,7 +15,7 @@ from immutables import Map
 from agent.compiler.addresses import builtin_prefixes
 from agent.compiler.needs import AnyPolicy, Needs, needs_of
 from agent.compiler.service_shares import ServiceShares
-from agent.compiler.shares import Excess, blamed, each_by_itself, excess
+from agent.compiler.shares import DISTINCT_PORTS, PORTS_APART, Excess, blamed, each_by_itself, excess
 from agent.errors import InvalidObject, TooMuch
 from agent.model.changes import Changes
 from agent.model.cluster import Cluster
@@ -77,6 +77,7 @@ class Admission:
             ("CIDRs and exceptions", needs.prefixes, max(self.prefixes - builtin, 0), excess),
             ("places of CIDRs in one another", needs.memberships, MEMBERSHIPS, excess),
             ("terms: peers of rules, with their ports", needs.terms, TERMS, excess),
+            (PORTS_APART, needs.ports, DISTINCT_PORTS, excess),
             ("conditions on peers", needs.conditions, CONDITIONS, each_by_itself),
             ("conditions on peers, times the kinds of pods", needs.matches, MATCHES, excess),
             ("conditions on subjects", needs.subjects, SUBJECTS, each_by_itself),

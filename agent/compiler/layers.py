@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from agent.compiler.ports import Interval, Ports, covers, mentioned
+from agent.compiler.ports import Interval, Ports, covers_in_order, mentioned
 from agent.compiler.terms import Term
 from agent.model.policy import RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
@@ -98,7 +98,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A rule that matches an address, and the ports where it does. `node`: because the rule names entity node."""
+    """A rule that matches an address, and the ports where it does, in order. `node`: because it names entity node."""
 
     rule: LoweredRule
     ports: Ports
@@ -122,7 +122,7 @@ class Hits:
     def first(self, part: Part, port: int, audited: bool) -> Hit | None:  # noqa: FBT001  as in decide
         """The first rule that counts at this port."""
         for hit in self.parts[part]:
-            if (audited or hit.rule.enforced) and covers(hit.ports, port):
+            if (audited or hit.rule.enforced) and covers_in_order(hit.ports, port):
                 return hit
         return None
 
@@ -130,7 +130,7 @@ class Hits:
 def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa: FBT001  a LayerKind's
     """P2: deny rules, allow rules, isolation; to the node's own pods only what names the node may deny (P8)."""
     for hit in hits.parts[Part.DENY]:
-        if (audited or hit.rule.enforced) and covers(hit.ports, port) and (hit.node or not hits.from_host):
+        if (audited or hit.rule.enforced) and covers_in_order(hit.ports, port) and (hit.node or not hits.from_host):
             return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
     if hits.from_host:
         return Outcome(Verdict.ALLOW, DropReason.NONE, NODE_TO_OWN_PODS)

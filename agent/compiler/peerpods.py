@@ -63,12 +63,13 @@ class PeerPods:
 
     def _evaluated(self, pod: Pod, *, trusted: bool) -> Members:
         namespace, labels = self.namespaces.get(pod.namespace), dict(pod.labels)
+        of_namespace = dict(namespace.labels) if namespace is not None else None
         found = {CLUSTER}
         for where in (pod.namespace, None):
             for number, peer in self.by_namespace.get(where, ()):
                 match peer:
                     case PodPeer() | LivePodPeer():
-                        meant = pods_include(peer, pod, labels, namespace)
+                        meant = pods_include(peer, pod, labels, of_namespace)
                     case PerhapsTasks():
                         meant = tasks_include(peer.peer, pod, namespace, perhaps=True)
                     case TaskPeer():

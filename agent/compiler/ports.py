@@ -34,6 +34,8 @@ OTHER_PORT = -2
 EVERY_PORT: Ports = ((OTHER_PORT, PORT_INDEXES - 1),)
 """Every port of every protocol: what a NetworkPolicy rule without `ports` means."""
 
+FEW = 8
+
 DNS_PORTS: tuple[Interval, ...] = ((53, 53), (port_index(IpProtocol.UDP, 53),) * 2)
 _ICMP = (port_index(IpProtocol.ICMP), port_index(IpProtocol.ICMPV6))
 
@@ -51,6 +53,32 @@ def covers(ports: Ports, index: PortIndex) -> bool:
         if low <= index <= high:
             return True
     return False
+
+
+def together(each: Iterable[Ports]) -> Iterator[Ports]:
+    """The same, as few as possible: what a rule without `ports` covers by itself, all else disjoint and in order."""
+    intervals: list[Interval] = []
+    for ports in dict.fromkeys(each):
+        if ports is None:
+            yield None
+        else:
+            intervals += ports
+    found: list[Interval] = []
+    for low, high in sorted(intervals):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    if found:
+        yield tuple(found)
+
+
+def covers_in_order(ports: Ports, index: PortIndex) -> bool:
+    """As `covers`, of what `together` returns: many ports cost little more than few."""
+    if ports is None or len(ports) < FEW:
+        return covers(ports, index)
+    at = bisect_right(ports, (index, PORT_INDEXES)) - 1
+    return at >= 0 and index <= ports[at][1]
 
 
 def mentioned(ports: Ports) -> tuple[Interval, ...]:

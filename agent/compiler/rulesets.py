@@ -18,6 +18,7 @@ from agent.compiler.atoms import (
     NODE,
     ON_LINK,
     UNKNOWN,
+    Atom,
     AtomId,
     AtomTable,
     BackedAtom,
@@ -26,7 +27,7 @@ from agent.compiler.atoms import (
     ServicePortAtom,
 )
 from agent.compiler.layers import DirectionView, Hit, Hits, Layer, LayerKind, LoweredRule, Part
-from agent.compiler.ports import Interval, Ports, covers, mentioned
+from agent.compiler.ports import Interval, Ports, covers, mentioned, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
 from agent.model.policy import PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
@@ -118,7 +119,16 @@ class RulesetContent:
             for key in (ANY_ADDRESS, *seen):
                 for ref, rows in weights.get(key, {}).items():
                     found[ref] += rows * count
+            for number in seen & self._table.at_ports:
+                for asked in self._at_one_port(self._table.atoms[number]):
+                    found[asked.rule.ref.policy] += count
         return found
+
+    def _at_one_port(self, atom: Atom) -> Iterable[IndexedTerm]:
+        """Terms that such an atom may give a row each: by name, or by a service."""
+        if isinstance(atom, ServicePortAtom):
+            return (*self._asked.get(atom.service, ()), *(self._asked.get(CHART, ()) if atom.chart else ()))
+        return self._asked.get((atom.protocol, atom.name), ()) if isinstance(atom, PortAtom) else ()
 
     def seen(self, members: Members) -> Members:
         """What of it this content can see at all."""
@@ -139,10 +149,13 @@ class RulesetContent:
 
     def views(self, members: Members) -> tuple[DirectionView, DirectionView]:
         """Its verdicts on addresses with these members, by direction."""
-        groups: dict[RulePosition, list[tuple[int, Hit]]] = {}
+        by_rule: dict[tuple[RulePosition, int, bool], tuple[LoweredRule, list[Ports]]] = {}
         for asked, ports in self._matches(members):
             node = isinstance(asked.term, AtPorts) and asked.term.atom in (NODE, ON_LINK)
-            groups.setdefault(asked.place, []).append((asked.position, Hit(asked.rule, ports, node)))
+            by_rule.setdefault((asked.place, asked.position, node), (asked.rule, []))[1].append(ports)
+        groups: dict[RulePosition, list[tuple[int, Hit]]] = {}
+        for (place, position, node), (rule, found) in by_rule.items():
+            groups.setdefault(place, []).extend((position, Hit(rule, ports, node)) for ports in together(found))
         ordered = {
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
         }

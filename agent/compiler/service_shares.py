@@ -1,16 +1,27 @@
 """Services and endpoint slices: whoever may write them fills map `hosts`, and gives addresses their atoms (P17).
 
-Of a refused one the version before stays. One that never had any counts by the addresses that the cluster gave it:
-no external address, no endpoint.
+Of a refused one the version before stays; one that never had any is not there: its addresses are unknown ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.compiler.shares import OF_NAMESPACE, OF_OBJECT, Excess, blamed, by_namespace, excess, leaves_no_room
+from agent.compiler.shares import (
+    DISTINCT_PORTS,
+    OF_NAMESPACE,
+    OF_OBJECT,
+    PORTS_APART,
+    Excess,
+    blamed,
+    by_namespace,
+    distinct,
+    excess,
+    leaves_no_room,
+)
 from agent.errors import InvalidObject, TooMuch
 from agent.model.changes import Changes
 from agent.model.cluster import Address, Cluster, EndpointSlice, Name, Service
@@ -21,6 +32,8 @@ PLACES = 600_000
 ADDRESSES, AT_PORTS = "addresses in map hosts", "ports at addresses"
 _TABLES = {"Service": "services", "EndpointSlice": "slices"}
 Piece = Service | EndpointSlice
+Port = tuple[int, int]
+"""Protocol and number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +44,15 @@ class Refused:
     error: InvalidObject
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """`places`: ports at addresses."""
+
+    addresses: int
+    places: int
+    ports: frozenset[Port]
+
+
 @dataclass(slots=True)
 class ServiceShares:
     """`hosts`: entries that map `hosts` has room for. One thread."""
@@ -38,7 +60,8 @@ class ServiceShares:
     hosts: int = 100_000
     refused: dict[PolicyRef, Refused] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refused] = field(default_factory=dict)
-    _sizes: dict[PolicyRef, tuple[int, int]] = field(default_factory=dict)  # addresses, and places
+    _sizes: dict[PolicyRef, Size] = field(default_factory=dict)
+    _users: Counter[Port] = field(default_factory=Counter)  # how many have a port
     _touched: set[PolicyRef] = field(default_factory=set)  # refused, or no more, since a snapshot was taken
     _seen: Cluster = field(default_factory=Cluster)
     _taken: Cluster = field(default_factory=Cluster)
@@ -53,18 +76,13 @@ class ServiceShares:
         if not names:
             return changes | _changes(self._touched)
         for ref in names:
-            piece = _piece(cluster, ref)
-            if piece is None:
-                self._sizes.pop(ref, None)
-            else:
-                self._sizes[ref] = _size(piece)
+            self._measure(ref, _piece(cluster, ref))
         was, self.refused = self.refused, {}
         if any(_piece(cluster, ref) is None for ref in names):
             self._found_later.clear()  # one has gone: what was refused beside it may fit
         self._found_later = {r: each for r, each in self._found_later.items() if _piece(cluster, r) == each.version}
         self.refused |= self._found_later
-        self._share(cluster, ADDRESSES, max(self.hosts - _count_of_others(cluster), 0), 0)
-        self._share(cluster, AT_PORTS, PLACES, 1)
+        self._share_all(cluster)
         self._touched |= was.keys() | self.refused.keys()
         return changes | _changes(self._touched)
 
@@ -72,7 +90,7 @@ class ServiceShares:
         """Refuses what has more addresses than was foreseen; False where it is something else, or all is in force."""
         if found.what != ADDRESSES:
             return False
-        needs = {ref: size[0] for ref, size in self._sizes.items() if ref not in self.refused}
+        needs = self._left(lambda size: size.addresses)
         over = blamed(needs, found.over, found.limit, self._in_force(cluster, needs))
         self._refuse(cluster, over, ADDRESSES)
         self._found_later |= {ref: self.refused[ref] for ref in over}
@@ -86,7 +104,10 @@ class ServiceShares:
             table, name = _TABLES[ref.kind], (ref.namespace, ref.name)
             if name in tables[table]:
                 known = _piece(self._taken, ref)
-                tables[table][name] = known if known is not None else _bare(tables[table][name])
+                if known is None:
+                    del tables[table][name]
+                else:
+                    tables[table][name] = known
         return replace(cluster, **{table: mutation.finish() for table, mutation in tables.items()})
 
     def took(self, admitted: Cluster) -> None:
@@ -96,12 +117,33 @@ class ServiceShares:
     def errors(self) -> tuple[InvalidObject, ...]:
         return tuple(refused.error for _, refused in sorted(self.refused.items()))
 
-    def _share(self, cluster: Cluster, what: str, limit: int, which: int) -> None:
-        needs = {ref: size[which] for ref, size in self._sizes.items() if ref not in self.refused}
-        if _harmless(needs, limit):
-            return
-        if which == 0:
-            needs = _counted_once(cluster, needs, limit)
+    def _measure(self, ref: PolicyRef, piece: Piece | None) -> None:
+        before = self._sizes.pop(ref, None)
+        if before is not None:
+            self._users.subtract(before.ports)
+            for port in before.ports:
+                if not self._users[port]:
+                    del self._users[port]
+        if piece is not None:
+            now = self._sizes[ref] = _size(piece)
+            self._users.update(now.ports)
+
+    def _share_all(self, cluster: Cluster) -> None:
+        limit = max(self.hosts - _count_of_others(cluster), 0)
+        needs = self._left(lambda size: size.addresses)
+        if not _harmless(needs, limit):
+            self._share(cluster, _counted_once(cluster, needs, limit), limit, ADDRESSES)
+        places = self._left(lambda size: size.places)
+        if not _harmless(places, PLACES):
+            self._share(cluster, places, PLACES, AT_PORTS)
+        if len(self._users) > DISTINCT_PORTS // OF_OBJECT:
+            ports = distinct({ref: size.ports for ref, size in self._sizes.items() if ref not in self.refused})
+            self._share(cluster, ports, DISTINCT_PORTS, PORTS_APART)
+
+    def _left(self, of: Callable[[Size], int]) -> dict[PolicyRef, int]:
+        return {ref: of(size) for ref, size in self._sizes.items() if ref not in self.refused}
+
+    def _share(self, cluster: Cluster, needs: Mapping[PolicyRef, int], limit: int, what: str) -> None:
         self._refuse(cluster, excess(needs, limit, self._in_force(cluster, needs)), what)
 
     def _in_force(self, cluster: Cluster, refs: Iterable[PolicyRef]) -> set[PolicyRef]:
@@ -113,7 +155,7 @@ class ServiceShares:
             if piece is None:
                 continue
             known = _piece(self._taken, ref) is not None
-            stays = "the version before stays in force" if known else "only what the cluster gave it is in force"
+            stays = "the version before stays in force" if known else "no version of it is in force"
             self.refused[ref] = Refused(piece, InvalidObject(str(ref), "", f"{over.sentence(what)}; {stays}"))
 
 
@@ -147,13 +189,9 @@ def _addresses(piece: Piece) -> Iterator[Address]:
         yield from piece.external
 
 
-def _size(piece: Piece) -> tuple[int, int]:
+def _size(piece: Piece) -> Size:
     count = len(piece.addresses) + (len(piece.external) if isinstance(piece, Service) else 0)
-    return count, count * (1 + len(piece.ports))
-
-
-def _bare(piece: Piece) -> Piece:
-    return replace(piece, external=()) if isinstance(piece, Service) else replace(piece, addresses=())
+    return Size(count, count * (1 + len(piece.ports)), frozenset((port.protocol, port.port) for port in piece.ports))
 
 
 def _of_others(cluster: Cluster) -> Iterator[Address]:

@@ -24,6 +24,10 @@ class Ref(Protocol):
 
 
 R = TypeVar("R", bound=Ref)
+T = TypeVar("T")
+DISTINCT_PORTS = 4_000
+"""Ports that policies tell apart, and as many of services. A range of ports costs a row for each of them in it."""
+PORTS_APART = "distinct ports"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,17 @@ def blamed(needs: Mapping[R, int], over: int, limit: int, in_force: Collection[R
     while over > 0 and (namespace := shares.greediest(0)) is not None:
         over -= max(shares.refuse(namespace, limit, "this node") * counted // estimated, 1)
     return shares.found
+
+
+def distinct(things: Mapping[R, Collection[T]]) -> dict[R, int]:
+    """How many each brings that nobody who has fewer brings: what many share costs as much as if one had it."""
+    seen: set[T] = set()
+    found: dict[R, int] = {}
+    for ref in sorted(things, key=lambda each: (len(things[each]), each)):
+        new = set(things[ref]) - seen
+        found[ref] = len(new)
+        seen |= new
+    return found
 
 
 class _Shares:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from typing_extensions import assert_never
 
@@ -23,7 +24,7 @@ from agent.compiler.atoms import (
     PortlessAtom,
     ServiceAtom,
 )
-from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Ports, intersection, interval
+from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Interval, Ports, intersection, interval
 from agent.model.cluster import Destination, Name, Settings
 from agent.model.network_policy import LivePodPeer, NetworkPolicyRule
 from agent.model.policy import CidrPeer, Entity, EntityPeer, Peer, PodPeer, PortMatch, Rule, ServicePeer, TaskPeer
@@ -86,11 +87,16 @@ def port_terms(atom: AtomId, ports: tuple[PortMatch, ...] | None, direction: Dir
     if ports is None:
         yield AtPorts(atom, None)
         return
-    numbers = tuple(sorted({interval(match) for match in ports if match.name is None}))
-    if numbers:
+    if numbers := _numbers(ports):
         yield AtPorts(atom, numbers)
     named = AtNamedPort if direction is Direction.EGRESS else AtOwnPort
     yield from (named(atom, match.protocol, match.name) for match in ports if match.name is not None)
+
+
+@lru_cache(maxsize=64)
+def _numbers(ports: tuple[PortMatch, ...]) -> tuple[Interval, ...]:
+    """Of the ports that are numbers; one object for all peers of a rule."""
+    return tuple(sorted({interval(match) for match in ports if match.name is None}))
 
 
 @dataclass(slots=True)

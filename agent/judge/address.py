@@ -68,7 +68,8 @@ class Facts:
     def in_pods(self, peer: PodPeer | LivePodPeer) -> bool:
         pod = self.pod
         known = self.cluster.namespaces.get(pod.namespace) if pod is not None else None
-        return pod is not None and pods_include(peer, pod, dict(pod.labels), known)
+        of_namespace = dict(known.labels) if known is not None else None
+        return pod is not None and pods_include(peer, pod, dict(pod.labels), of_namespace)
 
     def in_tasks(self, peer: TaskPeer, *, denies: bool = False) -> bool:
         """To allow takes a claim that is sure (I1), and not late unless a binding vouches for it (I2)."""

@@ -70,13 +70,14 @@ def selects(
 
 
 def pods_include(
-    peer: PodPeer | LivePodPeer, pod: Pod, labels: Mapping[str, str], namespace: Namespace | None
+    peer: PodPeer | LivePodPeer, pod: Pod, labels: Mapping[str, str], of_namespace: Mapping[str, str] | None
 ) -> bool:
-    """Is the pod one of the peer's? By live `labels`; a namespace that is not known matches no selector (I2)."""
+    """Is the pod one of the peer's? By live labels, and those of its namespace; one that is not known (None) matches
+    no selector (I2)."""
     if peer.namespace is not None and peer.namespace != pod.namespace:
         return False
     selector = peer.namespace_selector
-    if selector is not None and (namespace is None or not selector.matches(dict(namespace.labels))):
+    if selector is not None and (of_namespace is None or not selector.matches(of_namespace)):
         return False
     return peer.pod_selector.matches(labels)
 

@@ -18,7 +18,7 @@ from agent.errors import CapacityError, TooMuch
 from agent.model.changes import EVERYTHING, Changes, between
 from agent.model.cluster import Cluster, Node, Pod
 from agent.model.identity import Kind, PodUid
-from agent.model.policy import CidrPeer, PodPeer, Policy, PolicyRef, ServicePeer, Subject
+from agent.model.policy import CidrPeer, PodPeer, Policy, PolicyRef, PortMatch, Rule, ServicePeer, Subject
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import Want
@@ -347,6 +347,29 @@ def test_policies_of_very_many_peers_are_refused_where_they_select_nobody() -> N
     assert len(gate.errors()) > 20
     assert all("terms" in error.problem for error in gate.errors())
     assert small_is_in_force(compiler)
+
+
+def test_distinct_ports_of_policies_have_shares() -> None:
+    """Each port that anybody names costs a row in every range of everybody's."""
+
+    def ports(namespace: str, n: int, first: int, count: int) -> Policy:
+        rules = (
+            Rule(
+                "r",
+                Direction.EGRESS,
+                (worst.cidr("20.0.0.1/32"),),
+                tuple(PortMatch(6, first + i) for i in range(count)),
+            ),
+        )
+        return Policy(PolicyRef(namespace, "TaskNetworkPolicy", f"p{n:02}"), Subject(dag_ids=("nobody",)), rules)
+
+    wide = [ports("ta", n, 1 + 900 * n, 900) for n in range(40)]
+    same = [ports("tb", n, 5432, 2) for n in range(3_000)]  # what all name costs once
+    gate = intake()
+    compiler, taken = gate.compiled(worst.cluster(3, *wide, *same))
+    assert len(set(compiler.want.ports.values())) < 2_100
+    assert {error.obj.split("/")[1] for error in gate.errors()} == {"ta"}
+    assert all("distinct ports" in error.problem for error in gate.errors())
 
 
 def ref(namespace: str, name: str) -> PolicyRef:

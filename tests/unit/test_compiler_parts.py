@@ -13,7 +13,16 @@ from immutables import Map
 from agent.compiler.compiler import whole
 from agent.compiler.interning import Interner, stable_number
 from agent.compiler.ledger import ChangeLog
-from agent.compiler.ports import ANY_PORT, OTHER_PORT, PortTable, covers, intersection, interval
+from agent.compiler.ports import (
+    ANY_PORT,
+    OTHER_PORT,
+    PortTable,
+    covers,
+    covers_in_order,
+    intersection,
+    interval,
+    together,
+)
 from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
 from agent.compiler.refs import RuleRefs
 from agent.model.cluster import Cluster, Namespace, Pod, Settings
@@ -37,6 +46,14 @@ from agent.semantics.selecting import id_claimed
 from tests.unit import clusters
 
 INTERVALS = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@given(st.lists(st.none() | st.lists(INTERVALS, max_size=12).map(tuple), max_size=4))
+def test_ports_together_are_the_same_ports(each: list[tuple[tuple[int, int], ...] | None]) -> None:
+    found = list(together(each))
+    for port in (ANY_PORT, OTHER_PORT, *range(60)):
+        assert any(covers_in_order(p, port) for p in found) == any(covers(p, port) for p in each)
+    assert len(found) <= 2
 
 
 @given(st.lists(st.tuples(st.booleans(), INTERVALS), max_size=12), st.lists(INTERVALS, max_size=6))
