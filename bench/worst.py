@@ -16,12 +16,25 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from immutables import Map
 
 from agent.abi.structs import MAPS
+from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
-from agent.model.changes import Changes
-from agent.model.cluster import Cluster, Namespace, Pod, Settings
+from agent.compiler.service_shares import ServiceShares
+from agent.model.changes import Changes, between
+from agent.model.cluster import Cluster, Namespace, Pod, Service, ServicePort, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
-from agent.model.policy import CidrPeer, Peer, Policy, PolicyRef, PortMatch, Rule, Subject, TaskPeer
+from agent.model.policy import (
+    CidrPeer,
+    Peer,
+    PodPeer,
+    Policy,
+    PolicyRef,
+    PortMatch,
+    Rule,
+    ServicePeer,
+    Subject,
+    TaskPeer,
+)
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction
 from agent.sync.intake import Intake
@@ -112,6 +125,58 @@ def tasks(count: int) -> Callable[[], Cluster]:
     return lambda: cluster(1000, one("t", rule("r", tuple(TaskPeer((f"*{i}*",), (), None) for i in range(count)))))
 
 
+def many_cidrs() -> Cluster:
+    """As many as fit, with none left for the cluster's own ranges; they select nobody."""
+    peers = ([cidr(f"20.{n}.{i >> 8}.{i & 255}/32") for i in range(8_333)] for n in range(12))
+    return cluster(1, *(one(f"c{n:02}", rule("r", tuple(each)), dags=("nobody",)) for n, each in enumerate(peers)))
+
+
+def without_rows(policies: int, count: int, pods: int) -> Callable[[], Cluster]:
+    """Peers that hold for nobody, in the ruleset of every pod: each has a small policy of its own."""
+
+    def peer(n: int, i: int) -> PodPeer:
+        return PodPeer("etl", None, LabelSelector((Requirement("k", Operator.IN, (f"v{n}-{i}",)),)))
+
+    def made() -> Cluster:
+        big = (one(f"b{n:02}", rule("r", tuple(peer(n, i) for i in range(count)))) for n in range(policies))
+        small = (one(f"s{i:03}", rule("r", (cidr("20.0.0.1/32"),), 443), dags=(f"dag{i}",)) for i in range(pods))
+        return cluster(pods, *big, *small)
+
+    return made
+
+
+def patterns() -> Cluster:
+    """60 policies of 1,000 patterns, and 100 ids that are as long as ids may be and nearly match."""
+    dags = (tuple(f"{'*a' * 118}*{i}b{n}" for i in range(1000)) for n in range(60))
+    policies = (one(f"p{n:02}", rule("r", (cidr("20.0.0.1/32"),), 443), dags=each) for n, each in enumerate(dags))
+    found = cluster(100, *policies)
+    return replace(found, pods=Map({uid: _with_long_id(each) for uid, each in found.pods.items()}))
+
+
+def _with_long_id(pod: Pod) -> Pod:
+    if pod.namespace != "etl":
+        return pod
+    identity = replace(pod.claim.identity, dag_id="a" * 240 + pod.uid[-4:])
+    return replace(pod, claim=replace(pod.claim, identity=identity))
+
+
+def services(count: int, addresses: int, ports: int, policies: int) -> Callable[[], Cluster]:
+    """External addresses, ports, and policies that name all of the Services, each for a pod of its own."""
+
+    def service(n: int) -> Service:
+        external = tuple(ip_address(f"30.{n}.0.0") + i for i in range(addresses))
+        every = tuple(ServicePort(f"h{i}", 6, 80 + i) for i in range(ports))
+        return Service("etl", f"s{n}", (ip_address(f"10.96.1.{n}"),), every, external=external)
+
+    def made() -> Cluster:
+        found = {("etl", f"s{n}"): service(n) for n in range(count)}
+        peers = tuple(ServicePeer("etl", f"s{n}") for n in range(count))
+        naming = (one(f"n{i:03}", rule("r", peers), dags=(f"dag{i}",)) for i in range(policies))
+        return replace(cluster(policies, *naming), services=Map(found))
+
+    return made
+
+
 INPUTS: dict[str, Callable[[], Cluster]] = {
     "499 rules at 1-65535 and 501 ports, 1 pod": ranges_and_ports,
     "200 holes, 100 pods": holes(200, 100),
@@ -120,6 +185,12 @@ INPUTS: dict[str, Callable[[], Cluster]] = {
     "300 holes, 300 pods": holes(300, 300),
     "5,000 NotIn podSelectors, 1,000 pods": natives(5000),
     "10,000 tasks peers, 1,000 pods": tasks(10_000),
+    "12 policies of 8,333 CIDRs, 1 pod": many_cidrs,
+    "2 policies of 10,000 peers, 100 rulesets": without_rows(2, 10_000, 100),
+    "1,000 peers, 100 rulesets": without_rows(1, 1_000, 100),
+    "60,000 patterns, 100 pods": patterns,
+    "120 Services of 1,000 external addresses": services(120, 1000, 1, 1),
+    "1 Service of 1,000 ports, 300 rulesets": services(1, 1, 1000, 300),
 }
 
 
@@ -130,19 +201,20 @@ def measure(name: str) -> str:
     """A line of the table: whole compile, a pod more, all of it replaced, peak memory, and what was refused."""
     snapshot = INPUTS[name]()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    intake = Intake(lambda want, cluster: check_capacity(want, LIMITS, cluster), ROWS)
+    admission = Admission(LIMITS.peers, ServiceShares(LIMITS.hosts))
+    intake = Intake(lambda want, cluster: check_capacity(want, LIMITS, cluster), ROWS, admission)
     start = time.process_time()
     compiler, taken = intake.compiled(snapshot)
     whole = time.process_time() - start
     new = replace(pod(50_000), namespace="zz")
     start = time.process_time()
     more = replace(snapshot, pods=snapshot.pods.set(new.uid, new))
-    compiler, *_ = intake.steps(compiler, taken, more, Changes(pods=frozenset([new.uid])))
+    compiler, taken, _ = intake.steps(compiler, taken, more, Changes(pods=frozenset([new.uid])))
     again = time.process_time() - start
     errors, rows = intake.errors(), len(compiler.want.rules)
     other = INPUTS[OTHER if name != OTHER else "800 holes, 100 pods"]()
     start = time.process_time()
-    intake.steps(compiler, more, other, Changes(everything_else=True, pods=frozenset([*more.pods, *other.pods])))
+    intake.steps(compiler, taken, other, between(taken, other))
     replaced = time.process_time() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     refused = len(errors)

@@ -13,7 +13,7 @@ from typing import Any
 from immutables import Map
 
 from agent.compiler.addresses import builtin_prefixes
-from agent.compiler.needs import AnyPolicy, Needs, needs_of
+from agent.compiler.needs import MEMBERSHIPS, AnyPolicy, Needs, needs_of
 from agent.compiler.service_shares import ServiceShares
 from agent.compiler.shares import DISTINCT_PORTS, PORTS_APART, Excess, blamed, each_by_itself, excess
 from agent.errors import InvalidObject, TooMuch
@@ -21,7 +21,7 @@ from agent.model.changes import Changes
 from agent.model.cluster import Cluster
 from agent.model.policy import PolicyRef
 
-MEMBERSHIPS, MATCHES, SELECTIONS, TERMS = 2_000_000, 1_000_000, 4_000_000, 200_000
+MATCHES, SELECTIONS, TERMS = 1_000_000, 4_000_000, 200_000
 """What the compiler can do of these in a few seconds and some 100 MB."""
 CONDITIONS, SUBJECTS = 50_000, 40_000
 """Of one namespace: what a pod more may cost, wherever it comes, which is not known when a policy does."""

@@ -13,6 +13,7 @@ from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
 from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
 from agent.compiler.bindings import Bindings
 from agent.compiler.ledger import ChangeLog
+from agent.compiler.needs import MEMBERSHIPS, places
 from agent.compiler.peerpods import PeerPods
 from agent.compiler.policy_layer import LayerOf
 from agent.compiler.prefixes import Lpm, compressed
@@ -36,6 +37,7 @@ from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId,
 NO_RULESET = RulesetId(0)
 MOST_TERMS = 150_000
 """In all contents together."""
+TOGETHER = "places of CIDRs in one another, of two snapshots"
 
 
 def whole(cluster: Cluster) -> Want:
@@ -79,7 +81,8 @@ class Compiler:
 
     def limit(self, room: int | None, at_once: int | None = None, *, reserve: bool = True) -> None:
         """What may need more rows (see Registry), or more terms, raises TooMuch from now on; then this compiler is of
-        no use any more. `reserve`: so does what leaves no terms for namespaces that have little."""
+        no use any more. With `at_once`, so does what is too much beside the snapshot before; with `reserve`, what
+        leaves no terms for namespaces that have little."""
         self._registry.room, self._registry.at_once = room, at_once
         self._terms_limited, self._reserve = room is not None, reserve
 
@@ -178,7 +181,18 @@ class Compiler:
         self._bindings = Bindings(cluster)
         self._subjects = Subjects(cluster, self._table, self._layers)
         old, self._terms = self._terms, tuple(self._subjects.terms())
+        self._check_places(self._terms, old)
         return self._index(cluster, (*self._terms, *old))
+
+    def _check_places(self, terms: tuple[Term, ...], old: tuple[Term, ...]) -> None:
+        """What two snapshots ask of addresses each may be little, and very much together."""
+        atoms, before = _asked_atoms(terms), _asked_atoms(old)
+        if self._registry.at_once is None or not old or atoms == before:
+            return
+        cidrs = [self._table.atoms[n] for n in atoms | before if n in self._table.atoms]
+        found = places(p for atom in cidrs if isinstance(atom, CidrAtom | BlockAtom) for p in atom.peers)
+        if found > MEMBERSHIPS:
+            raise TooMuch(TOGETHER, {}, MEMBERSHIPS)
 
     def _index(self, cluster: Cluster, terms: tuple[Term, ...]) -> set[Transition]:
         """Indexes all addresses by what these terms ask; numbers stay with their contents."""

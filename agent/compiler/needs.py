@@ -29,6 +29,8 @@ from agent.model.policy import (
 from agent.model.selector import LabelSelector
 from agent.model.want import Prefix
 
+MEMBERSHIPS = 2_000_000
+"""Places of CIDRs in one another, as many as the compiler can do in a few seconds and some 100 MB."""
 AnyPolicy = Policy | NetworkPolicy
 AnyPeer = Peer | LivePodPeer
 CHARACTERS, VALUES = 4, 32
@@ -74,6 +76,14 @@ def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs
         selections={ref: weight * here[ref.namespace or None] for ref, weight in subjects.items()},
         ports=distinct({ref: _ports(policy) for ref, policy in policies.items()}),
     )
+
+
+def places(cidrs: Iterable[CidrPeer]) -> int:
+    """How often a prefix of any of these lies in one of them."""
+    every = list(cidrs)
+    firsts = sorted({prefix_of(n) for peer in every for n in (peer.network, *peer.excluded)})
+    starts = [first for first, _ in firsts]
+    return sum(_inside(starts, prefix_of(peer.network)) for peer in every)
 
 
 def peers_of(policy: AnyPolicy) -> Iterator[AnyPeer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import PODS
-from agent.compiler.compiler import Compiler
+from agent.compiler.compiler import TOGETHER, Compiler
 from agent.compiler.registry import ROWS
 from agent.compiler.shares import RESERVE, by_namespace, leaves_no_room, little
 from agent.compiler.subjects import TERMS_HERE
@@ -53,7 +53,7 @@ class Intake:
         self, compiler: Compiler, before: Cluster | None, cluster: Cluster, changes: Changes
     ) -> tuple[Compiler, Cluster, tuple[Delta, ...] | None]:
         """The compiler that took it, the snapshot without what was refused, and the steps to it; None where it was
-        compiled from nothing, because old and new rows beside one another are too many. `before`: what the compiler
+        compiled from nothing, because old and new beside one another are too much. `before`: what the compiler
         took last; None: nothing. Raises CapacityError where nobody who came or changed is to blame."""
         if self.left_out and (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
             changes, self.left_out = changes | Changes(pods=self.left_out), frozenset()
@@ -67,7 +67,7 @@ class Intake:
                 self.fits(compiler.want, taken)
                 self._keep_room(compiler)
             except TooMuch as found:
-                if beside and found.what == ROWS and found.limit != self.rows:  # of those that are there meanwhile
+                if beside and (found.what == TOGETHER or (found.what == ROWS and found.limit != self.rows)):
                     compiler, beside = Compiler(), False
                     continue
                 found = _of_rows(found, compiler) if found.what == ROWS and not found.needs else found
