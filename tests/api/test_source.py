@@ -148,4 +148,6 @@ def test_a_server_that_stands_still_is_found_out(plane: ControlPlane, reading: R
         plane.send("kube-apiserver", signal.SIGCONT)
     in_namespace(plane, "sixth")
     reading.until(lambda c: "sixth" in c.namespaces, 60)
-    reading.until(lambda _: reading.source.stale_seconds() == 0 and not reading.source.trouble(), 60)
+    reading.until(
+        lambda _: reading.source.stale_seconds() == 0 and not reading.source.trouble(), 180
+    )  # each kind after its own backoff
