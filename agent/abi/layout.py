@@ -23,6 +23,9 @@ class FieldType:
     inner: Layout | None = None
 
 
+U64_MASK = (1 << 64) - 1
+"""Counters are u64: sums and differences of them are modulo 2^64."""
+
 u8 = FieldType("B", 1, 1)
 u16 = FieldType("H", 2, 2)
 u32 = FieldType("I", 4, 4)

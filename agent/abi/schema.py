@@ -20,7 +20,6 @@ Convert = Callable[[bytes], bytes]
 _FORMER_NAMES = {"cgroup_id": "value"}
 """What fields were called before: the key of `endpoints` was a bare number until ABI 2."""
 
-
 _FORMER_ENTRIES = {"losses": 9}
 """Of arrays that have grown since ABI 3."""
 
@@ -39,7 +38,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One map: sizes in bytes. `entries`: of an array, whose size no setting changes; else 0."""
+    """One map: sizes in bytes. `entries`: as MapSpec.fixed_entries."""
 
     key: tuple[Field, ...]
     value: tuple[Field, ...]
@@ -128,8 +127,9 @@ def _carried(data: bytes, source: Field, target: Field) -> bytes:
 
 
 def _described(spec: MapSpec) -> Table:
-    entries = 0 if spec.resizable or spec.kernel_only else spec.entries
-    return Table(fields_of(spec.key), fields_of(spec.value), spec.key.size, spec.value.size, spec.per_cpu, entries)
+    return Table(
+        fields_of(spec.key), fields_of(spec.value), spec.key.size, spec.value.size, spec.per_cpu, spec.fixed_entries
+    )
 
 
 def fields_of(layout: Layout) -> tuple[Field, ...]:
@@ -155,8 +155,7 @@ def _listed(field: Field) -> list[Any]:
 
 def _entries(name: str, said: Mapping[str, Any]) -> int:
     """Releases until ABI 3 did not write them down: the arrays of these sizes are still as they were then."""
-    now = MAPS.get(name)
-    as_now = 0 if now is None or now.resizable or now.kernel_only else now.entries
+    as_now = MAPS[name].fixed_entries if name in MAPS else 0
     return int(said.get("entries", _FORMER_ENTRIES.get(name, as_now)))
 
 

@@ -179,6 +179,11 @@ class MapSpec:
     lpm: bool = False
     kernel_only: bool = False
 
+    @property
+    def fixed_entries(self) -> int:
+        """Of a map whose size no setting changes; else 0."""
+        return 0 if self.resizable or self.kernel_only else self.entries
+
 
 EVENTS_BYTES = 524288
 MAPS: dict[str, MapSpec] = {

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 
+from agent.abi.layout import U64_MASK
 from agent.abi.structs import FLOW, FLOW_KEY
 from agent.flows.decode import RawFlow, decode_flow
 from agent.model.flow import FlowCounts
@@ -14,7 +15,6 @@ from agent.model.protocol import IpProtocol
 _LAST = FLOW.offsets["last"]
 _PROTOCOL = FLOW_KEY.offsets["protocol"]
 NOTHING = FlowCounts()
-_WORD = (1 << 64) - 1
 _HALF = 1 << 63
 
 
@@ -95,7 +95,7 @@ def _growth(key: bytes, value: bytes, before: bytes | None) -> Growth | None:
 
 def _minus(after: int, before: int) -> int:
     """Of counters modulo 2^64: below zero where the later one is the smaller."""
-    return ((after - before + _HALF) & _WORD) - _HALF
+    return ((after - before + _HALF) & U64_MASK) - _HALF
 
 
 def _goes_back(counts: FlowCounts) -> bool:

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 
+from agent.abi.layout import U64_MASK
 from agent.abi.structs import MapSpec
 from agent.errors import MapError
 from agent.kernel import syscall
@@ -16,7 +17,6 @@ from agent.kernel.syscall import Command
 
 Item = tuple[bytes, bytes]
 _CHUNK = 8192
-_WORD = (1 << 64) - 1
 
 
 class KernelMap:
@@ -114,7 +114,7 @@ def sum_per_cpu(value: bytes, words: int) -> tuple[int, ...]:
     is too much is added on a third (bpf/skb.c, counter_take).
     """
     columns = struct.unpack(f"={len(value) // 8}Q", value)
-    return tuple(sum(columns[word::words]) & _WORD for word in range(words))
+    return tuple(sum(columns[word::words]) & U64_MASK for word in range(words))
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.abi.layout import Layout, raw
+from agent.abi.layout import U64_MASK, Layout, raw
 from agent.abi.schema import Convert, Schema, Table, converter, is_same, own_schema
 from agent.abi.structs import MAPS, U32, MapSpec
 from agent.errors import LoadError
@@ -26,7 +26,6 @@ from agent.log import event
 
 COUNTED = ("identities", "denials", "losses")
 """Exact totals: their values are u64, modulo 2^64."""
-_WORD = (1 << 64) - 1
 
 
 def pinned_schema(pins: Pins) -> Schema | None:
@@ -180,9 +179,9 @@ def _words(data: bytes) -> tuple[int, ...]:
 
 
 def _minus(value: bytes, earlier: bytes) -> tuple[int, ...]:
-    return tuple((now - was) & _WORD for now, was in zip(_words(value), _words(earlier), strict=True))
+    return tuple((now - was) & U64_MASK for now, was in zip(_words(value), _words(earlier), strict=True))
 
 
 def _plus(value: bytes, more: tuple[int, ...]) -> bytes:
     words = _words(value) if value else (0,) * len(more)
-    return struct.pack(f"={len(more)}Q", *((a + b) & _WORD for a, b in zip(words, more, strict=True)))
+    return struct.pack(f"={len(more)}Q", *((a + b) & U64_MASK for a, b in zip(words, more, strict=True)))
