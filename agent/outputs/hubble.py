@@ -75,11 +75,10 @@ def lines_of(seen: Flow | Denial, node: str, version: str) -> list[bytes]:
 def line_of_lookup(seen: FailedLookup, node: str, version: str) -> bytes:
     """As Cilium's DNS proxy reports an answer: from the server to the pod, on layer 7."""
     ours, server = own_end(seen.endpoint), peer_end(seen.peer, seen.server.peer.version)
-    own = next((str(a) for a in seen.endpoint.addresses if a.version == seen.server.peer.version), "")
-    ends = {"source": str(seen.server.peer), "destination": own}
+    own = _own_address(seen, seen.server.peer)
     flow: Object = {
         "verdict": "FORWARDED",
-        "IP": {**{end: text for end, text in ends.items() if text}, "ipVersion": f"IPv{seen.server.peer.version}"},
+        "IP": _ends(str(seen.server.peer), own, seen.server.peer.version),
         "l4": {"UDP": {"source_port": seen.server.service_port}},
         "source": server,
         "destination": ours,
@@ -194,12 +193,17 @@ def _ip(seen: Flow | Denial, *, egress: bool) -> Object:
     if isinstance(seen, Denial) and not seen.hook.has_peer:
         first = next(iter(seen.endpoint.addresses), None)
         return {"source": str(first), "ipVersion": f"IPv{first.version}"} if first is not None else {}
-    own = _own_address(seen, address)
-    ends = {"source": own, "destination": str(address)} if egress else {"source": str(address), "destination": own}
-    return {**{end: text for end, text in ends.items() if text}, "ipVersion": f"IPv{address.version}"}
+    own, theirs = _own_address(seen, address), str(address)
+    return _ends(own, theirs, address.version) if egress else _ends(theirs, own, address.version)
 
 
-def _own_address(seen: Flow | Denial, peer: Address) -> str:
+def _ends(source: str, destination: str, version: int) -> Object:
+    """An end that is not known is left out."""
+    ends = {"source": source, "destination": destination}
+    return {**{end: text for end, text in ends.items() if text}, "ipVersion": f"IPv{version}"}
+
+
+def _own_address(seen: Seen, peer: Address) -> str:
     return next((str(own) for own in seen.endpoint.addresses if own.version == peer.version), "")
 
 
