@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 
 from immutables import Map
 
 from agent.flows.account import Growth
 from agent.flows.decode import RawAnswer, RawEvent
 from agent.flows.lookups import AskedNames
-from agent.flows.pacing import Purse
+from agent.flows.pacing import Pace, Purse
 from agent.judge.claims import worth_of
 from agent.judge.judge import judge
 from agent.model.binding import Contradiction
@@ -50,12 +50,17 @@ class NearestRules:
     """The nearest rules of one snapshot. The judge walks all of it, so that asking is paced: one task's scan must not
     take the others' reports away. `skipped`: denials without a nearest rule for want of time."""
 
-    clock: Callable[[], float]
-    skipped: int = 0
+    clock: InitVar[Callable[[], float]]
     _cluster: Cluster | None = None
     _answers: dict[Asked, Nearest | None] = field(default_factory=dict)
-    _all: Purse = field(default_factory=lambda: Purse(0.5, 0.5, 0.5))
-    _own: dict[int, Purse] = field(default_factory=dict)  # by slot
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self, clock: Callable[[], float]) -> None:
+        self._pace = Pace(clock, Purse(0.5, 0.5, 0.5), rate=0.05, most=0.1)
+
+    @property
+    def skipped(self) -> int:
+        return self._pace.skipped
 
     def of(self, event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> Nearest | None:
         pod = cluster.pods.get(PodUid(endpoint.uid))
@@ -65,20 +70,13 @@ class NearestRules:
             self._cluster, self._answers = cluster, {}
         asked = (event.slot, event.identity, event.direction, event.peer, event.protocol, event.service_port)
         if asked not in self._answers:
-            began, own = self.clock(), self._purse(event.slot)
-            if not (own.may_spend(began) and self._all.may_spend(began)):
-                self.skipped += 1
+            began = self._pace.begins(event.slot)
+            if began is None:
                 return None
             decision = judge(cluster, pod, event.direction, event.peer, event.protocol, event.service_port)
             self._answers[asked] = decision.nearest
-            for purse in (own, self._all):
-                purse.left -= self.clock() - began
+            self._pace.ends(event.slot, began)
         return self._answers[asked]
-
-    def _purse(self, slot: int) -> Purse:
-        if slot not in self._own and len(self._own) >= ANSWERS:
-            self._own.clear()
-        return self._own.setdefault(slot, Purse(0.05, 0.1, 0.1))
 
 
 class Joiner:

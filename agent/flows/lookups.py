@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from ipaddress import ip_address
 
 import dns.exception
@@ -16,7 +16,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from agent.flows.pacing import Purse
+from agent.flows.pacing import Pace, Purse
 from agent.model.cluster import Address
 
 MOST_OF_ENDPOINT = 1024
@@ -74,24 +74,27 @@ class AskedNames:
     for want of time.
     """
 
-    clock: Callable[[], float]
-    skipped: int = 0
+    clock: InitVar[Callable[[], float]]
     _names: OrderedDict[Owner, OrderedDict[Address, str]] = field(default_factory=OrderedDict)
-    _all: Purse = field(default_factory=lambda: Purse(0.1, 0.2, 0.2))
-    _own: dict[int, Purse] = field(default_factory=dict)  # by slot
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self, clock: Callable[[], float]) -> None:
+        self._pace = Pace(clock, Purse(0.1, 0.2, 0.2), rate=0.02, most=0.05)
+
+    @property
+    def skipped(self) -> int:
+        return self._pace.skipped
 
     def learn(self, owner: Owner, message: bytes) -> DnsAnswer | None:
         """Take in an answer, and return what is in it."""
-        began, own = self.clock(), self._purse(owner[0])
-        if not (own.may_spend(began) and self._all.may_spend(began)):
-            self.skipped += 1
+        began = self._pace.begins(owner[0])
+        if began is None:
             return None
         answer = read_answer(message)
         if answer is not None:
             for address in answer.addresses:
                 self._put(owner, address, answer.name)
-        for purse in (own, self._all):
-            purse.left -= self.clock() - began
+        self._pace.ends(owner[0], began)
         return answer
 
     def name(self, owner: Owner, address: Address) -> str:
@@ -111,8 +114,3 @@ class AskedNames:
             names.popitem(last=False)
         if len(self._names) > MOST_ENDPOINTS:
             self._names.popitem(last=False)
-
-    def _purse(self, slot: int) -> Purse:
-        if slot not in self._own and len(self._own) >= MOST_ENDPOINTS:
-            self._own.clear()
-        return self._own.setdefault(slot, Purse(0.02, 0.05, 0.05))
