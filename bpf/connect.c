@@ -177,9 +177,9 @@ static __always_inline void judged_of_call(const struct config *config, const st
 }
 
 /* One more connection of a flow whose verdict is current: 1. Anything else has to be judged: 0. */
-static __always_inline int is_known_connection(const struct flow_key *key, const struct place *place)
+static __always_inline int is_known_connection(struct flow_key *key, const struct place *place)
 {
-	struct flow *flow = flows.lookup((struct flow_key *)key);
+	struct flow *flow = flows.lookup(key);
 	__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
 
 	if (!flow || !is_stamp_of(stamp, key) || !is_current(stamp, flow->slot, place))

@@ -149,15 +149,12 @@ static __always_inline int parse_fast(struct __sk_buff *skb, int way, struct pac
 	return 1;
 }
 
-/* IPv4 options (RFC 791): strict and loose source routes name another destination than the header does. Unrolled: the
- * verifier of 5.10 walks a loop with a helper call and a variable offset once for each state, and gives up.
- */
+/* IPv4 options (RFC 791): strict and loose source routes name another destination than the header does. */
 static __always_inline __u8 scan_ipv4_options(struct __sk_buff *skb, __u32 header_length)
 {
 	enum { END = 0, NOP = 1, LSRR = 131, SSRR = 137 };
 	__u32 offset = 20;
 
-#pragma unroll
 	for (int i = 0; i < 40; i++) {
 		__u8 option[2];
 
@@ -240,7 +237,6 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, int way, struct pa
 	out->protocol = ip.nexthdr;
 	__builtin_memcpy(&out->peer, way == DIRECTION_INGRESS ? &ip.saddr : &ip.daddr, sizeof(out->peer));
 	__builtin_memcpy(&out->local, way == DIRECTION_INGRESS ? &ip.daddr : &ip.saddr, sizeof(out->local));
-#pragma unroll
 	for (int i = 0; i < 7; i++) {
 		__u8 header[2];
 
