@@ -184,7 +184,10 @@ def map_read_batch(fd: int, key_size: int, value_size: int, chunk: int = 4096) -
     out: list[tuple[bytes, bytes]] = []
     keys = ctypes.create_string_buffer(key_size * chunk)
     values = ctypes.create_string_buffer(value_size * chunk)
-    token_in, token_out = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+    size = max(
+        key_size, 4
+    )  # where to go on: of a hash a number, of a trie its last key (kernel: kernel/bpf/syscall.c)
+    token_in, token_out = ctypes.create_string_buffer(size), ctypes.create_string_buffer(size)
     first = True
     while True:
         attr = struct.pack(
@@ -205,7 +208,7 @@ def map_read_batch(fd: int, key_size: int, value_size: int, chunk: int = 4096) -
         ]
         if code == errno.ENOENT:
             return out
-        ctypes.memmove(token_in, token_out, 64)
+        ctypes.memmove(token_in, token_out, size)
         first = False
 
 
