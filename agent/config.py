@@ -38,6 +38,8 @@ class Config:
     event_rate: int = 10
     event_burst: int = 20
     flow_quota: int = 8192
+    dns_min_ttl_seconds: int = 300  # an address is known by a name for at least so long, whatever the answer's TTL is
+    dns_max_ttl_seconds: int = 86400
     metric_series: int = 5000
     map_entries: dict[str, int] = field(default_factory=dict)
     managed_namespaces: frozenset[str] = frozenset()

@@ -43,7 +43,7 @@ static __always_inline int may_reach_group(__u64 task, const struct address *pee
 	if (endpoint->state == STATE_PENDING)
 		rule.reason = DROP_PENDING;
 	else
-		judge(endpoint, peer, protocol, port, DIRECTION_EGRESS, &rule);
+		judge(endpoint, peer, protocol, port, DIRECTION_EGRESS, &rule); /* no name leads to a group */
 	if (rule.verdict != VERDICT_DENY)
 		return 1;
 	struct event event = {
@@ -132,7 +132,7 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 	};
 
 	if (endpoint->flags & ENDPOINT_HOST_NETWORK) {
-		judge(endpoint, &key->peer, PROTOCOL_TCP, key->service_port, DIRECTION_EGRESS, &rule);
+		judge_names(endpoint, key, &rule);
 	} else if (address_is_loopback(&key->peer)) {
 		if (!is_bound_elsewhere(ctx))
 			return 1;
@@ -140,7 +140,7 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 	} else if (is_own_address(endpoint, &key->peer)) {
 		return 1; /* by lo, as egress sees; else it is judged there (P7) */
 	} else {
-		judge(endpoint, &key->peer, PROTOCOL_TCP, key->service_port, DIRECTION_EGRESS, &rule);
+		judge_names(endpoint, key, &rule);
 		if (rule.verdict == VERDICT_DENY && may_be_own(endpoint, &key->peer, rule.reason))
 			return 1; /* egress sees the device */
 	}
@@ -148,7 +148,8 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 		record_denial(config, &event, &rule, 1);
 		return refuse();
 	}
-	struct flow *flow = remember(key, config, judged, &rule, 0, 0);
+	struct flow fresh;
+	struct flow *flow = remember(key, config, judged, &rule, 0, 0, &fresh);
 
 	count_connection(flow, endpoint->identity);
 	if (rule.verdict == VERDICT_AUDIT) {

@@ -1,10 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* Answers of DNS servers, reported as they came: the agent learns which name an endpoint asked for.
+/* What endpoints ask of DNS servers and are answered (RFC 1035): addresses are learned for the name that was asked for,
+ * before the application has the answer, and answers are reported as they came.
  *
- * Tail-called for a datagram from port 53 that passes. Returns 1 always: it changes no verdict.
+ * Tail-called for datagrams to and from port 53 that pass. Returns 1 always: it changes no verdict.
+ *
+ * Only answers to a question count that this socket has asked (server, id and name), in the pod's own network namespace,
+ * of a server of entity dns, by the device that the question left by, which is not lo. Every address of an answer belongs to the question's name, whatever names lie between (CNAME).
  */
 
-/* Where the UDP header is; 0: not where it is without extension headers, and then nothing is reported. */
+enum dns_message { DNS_FLAGS = 2, DNS_CODE = 3, DNS_QUESTIONS = 4, DNS_ANSWERS = 6, DNS_HEADER = 12 };
+enum { UDP_HEADER = 8 };
+
+/* Of one processor, while it reads an answer. `nonce`: of the packet; another one has taken it meanwhile. */
+struct dns_scratch {
+	__u32 nonce;
+	__u32 offset;  /* of the next record */
+	__u32 records; /* that are left */
+	__u32 identity;
+	__u32 labels; /* of the name */
+	__u32 bytes;
+	struct learned entry;
+	__u8 name[NAME_BYTES + 8]; /* as it came; what is read with its last byte lies in it too */
+};
+BPF_PERCPU_ARRAY(dns_scratch, struct dns_scratch, 1);
+
+static __always_inline struct dns_scratch *scratch(void)
+{
+	int zero = 0;
+
+	return dns_scratch.lookup(&zero);
+}
+
+/* Where the UDP header is; 0: not where it is without extension headers, and then nothing is learned or reported. */
 static __always_inline __u32 udp_offset(struct __sk_buff *skb)
 {
 	__u8 first, protocol;
@@ -19,33 +46,353 @@ static __always_inline __u32 udp_offset(struct __sk_buff *skb)
 	return protocol == PROTOCOL_UDP ? sizeof(struct ipv6hdr) : 0;
 }
 
-/* An answer to one question (RFC 1035 section 4.1.1): anything else from this port is no business of ours. */
-static __always_inline int is_answer(struct __sk_buff *skb, __u32 offset)
+static __always_inline void address_at_end(struct __sk_buff *skb, int way, struct address *server)
 {
-	enum { FLAGS = 2, QUESTIONS = 5, IS_ANSWER = 0x80, HEADER = 12 };
-	__u8 header[HEADER];
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
+		enum { SOURCE = 12, DESTINATION = 16 };
+		__be32 address = 0;
 
-	if (bpf_skb_load_bytes(skb, offset, header, HEADER))
+		bpf_skb_load_bytes(skb, way == DIRECTION_INGRESS ? SOURCE : DESTINATION, &address, sizeof(address));
+		address_from_ipv4(server, address);
+	} else {
+		bpf_skb_load_bytes(skb,
+				   way == DIRECTION_INGRESS ? __builtin_offsetof(struct ipv6hdr, saddr)
+							    : __builtin_offsetof(struct ipv6hdr, daddr),
+				   server, sizeof(*server));
+	}
+}
+
+/* A message with one question (section 4.1.1): anything else to or from this port is no business of ours. */
+static __always_inline int read_header(struct __sk_buff *skb, __u32 offset, int is_answer, __u8 *header)
+{
+	enum { IS_ANSWER = 0x80 };
+
+	if (bpf_skb_load_bytes(skb, offset, header, DNS_HEADER))
 		return 0;
-	return (header[FLAGS] & IS_ANSWER) && header[QUESTIONS - 1] == 0 && header[QUESTIONS] == 1;
+	return !(header[DNS_FLAGS] & IS_ANSWER) == !is_answer && header[DNS_QUESTIONS] == 0 &&
+	       header[DNS_QUESTIONS + 1] == 1;
+}
+
+/* Reads up to `most` bytes, a power of two, as far as the packet goes. How many, or 0. */
+static __always_inline __u32 read_some(struct __sk_buff *skb, __u32 offset, void *out, __u32 most)
+{
+	__u32 left = skb->len - offset;
+
+	if ((__s32)left <= 0)
+		return 0;
+	if (left > most)
+		left = most;
+	asm volatile("" : "+r"(left)); /* the verifier of 5.10 wants the mask below, which LLVM would leave out */
+	left = ((left - 1) & (most - 1)) + 1;
+	return bpf_skb_load_bytes(skb, offset, out, left) ? 0 : left;
+}
+
+/* Is the packet's socket in its pod's own network namespace? A task may make others, in each of which it may be the DNS
+ * server: they belong to a user namespace of its own, and the pod's does not. Where the kernel does not tell, nothing is
+ * learned.
+ */
+static __always_inline int is_in_own_network(struct __sk_buff *skb)
+{
+#ifdef HAVE_NETNS_OWNER
+	struct bpf_sock *sk = skb->sk;
+	__u8 start[SOCK_NET_OFFSET + 8];
+	__u64 network = 0, owner = 0;
+	__u32 level = ~0;
+
+	if (!sk || bpf_probe_read_kernel(start, sizeof(start), sk))
+		return 0;
+	__builtin_memcpy(&network, start + SOCK_NET_OFFSET, sizeof(network));
+	if (bpf_probe_read_kernel(&owner, sizeof(owner), (void *)(network + NET_USER_NS_OFFSET)) ||
+	    bpf_probe_read_kernel(&level, sizeof(level), (void *)(owner + USER_NS_LEVEL_OFFSET)))
+		return 0;
+	return level == 0;
+#else
+	return 0;
+#endif
+}
+
+/* Of a question: its server, id, device and name, up to the name's first byte that is zero. An answer comes by the device
+ * that the question has left by: a task may have put another one into the pod's network namespace.
+ */
+static __always_inline __u64 seal_of_question(struct __sk_buff *skb, __u32 offset, const __u8 *header,
+					      const struct address *server)
+{
+	__u64 seal = seal_of_address((__u64)skb->ifindex << 16 | header[0] << 8 | header[1], server);
+
+	offset += DNS_HEADER;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < NAME_BYTES / 8; i++) {
+		__u64 word = 0;
+
+		if (!read_some(skb, offset + i * 8, &word, 8))
+			break;
+		__u64 zeros = zero_bytes(word);
+		__u64 first = zeros & -zeros;
+
+		if (first)
+			word &= (first << 1) - 1;
+		seal = mixed(seal, lower_case(word));
+		if (first)
+			break;
+	}
+	return seal | 1;
+}
+
+static __always_inline struct questions *questions_of(struct __sk_buff *skb, int flags)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	sk = sk ? bpf_sk_fullsock(sk) : 0;
+	return sk ? questions.sk_storage_get(sk, 0, flags) : 0;
+}
+
+static __always_inline void remember_question(struct __sk_buff *skb, __u64 seal)
+{
+	struct questions *asked = questions_of(skb, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!asked)
+		return;
+	__u32 at = asked->next & (QUESTIONS - 1);
+
+	asked->seal[at] = seal;
+	asked->next = at + 1;
+}
+
+/* Has this socket asked it? It counts as answered then. */
+static __always_inline int take_question(struct __sk_buff *skb, __u64 seal)
+{
+	struct questions *asked = questions_of(skb, 0);
+	__u64 found = 0, at = 0;
+
+	if (!asked)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < QUESTIONS; i++) {
+		__u64 is_it = is_zero(asked->seal[i] ^ seal);
+
+		asm volatile("" : "+r"(is_it)); /* as in is_zero */
+		found |= is_it;
+		at |= -is_it & i;
+	}
+	if (found)
+		asked->seal[at & (QUESTIONS - 1)] = 0;
+	return found;
+}
+
+/* Makes each label's length 0 in `s->name`. 0: it is no name. What it finds lies in `s`, so that the verifier takes all
+ * ways out of the loop for one.
+ */
+static __always_inline int cut_labels(struct dns_scratch *s)
+{
+	enum { MOST_LABELS = 127, LABEL_BYTES = 63, MOST_BYTES = 254 };
+	__u32 at = 0;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i <= MOST_LABELS; i++) {
+		__u32 index = at;
+
+		asm volatile("" : "+r"(index));
+		index &= NAME_BYTES - 1;
+		__u8 length = s->name[index];
+
+		if (!length) {
+			s->labels = i;
+			s->bytes = at;
+			return 1;
+		}
+		if (length > LABEL_BYTES)
+			return 0;
+		s->name[index] = 0;
+		at += length + 1;
+		if (at > MOST_BYTES)
+			return 0;
+	}
+	return 0;
+}
+
+/* The last so many bytes before `end` as one word, the last byte first. */
+static __always_inline __u64 word_before(const struct dns_scratch *s, __u32 end)
+{
+	__u32 at = end - 8;
+
+	asm volatile("" : "+r"(at));
+	at &= NAME_BYTES - 1;
+	return __builtin_bswap64(*(const __u64 *)&s->name[at]);
+}
+
+/* The key of `names`. 0: a label has a zero in it, by which it would be taken for two. */
+static __always_inline int reverse_name(struct dns_scratch *s)
+{
+	__u64 digest = 0, zeros = 0, word;
+	__u32 left = *(volatile __u32 *)&s->bytes;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < NAME_BYTES / 8; i++) {
+		asm volatile("" : "+r"(left));
+		if (left < 8)
+			word = left ? __builtin_bswap64(*(__u64 *)s->name) >> (64 - 8 * (left & 7)) : 0;
+		else
+			word = word_before(s, left);
+		word = lower_case(word);
+		zeros += ((zero_bytes(word) >> 7) * 0x0101010101010101ull) >> 56;
+		digest = mixed(digest, word);
+		__builtin_memcpy(&s->entry.text.bytes[i * 8], &word, sizeof(word));
+		if (left < 8)
+			break;
+		left -= 8;
+	}
+	s->entry.text.length = (*(volatile __u32 *)&s->bytes + 1) * 8;
+	s->entry.digest = digest;
+	return zeros - (8 - left) == *(volatile __u32 *)&s->labels;
+}
+
+/* The name that was asked for, if any policy here has a rule on it. */
+static __always_inline int read_name(struct __sk_buff *skb, __u32 offset, struct dns_scratch *s)
+{
+	if (!read_some(skb, offset, s->name, NAME_BYTES) || !cut_labels(s) || !reverse_name(s))
+		return 0;
+	struct classes *classes = names.lookup(&s->entry.text);
+
+	if (!classes || !classes->peer)
+		return 0;
+	s->offset = offset + s->bytes + 1 + 4; /* the name's end, type and class */
+	return 1;
+}
+
+/* An address for the name, in the place of the same, of none, or of that which expires first. */
+static __always_inline void learn_address(struct dns_scratch *s, __u32 ttl, const struct config *config)
+{
+	__u64 now = bpf_ktime_get_ns(), oldest = ~0ull;
+	struct learned_key key = { .identity = s->identity }, place = { .identity = s->identity };
+	__u32 first = first_learned(&s->entry.address);
+
+	if (ttl < config->name_least_s)
+		ttl = config->name_least_s;
+	if (ttl > config->name_most_s)
+		ttl = config->name_most_s;
+	s->entry.expires = now + ttl * 1000000000ull;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < LEARNED_WAYS; i++) {
+		key.index = first + i;
+		struct learned *entry = learned.lookup(&key);
+		__u64 expires = 0;
+
+		if (entry) {
+			expires = entry->expires;
+			if (entry->digest == s->entry.digest && address_equal(&entry->address, &s->entry.address)) {
+				if (expires < s->entry.expires)
+					entry->expires = s->entry.expires;
+				return;
+			}
+		}
+		if (expires < oldest) {
+			oldest = expires;
+			place.index = key.index;
+		}
+	}
+	if (oldest > now)
+		count_loss(LOSS_LEARNED_SHARE, 1);
+	s->entry.seal = seal_of_learned(&place, &s->entry.address);
+	if (learned.update(&place, &s->entry))
+		count_loss(LOSS_LEARNED_FULL, 1);
+}
+
+/* One record, or one label of a record's name (section 4.1.3). 0: the message ends, or is none. */
+static __always_inline int read_record(struct __sk_buff *skb, struct dns_scratch *s, const struct config *config)
+{
+	enum { POINTER = 0xc0, TYPE_A = 1, TYPE_AAAA = 28, AFTER_NAME = 10 };
+	__u8 start[2 + AFTER_NAME];
+	__u32 at = s->offset;
+
+	if (!s->records || bpf_skb_load_bytes(skb, at, start, 1))
+		return 0;
+	if (start[0] && start[0] < 64) {
+		s->offset = at + start[0] + 1;
+		return 1;
+	}
+	if (start[0] && start[0] < POINTER)
+		return 0;
+	at += start[0] ? 2 : 1;
+	if (bpf_skb_load_bytes(skb, at, start, AFTER_NAME))
+		return 0;
+	__u32 type = start[0] << 8 | start[1], length = start[8] << 8 | start[9];
+	__u32 ttl = (__u32)start[4] << 24 | start[5] << 16 | start[6] << 8 | start[7];
+
+	at += AFTER_NAME;
+	s->offset = at + length;
+	s->records--;
+	if (type == TYPE_A && length == 4) {
+		__be32 address;
+
+		if (bpf_skb_load_bytes(skb, at, &address, sizeof(address)))
+			return 0;
+		address_from_ipv4(&s->entry.address, address);
+	} else if (type == TYPE_AAAA && length == sizeof(struct address)) {
+		if (bpf_skb_load_bytes(skb, at, &s->entry.address, sizeof(struct address)))
+			return 0;
+	} else {
+		return 1;
+	}
+	learn_address(s, ttl, config);
+	return 1;
+}
+
+/* Goes through the records of an answer, some at a time; the report comes last. */
+int dns_learn(struct __sk_buff *skb)
+{
+	enum { STEPS = 64 };
+	struct dns_scratch *s = scratch();
+	struct config *config = configuration();
+
+	int more = s && config && s->nonce == skb->cb[0];
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < STEPS && more; i++)
+		more = read_record(skb, s, config);
+	if (more)
+		tail_ingress.call(skb, TAIL_LEARN);
+	tail_ingress.call(skb, TAIL_REPORT);
+	return 1;
+}
+
+/* May an answer be learned from? The questions of its socket know, and its server and the way that it came. */
+static __always_inline void learn_answer(struct __sk_buff *skb, const struct endpoint *endpoint, __u32 offset,
+					 const __u8 *header)
+{
+	enum { CODE = 15 };
+	struct dns_scratch *s = scratch();
+	struct address server = {};
+	struct classes classes;
+	union any_key key;
+
+	if (!s || skb->ifindex == LOOPBACK_DEVICE || header[DNS_CODE] & CODE)
+		return;
+	address_at_end(skb, DIRECTION_INGRESS, &server);
+	classify(&server, &key, &classes);
+	if (!(classes.flags & ADDRESS_OF_DNS))
+		return;
+	if (!take_question(skb, seal_of_question(skb, offset, header, &server))) {
+		count_loss(LOSS_UNASKED_ANSWER, 1);
+		return;
+	}
+	s->nonce = bpf_get_prandom_u32();
+	s->identity = endpoint->identity;
+	s->records = header[DNS_ANSWERS] << 8 | header[DNS_ANSWERS + 1];
+	if (!s->records || !read_name(skb, offset + DNS_HEADER, s))
+		return;
+	skb->cb[0] = s->nonce;
+	tail_ingress.call(skb, TAIL_LEARN);
 }
 
 static __always_inline void describe_answer(struct __sk_buff *skb, const struct endpoint *endpoint, __u64 cgroup_id,
 					    __u32 offset, struct event *out)
 {
-	enum { SERVER = 12, DESTINATION_PORT = 2 };
+	enum { DESTINATION_PORT = 2 };
 
 	out->time_ns = bpf_ktime_get_ns();
 	out->cgroup_id = cgroup_id;
 	out->socket_cookie = bpf_get_socket_cookie(skb);
-	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
-		__be32 server = 0;
-
-		bpf_skb_load_bytes(skb, SERVER, &server, sizeof(server));
-		address_from_ipv4(&out->peer, server);
-	} else {
-		bpf_skb_load_bytes(skb, __builtin_offsetof(struct ipv6hdr, saddr), &out->peer, sizeof(out->peer));
-	}
+	address_at_end(skb, DIRECTION_INGRESS, &out->peer);
 	bpf_skb_load_bytes(skb, offset, &out->service_port, sizeof(out->service_port));
 	bpf_skb_load_bytes(skb, offset + DESTINATION_PORT, &out->client_port, sizeof(out->client_port));
 	out->protocol = PROTOCOL_UDP;
@@ -61,8 +408,6 @@ static __always_inline void describe_answer(struct __sk_buff *skb, const struct 
 static __always_inline void report_answer(struct __sk_buff *skb, const struct endpoint *endpoint, __u64 cgroup_id,
 					  __u32 offset)
 {
-	enum { UDP_HEADER = 8 };
-	__u32 kept = skb->len - offset - UDP_HEADER;
 	struct dns_answer *answer = events.ringbuf_reserve(sizeof(struct dns_answer));
 
 	if (!answer) {
@@ -71,11 +416,9 @@ static __always_inline void report_answer(struct __sk_buff *skb, const struct en
 	}
 	__builtin_memset(answer, 0, __builtin_offsetof(struct dns_answer, message));
 	describe_answer(skb, endpoint, cgroup_id, offset, &answer->event);
-	if (kept > DNS_BYTES)
-		kept = DNS_BYTES;
-	asm volatile("" : "+r"(kept)); /* the verifier of 5.10 wants the mask below, which LLVM would leave out */
-	kept = ((kept - 1) & (DNS_BYTES - 1)) + 1;
-	if (bpf_skb_load_bytes(skb, offset + UDP_HEADER, answer->message, kept)) {
+	__u32 kept = read_some(skb, offset + UDP_HEADER, answer->message, DNS_BYTES);
+
+	if (!kept) {
 		events.ringbuf_discard(answer, 0);
 		return;
 	}
@@ -83,21 +426,62 @@ static __always_inline void report_answer(struct __sk_buff *skb, const struct en
 	events.ringbuf_submit(answer, 0);
 }
 
+static __always_inline struct endpoint *managed_endpoint(struct __sk_buff *skb)
+{
+	struct config *config = configuration();
+	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, bpf_skb_cgroup_id(skb)) : 0;
+
+	return endpoint && endpoint->state == STATE_MANAGED ? endpoint : 0;
+}
+
+/* Identities that found no number of their own share one (slot 0): what one of them is answered is not another's. */
+static __always_inline int is_learning(const struct endpoint *endpoint)
+{
+	return (endpoint->flags & ENDPOINT_NAMES) && (endpoint->identity & (IDENTITY_SLOTS - 1));
+}
+
+int dns_question(struct __sk_buff *skb)
+{
+	struct endpoint *endpoint = managed_endpoint(skb);
+	__u32 offset = udp_offset(skb);
+	struct address server = {};
+	__u8 header[DNS_HEADER];
+
+	if (!endpoint || !is_learning(endpoint) || !offset || !is_in_own_network(skb) ||
+	    !read_header(skb, offset + UDP_HEADER, 0, header))
+		return 1;
+	address_at_end(skb, DIRECTION_EGRESS, &server);
+	remember_question(skb, seal_of_question(skb, offset + UDP_HEADER, header, &server));
+	return 1;
+}
+
 int dns_answer(struct __sk_buff *skb)
 {
-	enum { UDP_HEADER = 8 };
-	__u64 cgroup_id = bpf_skb_cgroup_id(skb);
+	struct endpoint *endpoint = managed_endpoint(skb);
+	__u32 offset = udp_offset(skb);
+	__u8 header[DNS_HEADER];
+
+	if (!endpoint || !offset || !read_header(skb, offset + UDP_HEADER, 1, header))
+		return 1;
+	if (is_learning(endpoint))
+		learn_answer(skb, endpoint, offset + UDP_HEADER, header);
+	tail_ingress.call(skb, TAIL_REPORT);
+	return 1;
+}
+
+int dns_report(struct __sk_buff *skb)
+{
 	struct config *config = configuration();
-	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, cgroup_id) : 0;
+	struct endpoint *endpoint = managed_endpoint(skb);
 	__u32 offset = udp_offset(skb);
 
-	if (!endpoint || endpoint->state != STATE_MANAGED || !offset || !is_answer(skb, offset + UDP_HEADER))
+	if (!config || !endpoint || !offset)
 		return 1;
 	int index = endpoint->slot;
 	struct bucket *bucket = dns_rates.lookup(&index);
 
 	if (bucket && take_token(&bucket->tokens, &bucket->refilled, config, DNS_RATE, DNS_BURST, bpf_jiffies64()))
-		report_answer(skb, endpoint, cgroup_id, offset);
+		report_answer(skb, endpoint, bpf_skb_cgroup_id(skb), offset);
 	else
 		count_loss(LOSS_ANSWER_RATE, 1);
 	return 1;

@@ -64,13 +64,21 @@ static __always_inline int denied_by_agent_loss(const struct config *config, int
 	return 1;
 }
 
-static __always_inline void classify(const struct address *peer, struct classes *out)
+/* One place on the stack for keys that are not needed at the same time. */
+union any_key {
+	struct prefix prefix;
+	struct rule_key rule;
+	struct learned_key learned;
+};
+
+static __always_inline void classify(const struct address *peer, union any_key *key, struct classes *out)
 {
-	struct prefix prefix = { .length = 128, .address = *peer };
-	struct classes *classes = hosts.lookup(&prefix);
+	key->prefix.length = 128;
+	key->prefix.address = *peer;
+	struct classes *classes = hosts.lookup(&key->prefix);
 
 	if (!classes)
-		classes = peers.lookup(&prefix);
+		classes = peers.lookup(&key->prefix);
 	if (classes) {
 		*out = *classes;
 	} else {
@@ -78,45 +86,128 @@ static __always_inline void classify(const struct address *peer, struct classes 
 	}
 }
 
-/* The verdict of an endpoint's ruleset on a peer, a port and a direction: four probes at most (model/want.py). */
-static __always_inline void judge(const struct endpoint *endpoint, const struct address *peer, __u8 protocol,
-				  __be16 port, int direction, struct rule *out)
+/* A ruleset's verdict on a class, a port and a direction: four probes at most (model/want.py). */
+static __always_inline void find_rule(const struct endpoint *endpoint, const struct classes *classes, __u8 protocol,
+				      __be16 port, int direction, union any_key *key, struct rule *out)
 {
-	struct classes classes;
 	int index = port_index(protocol, port);
 	__u32 any = unmentioned_port_class(protocol);
 	__u64 *mentioned = ports.lookup(&index);
 	__u32 port_class = mentioned && *mentioned ? *mentioned : any;
 	struct rule *rule = 0;
 
+	key->rule = (struct rule_key){
+		.length = 128,
+		.ruleset = endpoint->ruleset,
+		.peer_class = classes->peer,
+		.port_class = port_class,
+		.direction = direction,
+	};
+	rule = rules.lookup(&key->rule);
+	if (!rule && port_class != any) {
+		key->rule.port_class = any;
+		rule = rules.lookup(&key->rule);
+	}
+	if (!rule && classes->base != classes->peer) {
+		key->rule.peer_class = classes->base;
+		key->rule.port_class = port_class;
+		rule = rules.lookup(&key->rule);
+		if (!rule && port_class != any) {
+			key->rule.port_class = any;
+			rule = rules.lookup(&key->rule);
+		}
+	}
+	*out = rule ? *rule : endpoint->defaults[direction & 1];
+}
+
+static __always_inline __u32 openness(__u8 verdict)
+{
+	return verdict ? 3 - verdict : 0; /* DENY, AUDIT, ALLOW */
+}
+
+/* The best verdict on its names in place of an address's (enum lift). */
+static __always_inline void lift(const struct rule *best, struct rule *out)
+{
+	if (openness(best->verdict) <= openness(out->verdict)) {
+		if (out->lift == LIFT_TO_AUDIT)
+			out->rule = 0;
+	} else if (out->lift == LIFT_TO_AUDIT) {
+		out->verdict = VERDICT_AUDIT;
+		out->reason = DROP_DENY_RULE;
+	} else {
+		*out = *best;
+	}
+}
+
+/* The verdict of an endpoint on an address, a port and a direction. Where `out->lift` says so, the names that it knows
+ * the address by may allow more: judge_names.
+ */
+static __always_inline void judge(const struct endpoint *endpoint, const struct address *peer, __u8 protocol,
+				  __be16 port, int direction, struct rule *out)
+{
+	struct classes classes;
+	union any_key key;
+
 	if (endpoint->state == STATE_QUARANTINED) {
 		*out = (struct rule){ .verdict = VERDICT_DENY, .reason = DROP_QUARANTINED };
 		return;
 	}
-	classify(peer, &classes);
-	struct rule_key key = {
-		.length = 128,
-		.ruleset = endpoint->ruleset,
-		.peer_class = classes.peer,
-		.direction = direction,
-	};
+	classify(peer, &key, &classes);
+	find_rule(endpoint, &classes, protocol, port, direction, &key, out);
+}
 
-	key.port_class = port_class;
-	rule = rules.lookup(&key);
-	if (!rule && port_class != any) {
-		key.port_class = any;
-		rule = rules.lookup(&key);
+/* The ruleset's verdict on a name: without a row for its class no rule is on it. 0: none. */
+static __always_inline struct rule *find_rule_on_name(__u32 ruleset, __u32 name_class, __u32 port_class, __u32 any,
+						      union any_key *key)
+{
+	struct rule *rule;
+
+	key->rule = (struct rule_key){
+		.length = 128,
+		.ruleset = ruleset,
+		.peer_class = name_class,
+		.port_class = port_class,
+		.direction = DIRECTION_EGRESS,
+	};
+	rule = rules.lookup(&key->rule);
+	if (rule || port_class == any)
+		return rule;
+	key->rule.port_class = any;
+	return rules.lookup(&key->rule);
+}
+
+/* The verdict on an address to which an endpoint opens, or on the names that it knows it by. While there is a flow of
+ * this key, its names do not expire.
+ */
+static __always_inline void judge_names(const struct endpoint *endpoint, struct flow_key *flow, struct rule *out)
+{
+	__u32 any = unmentioned_port_class(flow->protocol), port_class = any;
+	__u32 first = first_learned(&flow->peer);
+	struct rule best = {};
+	union any_key key;
+
+	judge(endpoint, &flow->peer, flow->protocol, flow->service_port, DIRECTION_EGRESS, out);
+	if (!out->lift)
+		return;
+	__u64 now = flows.lookup(flow) ? 0 : bpf_ktime_get_ns();
+	int index = port_index(flow->protocol, flow->service_port);
+	__u64 *mentioned = ports.lookup(&index);
+
+	if (mentioned && *mentioned)
+		port_class = *mentioned;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < LEARNED_WAYS; i++) {
+		key.learned = (struct learned_key){ .identity = endpoint->identity, .index = first + i };
+		__u32 name_class = class_of_learned(&key.learned, &flow->peer, now);
+
+		if (!name_class)
+			continue;
+		struct rule *rule = find_rule_on_name(endpoint->ruleset, name_class, port_class, any, &key);
+
+		if (rule && openness(rule->verdict) > openness(best.verdict))
+			best = *rule;
 	}
-	if (!rule && classes.base != classes.peer) {
-		key.peer_class = classes.base;
-		key.port_class = port_class;
-		rule = rules.lookup(&key);
-		if (!rule && port_class != any) {
-			key.port_class = any;
-			rule = rules.lookup(&key);
-		}
-	}
-	*out = rule ? *rule : endpoint->defaults[direction & 1];
+	lift(&best, out);
 }
 
 /* P7: what stays in the pod, known by its address. The skb hooks know it by the device. */
@@ -158,11 +249,11 @@ static __always_inline struct slot *room_in_share(const struct config *config, _
 }
 
 /* An entry of `flows` with this verdict; null where there is no room, which is counted and changes nothing. `local` is
- * the tag of our address; 0: not known. `network`: see struct flow.
+ * the tag of our address; 0: not known. `network`: see struct flow. `fresh`: room for an entry.
  */
 static __always_inline struct flow *remember(struct flow_key *key, const struct config *config,
 					     const struct judged *judged, const struct rule *rule, __u32 local,
-					     __u64 network)
+					     __u64 network, struct flow *fresh)
 {
 	const struct endpoint *endpoint = judged->endpoint;
 	__u64 stamp = stamp_of(key, judged->epoch);
@@ -170,7 +261,8 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 
 	if (!flow) {
 		struct slot *slot = room_in_share(config, endpoint->slot, key->direction);
-		struct flow fresh = {
+
+		*fresh = (struct flow){
 			.stamp = stamp,
 			.slot = endpoint->slot,
 			.identity = endpoint->identity,
@@ -185,7 +277,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 
 		if (!slot)
 			return 0;
-		if (flows.insert(key, &fresh) == 0)
+		if (flows.insert(key, fresh) == 0)
 			__sync_fetch_and_add(&slot->inserted[key->direction & 1], 1);
 		flow = flows.lookup(key);
 		if (!flow)
@@ -225,7 +317,7 @@ static __always_inline int keys_equal(const struct flow_key *a, const struct flo
  */
 static __always_inline __u32 first_answer(__u32 slot, const struct flow_key *key)
 {
-	__u32 set = tag_of_address(&key->peer) & (ANSWER_SLOTS / ANSWER_WAYS - 1);
+	__u32 set = set_of_address(&key->peer, ANSWER_SLOTS / ANSWER_WAYS);
 
 	return ((slot & (ENDPOINT_SLOTS - 1)) * 2 + (key->direction & 1)) * ANSWER_SLOTS + set * ANSWER_WAYS;
 }
@@ -262,6 +354,7 @@ static __always_inline struct answer *find_answer(__u32 slot, const struct flow_
 	__u32 first = first_answer(slot, key);
 	__u64 found = 0, way = 0;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < ANSWER_WAYS; i++) {
 		struct answer *answer = answer_at(first + i);
 
@@ -296,6 +389,7 @@ static __always_inline struct answer *place_for_answer(__u32 slot, const struct 
 	__u32 first = first_answer(slot, key);
 	__u64 of_peer = 0, best = 0;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < ANSWER_WAYS; i++) {
 		struct answer *answer = answer_at(first + i);
 
@@ -305,6 +399,7 @@ static __always_inline struct answer *place_for_answer(__u32 slot, const struct 
 	}
 	__u64 crowded = (ANSWERS_A_PEER - 1 - of_peer) >> 63;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < ANSWER_WAYS; i++) {
 		struct answer *answer = answer_at(first + i);
 
@@ -390,16 +485,45 @@ static __always_inline int is_current(__u32 epoch, __u32 slot, const struct plac
 	return epoch && epoch == (place->known ? place->epoch : epoch_of(slot));
 }
 
-enum tail { TAIL_SLOW = 0, TAIL_DNS = 1 };
+enum tail { TAIL_DATAGRAM = 0, TAIL_DNS = 1, TAIL_STREAM = 2, TAIL_LEARN = 3, TAIL_REPORT = 4, TAIL_NAMED = 5 };
 
-/* What a packet that passes has besides: answers of DNS servers are reported (dns.c). Nothing else is delayed by it. */
+static __always_inline void call_tail(struct __sk_buff *skb, int way, int tail)
+{
+	if (way == DIRECTION_INGRESS)
+		tail_ingress.call(skb, tail);
+	else
+		tail_egress.call(skb, tail);
+}
+
+/* What a packet that passes has besides: what is asked of DNS servers is remembered, and what they answer is learned and
+ * reported (dns.c). Nothing else is delayed by it.
+ */
 static __always_inline int pass(struct __sk_buff *skb, const struct packet *packet, int way)
 {
 	enum { DNS_PORT = 53 };
 
-	if (way == DIRECTION_INGRESS && packet->protocol == PROTOCOL_UDP && packet->remote_port == bpf_htons(DNS_PORT))
-		tail_ingress.call(skb, TAIL_DNS);
+	if (packet->protocol == PROTOCOL_UDP && packet->remote_port == bpf_htons(DNS_PORT))
+		call_tail(skb, way, TAIL_DNS);
 	return 1;
+}
+
+/* Without a slow path, managed endpoints are closed and unmanaged ones open. */
+static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id, int way)
+{
+	struct config *config = configuration();
+	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, cgroup_id) : 0;
+	struct rule rule = { .reason = DROP_NOT_READY };
+	struct event event = { .direction = way, .length = skb->len };
+
+	count_loss(LOSS_TAIL_MISSING, 1);
+	if (endpoint && endpoint->state == STATE_UNMANAGED)
+		return 1;
+	if (endpoint) {
+		event.slot = endpoint->slot;
+		event.identity = endpoint->identity;
+	}
+	count_denial(&event, &rule, segments(skb));
+	return 0;
 }
 
 /* An unknown cgroup: the agent is asked once (the entry in `pending` remembers that). */

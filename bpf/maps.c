@@ -21,6 +21,8 @@ SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel
 SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten, a peer's own first */
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("lpm_trie", struct dns_name, struct classes, names, NAMES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("hash", struct learned_key, struct learned, learned, LEARNED_ENTRIES, BPF_F_NO_PREALLOC); /* kernel; agent deletes; full: counted */
 SHARED("array", int, __u64, ports, PORT_INDEXES, 0);           /* agent -> kernel: port class */
 SHARED("lpm_trie", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
@@ -51,6 +53,17 @@ __attribute__((section("maps/sk_storage:" PIN_MAPS "/sockets")))
 struct sockets_table_t sockets = { .flags = BPF_F_NO_PREALLOC | BPF_F_CLONE };
 BPF_ANNOTATE_KV_PAIR(sockets, int, struct promoted);
 
+struct questions_table_t { /* kernel only */
+	int key;
+	struct questions leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_MAPS "/questions")))
+struct questions_table_t questions = { .flags = BPF_F_NO_PREALLOC };
+BPF_ANNOTATE_KV_PAIR(questions, int, struct questions);
+
 /* Of this generation of programs; the loader fills and pins them. */
-BPF_PROG_ARRAY(tail_egress, 4);
-BPF_PROG_ARRAY(tail_ingress, 4);
+BPF_PROG_ARRAY(tail_egress, 8);
+BPF_PROG_ARRAY(tail_ingress, 8);

@@ -296,6 +296,12 @@ static __always_inline __u32 tag_of_address(const struct address *address)
 	return (half[0] * 0x9e3779b97f4a7c15ull + half[1] * 0xc2b2ae3d27d4eb4full) >> 32;
 }
 
+/* One of so many sets. A product's upper bits follow from all bits of the address, its lower ones from some. */
+static __always_inline __u32 set_of_address(const struct address *address, __u32 sets)
+{
+	return (__u64)tag_of_address(address) * sets >> 32;
+}
+
 /* Of a flow's key. The kernel hands an entry of `flows` that was evicted to another flow at once, also while a program
  * still reads it: the tag, in one word with the epoch, tells the two apart.
  */

@@ -195,25 +195,6 @@ static __always_inline int is_at_home(const struct flow *flow, __u64 stamp, cons
 	       stamp == *(volatile __u64 *)&flow->stamp;
 }
 
-/* The rare rest. Without a slow path, managed endpoints are closed and unmanaged ones open. */
-static __always_inline int tail_missing(struct __sk_buff *skb, __u64 cgroup_id, int way)
-{
-	struct config *config = configuration();
-	struct endpoint *endpoint = config ? endpoint_of_skb(skb, config, cgroup_id) : 0;
-	struct rule rule = { .reason = DROP_NOT_READY };
-	struct event event = { .direction = way, .length = skb->len };
-
-	count_loss(LOSS_TAIL_MISSING, 1);
-	if (endpoint && endpoint->state == STATE_UNMANAGED)
-		return 1;
-	if (endpoint) {
-		event.slot = endpoint->slot;
-		event.identity = endpoint->identity;
-	}
-	count_denial(&event, &rule, segments(skb));
-	return 0;
-}
-
 /* A packet of a flow whose verdict is current: counted, and let go. Any other is for the slow path. */
 static __always_inline int fast_path(struct __sk_buff *skb, int way)
 {
@@ -253,10 +234,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 			return pass(skb, &packet, way);
 		}
 	}
-	if (way == DIRECTION_INGRESS)
-		tail_ingress.call(skb, TAIL_SLOW);
-	else
-		tail_egress.call(skb, TAIL_SLOW);
+	call_tail(skb, way, packet.protocol == PROTOCOL_TCP ? TAIL_STREAM : TAIL_DATAGRAM);
 	return tail_missing(skb, key.cgroup_id, way);
 }
 

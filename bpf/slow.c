@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* The slow path of cgroup_skb, tail-called for packets whose flow is not known, or not valid any more.
+/* The slow path of cgroup_skb, tail-called for packets whose flow is not known, or not valid any more. It is three
+ * programs each way, for TCP, for all else, and for what only a name may allow: the verifier of older kernels follows so
+ * many ways through one program at most.
  *
  * Returns 1: passes; 0: dropped; 2 (egress only): dropped without an error at the send, for pending datagrams.
  * A pending TCP SYN gets 0: the stack hides that error and sends it again.
@@ -214,13 +216,15 @@ static __always_inline void decide_stream(struct __sk_buff *skb, const struct en
 		out->reason = DROP_NOT_READY;
 }
 
-/* All else: an answer is good while its question is allowed and live, anything else is judged as a question (P9). */
+/* All else: an answer is good while its question is allowed and live, anything else is judged as a question (P9). What is
+ * allowed as neither, but whose question a name may allow, is for decide_named.
+ */
 static __always_inline void decide_datagram(struct __sk_buff *skb, const struct endpoint *endpoint,
 					    const struct packet *packet, int way, int connected,
 					    const struct config *config, struct flow_key *key, struct rule *out)
 {
 	int known = packet->role != ROLE_REPLY && lookup_flow(packet, way, connected, key);
-	int stale = 0;
+	int lift = LIFT_NONE, stale = 0;
 
 	if (!known && packet->role != ROLE_OPENS) {
 		flow_key_of(packet, key->cgroup_id, !way, connected, key);
@@ -229,6 +233,7 @@ static __always_inline void decide_datagram(struct __sk_buff *skb, const struct 
 			judge_direction(endpoint, packet, !way, out);
 			if (out->verdict != VERDICT_DENY)
 				return;
+			lift = out->lift;
 		}
 	}
 	flow_key_of(packet, key->cgroup_id, way, connected, key);
@@ -236,6 +241,16 @@ static __always_inline void decide_datagram(struct __sk_buff *skb, const struct 
 	if (out->verdict == VERDICT_DENY && out->reason == DROP_NO_RULE && !known &&
 	    (stale || packet->role == ROLE_REPLY))
 		out->reason = DROP_NOT_A_REPLY;
+	if (way == DIRECTION_INGRESS && out->verdict == VERDICT_DENY)
+		out->lift = lift;
+}
+
+/* What we have opened, or would, and no rule on addresses allows: the names of the peer decide. */
+static __always_inline void decide_named(const struct endpoint *endpoint, const struct packet *packet, int connected,
+					 struct flow_key *key, struct rule *out)
+{
+	flow_key_of(packet, key->cgroup_id, DIRECTION_EGRESS, connected, key);
+	judge_names(endpoint, key, out);
 }
 
 /* An IPv6 socket may be bound to an address that its namespace does not have (IPV6_FREEBIND); IPv4 lets none out. By
@@ -318,7 +333,7 @@ static __always_inline void count_first(struct flow *flow, struct __sk_buff *skb
 	flow->last = bpf_jiffies64();
 }
 
-static __always_inline int slow_path(struct __sk_buff *skb, int way)
+static __always_inline int slow_path(struct __sk_buff *skb, int way, int tail)
 {
 	struct config *config = configuration();
 	struct packet packet = {};
@@ -336,10 +351,17 @@ static __always_inline int slow_path(struct __sk_buff *skb, int way)
 	if (endpoint && endpoint->state == STATE_UNMANAGED)
 		return 1;
 	parse_full(skb, way, &packet);
+	asm volatile("" : : "r"(&packet) : "memory"); /* or each field has a place on the stack of its own, of 8 bytes */
 	if (!endpoint || endpoint->state == STATE_PENDING)
 		return hold_back(skb, config, key.cgroup_id, way, packet.protocol);
 	if (skb->ifindex == LOOPBACK_DEVICE && !(endpoint->flags & ENDPOINT_HOST_NETWORK))
 		return 1; /* it stays in the pod (P7) */
+	int is_stream = packet.protocol == PROTOCOL_TCP;
+
+	if (tail != TAIL_NAMED && is_stream != (tail == TAIL_STREAM)) {
+		call_tail(skb, way, is_stream ? TAIL_STREAM : TAIL_DATAGRAM); /* the fast path could not tell */
+		return tail_missing(skb, key.cgroup_id, way);
+	}
 	struct bpf_sock *sk = skb->sk;
 
 	if (sk) {
@@ -347,46 +369,75 @@ static __always_inline int slow_path(struct __sk_buff *skb, int way)
 		if (way == DIRECTION_INGRESS && packet.role == ROLE_OPENS && is_connection(sk))
 			packet.role = ROLE_ANY; /* a SYN in the middle opens nothing: the stack answers with an ACK */
 	}
-	int is_stream = packet.protocol == PROTOCOL_TCP;
-
 	rule.reason = defect_of(skb, endpoint, &packet, way);
 	if (rule.reason)
 		flow_key_of(&packet, key.cgroup_id, way, connected, &key);
-	else if (is_stream)
+	else if (tail == TAIL_STREAM)
 		decide_stream(skb, endpoint, &packet, way, &key, &rule);
-	else
+	else if (tail == TAIL_DATAGRAM)
 		decide_datagram(skb, endpoint, &packet, way, connected, config, &key, &rule);
-	struct event event = {};
+	else
+		decide_named(endpoint, &packet, connected, &key, &rule);
+	if (tail != TAIL_NAMED && rule.lift) {
+		call_tail(skb, way, TAIL_NAMED);
+		return tail_missing(skb, key.cgroup_id, way);
+	}
+	union { /* the stack is small */
+		struct event event;
+		struct flow fresh;
+	} room = {};
 
 	if (rule.verdict == VERDICT_DENY) {
-		event_of_packet(skb, endpoint, &packet, &key, way, &event);
-		record_denial(config, &event, &rule, segments(skb));
+		event_of_packet(skb, endpoint, &packet, &key, way, &room.event);
+		record_denial(config, &room.event, &rule, segments(skb));
 		return 0;
 	}
 	__u64 stamp = stamp_of(&key, judged.epoch);
 	struct flow *before = flows.lookup(&key);
 	int fresh = !before;
 	int first_audit = rule.verdict == VERDICT_AUDIT && (!before || before->stamp != stamp);
-	__u64 network = is_stream || key.direction == DIRECTION_EGRESS ? 0 : network_of(skb);
-	struct flow *flow = remember(&key, config, &judged, &rule, tag_of_address(&packet.local), network);
+	__u64 network = tail != TAIL_DATAGRAM || key.direction == DIRECTION_EGRESS ? 0 : network_of(skb);
+	struct flow *flow =
+		remember(&key, config, &judged, &rule, tag_of_address(&packet.local), network, &room.fresh);
 
 	if (!flow && !is_stream)
 		remember_answer(&key, endpoint->slot, config, stamp, network);
 	count_first(flow, skb, &packet, endpoint->identity, key.direction, way, fresh && flow);
 	if (first_audit) {
-		event_of_packet(skb, endpoint, &packet, &key, way, &event);
-		record_audit(config, &event, &rule);
+		room.event = (struct event){};
+		event_of_packet(skb, endpoint, &packet, &key, way, &room.event);
+		record_audit(config, &room.event, &rule);
 	}
 	return pass(skb, &packet, way);
 }
 
 /* The masks are for the verifier: it wants to know that no other value is returned. */
-int slow_egress(struct __sk_buff *skb)
+int datagram_egress(struct __sk_buff *skb)
 {
-	return slow_path(skb, DIRECTION_EGRESS) & 3;
+	return slow_path(skb, DIRECTION_EGRESS, TAIL_DATAGRAM) & 3;
 }
 
-int slow_ingress(struct __sk_buff *skb)
+int datagram_ingress(struct __sk_buff *skb)
 {
-	return slow_path(skb, DIRECTION_INGRESS) & 1;
+	return slow_path(skb, DIRECTION_INGRESS, TAIL_DATAGRAM) & 1;
+}
+
+int stream_egress(struct __sk_buff *skb)
+{
+	return slow_path(skb, DIRECTION_EGRESS, TAIL_STREAM) & 3;
+}
+
+int stream_ingress(struct __sk_buff *skb)
+{
+	return slow_path(skb, DIRECTION_INGRESS, TAIL_STREAM) & 1;
+}
+
+int named_egress(struct __sk_buff *skb)
+{
+	return slow_path(skb, DIRECTION_EGRESS, TAIL_NAMED) & 3;
+}
+
+int named_ingress(struct __sk_buff *skb)
+{
+	return slow_path(skb, DIRECTION_INGRESS, TAIL_NAMED) & 1;
 }

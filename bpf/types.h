@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 
 /* Of a packet ("way") and of a flow, a connection or a rule ("direction": who opened). */
 enum direction { DIRECTION_EGRESS = 0, DIRECTION_INGRESS = 1 };
@@ -38,9 +38,17 @@ enum drop_reason {
 
 enum endpoint_state { STATE_PENDING = 0, STATE_MANAGED = 1, STATE_UNMANAGED = 2, STATE_QUARANTINED = 3 };
 
-enum address_flag { ADDRESS_OF_HOST = 1 }; /* an address of this host itself */
+enum address_flag { ADDRESS_OF_HOST = 1, ADDRESS_OF_DNS = 2 }; /* this host itself; a DNS server of entity dns */
 
-enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2, ENDPOINT_AUDIT_SOCKETS = 4 };
+/* ENDPOINT_NAMES: it has rules on DNS names, so what DNS servers answer it is learned. */
+enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2, ENDPOINT_AUDIT_SOCKETS = 4, ENDPOINT_NAMES = 8 };
+
+/* What a verdict on an address becomes where a name allows (agent/model/want.py). */
+enum lift {
+	LIFT_NONE = 0,
+	LIFT_BY_NAME = 1,  /* the name's verdict */
+	LIFT_TO_AUDIT = 2, /* VERDICT_AUDIT by the row's rule, a deny rule of a policy in audit; not lifted it has no rule */
+};
 
 enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_UNKNOWN = 255 };
 
@@ -58,7 +66,10 @@ enum loss {
 	LOSS_AGENT_GONE = 8,    /* a packet of an unknown pod that passed because the agent is gone (L6) */
 	LOSS_IMPOSSIBLE = 9,    /* a lookup failed that cannot fail: of an entry that each such array has */
 	LOSS_ANSWER_RATE = 10,  /* a DNS answer was not reported: the endpoint's share of reports is used up */
-	LOSS_MAX = 11,
+	LOSS_LEARNED_FULL = 11, /* an address was not learned for a name: the map is full */
+	LOSS_LEARNED_SHARE = 12, /* a learned address gave way to a newer one of the same identity before its time */
+	LOSS_UNASKED_ANSWER = 13, /* a DNS answer was not learned: this socket has not asked for it */
+	LOSS_MAX = 14,
 };
 
 enum limit {
@@ -77,6 +88,10 @@ enum limit {
 	DNS_BYTES = 1024,  /* of a DNS message that is reported; a power of two */
 	DNS_RATE = 50,     /* messages a second and endpoint */
 	DNS_BURST = 200,
+	NAME_BYTES = 256,  /* of a DNS name, whose text is at most 254 bytes with a length in front of each label */
+	LEARNED_SETS = 64, /* of an identity's entries of `learned`, by address; a power of two */
+	LEARNED_WAYS = 8,  /* entries of each */
+	QUESTIONS = 64,    /* of a socket, which are remembered until they are answered; a power of two */
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
 
@@ -112,15 +127,17 @@ struct config { /* the only value of `config` */
 	__u32 event_burst;
 	__u32 flow_quota;     /* entries in `flows` of an endpoint: what it opened, and as many that others opened to it */
 	__u32 hz;             /* jiffies a second */
+	__u32 name_least_s;   /* seconds for which an address is known by a name, whatever the answer's TTL is: at least */
+	__u32 name_most_s;    /* and at most */
 	__u32 pad;
 };
-_Static_assert(sizeof(struct config) == 64, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct config) == 72, "ABI: agent/abi/layout.py");
 
 struct rule { /* value of `rules`; with VERDICT_AUDIT, reason and rule are the denial's */
 	__u32 rule; /* rule reference, 0: none */
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[2];
+	__u16 lift; /* enum lift */
 };
 _Static_assert(sizeof(struct rule) == 8, "ABI: agent/abi/layout.py");
 
@@ -241,6 +258,35 @@ struct classes { /* value of `peers` and of `hosts`, whose prefixes are whole ad
 	__u32 flags; /* enum address_flag */
 };
 _Static_assert(sizeof(struct classes) == 12, "ABI: agent/abi/layout.py");
+
+struct dns_name { /* key of `names`; of a wildcard without the 0 at the end, so that it is a prefix of longer names */
+	__u32 length; /* bits */
+	__u8 bytes[NAME_BYTES]; /* in lower case, each label with a 0 in front, all of it reversed, and a 0 */
+};
+_Static_assert(sizeof(struct dns_name) == 260, "ABI: agent/abi/layout.py");
+
+struct learned_key { /* key of `learned` */
+	__u32 identity;
+	__u32 index; /* a set, by the address, and one of its ways */
+};
+_Static_assert(sizeof(struct learned_key) == 8, "ABI: agent/abi/layout.py");
+
+struct learned { /* value of `learned`: an address that a DNS server gave an identity for a name that it asked for */
+	struct address address;
+	__u64 seal;    /* of key and address: the kernel hands an entry that was replaced to another key at once */
+	__u64 digest;  /* of the name */
+	__u64 expires; /* CLOCK_MONOTONIC, ns */
+	struct dns_name text;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct learned) == 304, "ABI: agent/abi/layout.py");
+
+struct questions { /* value of `questions`, a storage of sockets: what it has asked DNS servers and got no answer to */
+	__u32 next;
+	__u32 pad;
+	__u64 seal[QUESTIONS]; /* of server, id and name */
+};
+_Static_assert(sizeof(struct questions) == 8 + 8 * QUESTIONS, "ABI: agent/abi/layout.py");
 
 struct rule_key { /* key of `rules` */
 	__u32 length; /* bits: always 128 */

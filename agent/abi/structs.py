@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.abi.layout import Layout, array, be16, nested, raw, u8, u16, u32, u64
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 IDENTITY_SLOTS = 4096
 ENDPOINT_SLOTS = 4096
@@ -21,11 +21,18 @@ DNS_BYTES = 1024
 OPENED_BY_US = 1
 OPENED_BY_PEER = 2
 
+NAME_BYTES = 256
+LEARNED_SETS = 64
+LEARNED_WAYS = 8
+QUESTIONS = 64
+
 ADDRESS_OF_HOST = 1
+ADDRESS_OF_DNS = 2
 
 FLAG_HOST_NETWORK = 1
 FLAG_RAW_SOCKETS = 2
 FLAG_AUDIT_SOCKETS = 4
+FLAG_NAMES = 8
 
 ADDRESS = raw(16, align=4)
 
@@ -43,9 +50,11 @@ CONFIG = Layout(
     event_burst=u32,
     flow_quota=u32,
     hz=u32,
+    name_least_s=u32,
+    name_most_s=u32,
     pad=u32,
 )
-RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, pad=raw(2))
+RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, lift=u16)
 FOLDER = Layout("folder", length=u32, cgroup_id=raw(8, align=4))
 ENDPOINT = Layout(
     "endpoint",
@@ -113,6 +122,10 @@ PROMOTED = Layout(
 )
 PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32, flags=u32)
+DNS_NAME = Layout("dns_name", length=u32, bytes=raw(NAME_BYTES))
+LEARNED_KEY = Layout("learned_key", identity=u32, index=u32)
+LEARNED = Layout("learned", address=ADDRESS, seal=u64, digest=u64, expires=u64, text=nested(DNS_NAME), pad=u32)
+ASKED = Layout("questions", next=u32, pad=u32, seal=array(u64, QUESTIONS))
 RULE_KEY = Layout("rule_key", length=u32, ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
 IDENTITY_COUNTS = Layout(
     "identity_counts",
@@ -157,7 +170,8 @@ DNS_ANSWER = Layout("dns_answer", event=nested(EVENT), kept=u16, pad=raw(6), mes
 
 STRUCTS = (
     CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, BUCKET, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES,
-    RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL, CREATOR, EVENT, DNS_ANSWER,
+    DNS_NAME, LEARNED_KEY, LEARNED, ASKED, RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL,
+    CREATOR, EVENT, DNS_ANSWER,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
@@ -198,14 +212,17 @@ MAPS: dict[str, MapSpec] = {
     "answers": MapSpec(U32, ANSWER, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS),
     "peers": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
     "hosts": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
+    "names": MapSpec(DNS_NAME, CLASSES, 16384, resizable=True, lpm=True),
+    "learned": MapSpec(LEARNED_KEY, LEARNED, 65536, resizable=True),
     "ports": MapSpec(U32, U64, 196864),
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
     "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
-    "losses": MapSpec(U32, U64, 11, per_cpu=True),
+    "losses": MapSpec(U32, U64, 14, per_cpu=True),
     "creators": MapSpec(U32, CREATOR, CREATOR_SLOTS),
     "events": MapSpec(U32, EVENT, EVENTS_BYTES, kernel_only=True),  # entries: bytes
     "sockets": MapSpec(U32, PROMOTED, 0, kernel_only=True),
+    "questions": MapSpec(U32, ASKED, 0, kernel_only=True),
 }
 
 

@@ -132,14 +132,17 @@ class Making:
             check_capacity(want, limits, cluster)
 
         numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
-        admission = Admission(limits.peers, ServiceShares(limits.hosts), dict(state.admitted))
+        admission = Admission(limits.peers, ServiceShares(limits.hosts), dict(state.admitted), limits.names)
         intake = Intake(check, limits.rules, admission)
         return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})
 
     def _limits(self) -> Limits:
         """A revision is written before what it replaces is deleted, and both must fit: nine tenths of each map."""
         room = {name: kernel_map.entries * 9 // 10 for name, kernel_map in self.datapath.maps.items()}
-        return Limits(peers=room["peers"], hosts=room["hosts"], rules=room["rules"], assignments=room["endpoints"])
+        return Limits(
+            peers=room["peers"], hosts=room["hosts"], rules=room["rules"], assignments=room["endpoints"],
+            names=room["names"] if self.datapath.features.netns_owner else 0,
+        )  # fmt: skip
 
     def _drain(self, writer: Writer, inbox: Inbox, connections: Connections) -> FlowDrain:
         config = self.config

@@ -154,6 +154,14 @@ STAYS = "what is enforced stays enforced and counted without an agent; `dagwall 
 @_number("event_rate", "--event-rate", 1, 1_000_000, "Events of an endpoint each second.")
 @_number("event_burst", "--event-burst", 1, 1_000_000, "Events of an endpoint at once.")
 @_number("flow_quota", "--flow-quota", 1, 1 << 24, "Entries in the flow table for each endpoint.")
+@_number(
+    "dns_min_ttl_seconds",
+    "--dns-min-ttl",
+    0,
+    1 << 31,
+    "An address is known by its DNS name at least so long, seconds.",
+)
+@_number("dns_max_ttl_seconds", "--dns-max-ttl", 1, 1 << 31, "And at most so long.")
 @_number("metric_series", "--metric-series", 1, 1_000_000, "Task series before the overflow series.")
 @click.option("--map-entries", multiple=True, metavar="NAME=N", callback=_entries, help="Size of a kernel map.")
 @click.option(

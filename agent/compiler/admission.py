@@ -5,7 +5,7 @@ A refused policy's version in force stays, and everybody else's changes go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from immutables import Map
 
 from agent.compiler.addresses import builtin_prefixes
+from agent.compiler.names import NAMES
 from agent.compiler.needs import MEMBERSHIPS, AnyPolicy, Needs, needs_of
 from agent.compiler.service_shares import ServiceShares
 from agent.compiler.shares import DISTINCT_PORTS, PORTS_APART, Excess, blamed, each_by_itself, excess
@@ -41,12 +42,15 @@ class Refusal:
 
 @dataclass(slots=True)
 class Admission:
-    """Kept by whoever compiles. `prefixes`: entries that map `peers` has room for. `digests`: of what is in force, by
-    name; it begins with what an agent before had in force, so that a restart refuses nothing of it."""
+    """Kept by whoever compiles. `prefixes`, `names`: entries that these maps have room for; no `names`: the
+    kernel cannot judge by them. `digests`: of
+    what is in force, by name; it begins with what an agent before had in force, so that a restart refuses nothing of
+    it."""
 
     prefixes: int = 100_000
     services: ServiceShares = field(default_factory=ServiceShares)
     digests: dict[str, str] = field(default_factory=dict)
+    names: int = 14_000
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refusal] = field(default_factory=dict)  # refused by what only the work has shown
@@ -67,9 +71,17 @@ class Admission:
         open_ = {ref: policy for ref, policy in policies.items() if ref not in self._found_later}
         self.refused = dict(self._found_later)
         needs = needs_of(cluster, open_)
+        if not self.names:
+            self._refuse_names(open_, [ref for ref, names in needs.names.items() if names])
         for what, each, limit, shares in self._quotas(needs, builtin_prefixes(cluster)):
             left = {ref: need for ref, need in each.items() if ref not in self.refused}
             self._refuse(policies, shares(left, limit, unchanged), what)
+
+    def _refuse_names(self, policies: Mapping[PolicyRef, AnyPolicy], refs: Iterable[PolicyRef]) -> None:
+        """P18: a rule that cannot be judged is not weakened to one without names."""
+        problem = "names peers by fqdn, which this kernel cannot learn safely: it lacks feature netns_owner"
+        for ref in refs:
+            self.refused[ref] = Refusal(policies[ref], InvalidObject(str(ref), "spec", problem))
 
     def _quotas(self, needs: Needs, builtin: int) -> tuple[Quota, ...]:
         """In the order in which they are asked; what the cluster itself needs of a map is nobody's to have."""
@@ -78,6 +90,7 @@ class Admission:
             ("places of CIDRs in one another", needs.memberships, MEMBERSHIPS, excess),
             ("terms: peers of rules, with their ports", needs.terms, TERMS, excess),
             (PORTS_APART, needs.ports, DISTINCT_PORTS, excess),
+            (NAMES, needs.names, self.names, excess),
             ("conditions on peers", needs.conditions, CONDITIONS, each_by_itself),
             ("conditions on peers, times the kinds of pods", needs.matches, MATCHES, excess),
             ("conditions on subjects", needs.subjects, SUBJECTS, each_by_itself),

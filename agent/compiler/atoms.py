@@ -16,7 +16,7 @@ from typing_extensions import assert_never
 from agent.compiler.interning import stable_number
 from agent.model.cluster import Name
 from agent.model.network_policy import LivePodPeer
-from agent.model.policy import CidrPeer, PodPeer, TaskPeer
+from agent.model.policy import CidrPeer, FqdnPeer, PodPeer, TaskPeer
 
 AtomId = NewType("AtomId", int)
 Members = frozenset[AtomId]
@@ -36,6 +36,7 @@ class Mark(Enum):
     UNKNOWN = "in pod or service ranges, nobody known"  # P15
     SPECIAL = "link-local, multicast, reserved"  # never in a class: it only keeps an address out of WORLD
     ON_LINK = "perhaps the node, for deny rules"
+    NAMED = "a DNS name, not an address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ Atom = (
     Mark
     | CidrAtom
     | BlockAtom
+    | FqdnPeer
     | PodPeer
     | TaskPeer
     | PerhapsTasks
@@ -135,7 +137,7 @@ Atom = (
 )
 
 MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
-NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, SPECIAL, ON_LINK = MARKS.values()
+NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, SPECIAL, ON_LINK, NAMED = MARKS.values()
 ANY_ADDRESS = AtomId(-1)
 """Stands in a term for a rule without peers; never in a class."""
 
@@ -143,6 +145,9 @@ CROWD = 10_000
 
 NAMED_ENTITIES: Members = frozenset({NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA})
 NOT_WORLD = NAMED_ENTITIES | {SPECIAL}
+MAY_BE_NAMED: Members = frozenset({WORLD, KUBE_APISERVER, DNS, AIRFLOW})
+NEVER_NAMED: Members = frozenset({NODE, CLUSTER, METADATA, HOST, UNKNOWN})
+"""Addresses of one of the first and none of the second are what a DNS name may lead to (S4)."""
 BUT_METADATA: Members = frozenset(MARKS.values()) - {METADATA}
 
 
@@ -231,6 +236,7 @@ class AtomTable:
                 Mark()
                 | CidrAtom()
                 | BlockAtom()
+                | FqdnPeer()
                 | PodPeer()
                 | TaskPeer()
                 | PerhapsTasks()

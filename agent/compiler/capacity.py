@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from agent.compiler.names import NAMES
 from agent.compiler.needs import needs_of
 from agent.compiler.registry import ROWS
 from agent.compiler.service_shares import ADDRESSES
@@ -25,6 +26,7 @@ class Limits:
     hosts: int
     rules: int
     assignments: int
+    names: int = 14_000
 
 
 def check_capacity(want: Want, limits: Limits, cluster: Cluster) -> None:
@@ -32,6 +34,7 @@ def check_capacity(want: Want, limits: Limits, cluster: Cluster) -> None:
     needs: list[tuple[str, str, int, int, Callable[[], str]]] = [
         ("peers", "CIDRs and exceptions", len(want.peers), limits.peers, lambda: _most_cidrs(cluster)),
         ("hosts", ADDRESSES, len(want.hosts), limits.hosts, lambda: _most_addresses(cluster)),
+        ("names", NAMES, len(want.names), limits.names, lambda: "the policies that name peers by fqdn"),
         ("rules", ROWS, len(want.rules), limits.rules, lambda: _most_rows(want)),
         ("endpoints", PODS, len(want.assignments), limits.assignments, lambda: "the pods of this node"),
     ]

@@ -13,6 +13,7 @@ from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
 from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
 from agent.compiler.bindings import Bindings
 from agent.compiler.ledger import ChangeLog
+from agent.compiler.names import name_nodes
 from agent.compiler.needs import MEMBERSHIPS, places
 from agent.compiler.peerpods import PeerPods
 from agent.compiler.policy_layer import LayerOf
@@ -32,7 +33,7 @@ from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, PodPeer, PolicyRef, RuleRef, TaskPeer
 from agent.model.verdict import EndpointState
-from agent.model.want import Assignment, Delta, Host, Prefix, RuleId, RulesetId, Want
+from agent.model.want import Assignment, Delta, Host, NameNode, Prefix, RuleId, RulesetId, Want
 
 NO_RULESET = RulesetId(0)
 MOST_TERMS = 150_000
@@ -57,12 +58,14 @@ class Compiler:
         self._layers = layers
         self._table = AtomTable()
         self._peers, self._hosts = ChangeLog(self.want.peers), ChangeLog(self.want.hosts)
+        self._names = ChangeLog(self.want.names)
         self._ports, self._rules = ChangeLog(self.want.ports), ChangeLog(self.want.rules)
         self._rulesets, self._assignments = ChangeLog(self.want.rulesets), ChangeLog(self.want.assignments)
         self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
+        self._name_members: dict[NameNode, Members] = {}
         self._around: Lpm[Members] = Lpm({})
         self._contents: dict[PodUid, RulesetContent] = {}
         self._terms: tuple[Term, ...] = ()
@@ -199,6 +202,7 @@ class Compiler:
         backends = self._subjects.judges_backends
         self._addresses = _addresses(cluster, list(terms), self._table, self._bindings, backends=backends)
         self._asked = _asked_atoms(terms)
+        self._move_names(name_nodes({number: self._table.atoms.get(number) for number in self._asked}))
         old = self._around
         transitions = self._move_prefixes(dict(compressed(closed_prefixes(self._addresses.prefixes))))
         return transitions | self._move_hosts(self._addresses.hosts() | self._host_members.keys(), old)
@@ -220,6 +224,20 @@ class Compiler:
             host, length = prefix
             transitions.add((was.get(host, NOTHING, length), self._around.get(host, NOTHING, length)))
         return transitions
+
+    def _move_names(self, new: dict[NameNode, Members]) -> None:
+        """No ruleset that both snapshots have sees a name move: the patterns that it asks about stay in all nodes
+        that they match, so there is no Transition."""
+        old, self._name_members = self._name_members, new
+        for node in old.keys() | new.keys():
+            before, after = old.get(node), new.get(node)
+            if before == after:
+                continue
+            if after is not None:
+                self._registry.acquire_class(after)
+            if before is not None:
+                self._old_classes.append(before)
+            self._names.put(node, None if after is None else self._registry.classes(after))
 
     def _move_hosts(self, hosts: Iterable[Host], was: Lpm[Members]) -> set[Transition]:
         """`was`: the prefixes before this step."""
@@ -307,15 +325,17 @@ class Compiler:
         return Delta(
             peers=of(self._peers),
             hosts=of(self._hosts),
+            names=of(self._names),
             ports=of(self._ports),
             rules=of(self._rules),
             rulesets=of(self._rulesets),
             assignments=of(self._assignments),
-            sizes={"peers": len(self.want.peers), "hosts": len(self.want.hosts), "rules": len(self.want.rules)},
+            sizes={name: len(getattr(self.want, name)) for name in ("peers", "hosts", "names", "rules")},
         )
 
     def _commit_all(self) -> None:
-        for tracked in (self._peers, self._hosts, self._ports, self._rules, self._rulesets, self._assignments):
+        addresses = (self._peers, self._hosts, self._names)
+        for tracked in (*addresses, self._ports, self._rules, self._rulesets, self._assignments):
             tracked.commit()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from agent.compiler.ports import Interval, Ports, covers_in_order, mentioned
 from agent.compiler.terms import Term
 from agent.model.policy import RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.want import Lift
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
 
@@ -27,8 +28,9 @@ class LayerKind:
     """What all policies of one kind have in common. `decide`: what rules that match come to, at a port.
 
     `reaches_metadata`: a rule without peers does (P11 speaks against it). `judges_backends`: a service's address
-    means the endpoints behind it (P13). `default`: names what lets pass what no policy speaks about. `last_resort`:
-    asked only where no layer before has a rule for it.
+    means the endpoints behind it (P13). `judges_names`: it has rules on DNS names, so that what it lacks a rule for,
+    a name may allow; no other kind is asked about a name. `default`: names what lets pass what no policy speaks
+    about. `last_resort`: asked only where no layer before has a rule for it.
     """
 
     name: str
@@ -36,6 +38,7 @@ class LayerKind:
     default: RuleRef | None = None
     reaches_metadata: bool = False
     judges_backends: bool = False
+    judges_names: bool = False
     last_resort: bool = False
 
 
@@ -94,6 +97,7 @@ class Outcome:
     reason: DropReason = DropReason.NONE
     rule: RuleRef | None = None
     final: bool = False
+    lift: Lift = Lift.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +155,40 @@ class DirectionView:
 
     layers: tuple[Hits, ...]
     audits: bool  # some policy is in audit, so that the second computation may differ
+    may_be_named: bool = False  # a rule on a name may allow what no rule on these addresses does
 
     def at(self, port: int) -> Outcome:
         """The verdict at a port index, ANY_PORT or OTHER_PORT; computed twice for the sake of audit (P3)."""
         enforced = self._through(port, audited=False)
-        if enforced.verdict is Verdict.DENY or not self.audits:
-            return enforced
+        denied = enforced.verdict is Verdict.DENY
+        lacks = denied and self.may_be_named and self._lacks_a_rule(port, audited=False)
+        if (denied and not lacks) or not self.audits:
+            return replace(enforced, lift=Lift.BY_NAME) if lacks else enforced
         wished = self._through(port, audited=True)
-        if wished.verdict is Verdict.DENY:
-            return Outcome(Verdict.AUDIT, wished.reason, wished.rule)
-        return enforced
+        passes = wished.verdict is not Verdict.DENY
+        by_name = passes or (self.may_be_named and self._lacks_a_rule(port, audited=True))
+        if denied:
+            if by_name:
+                return replace(enforced, lift=Lift.BY_NAME)
+            return replace(enforced, rule=wished.rule, lift=Lift.TO_AUDIT)
+        if passes:
+            return enforced
+        return Outcome(Verdict.AUDIT, wished.reason, wished.rule, lift=Lift.BY_NAME if by_name else Lift.NONE)
+
+    def _lacks_a_rule(self, port: int, *, audited: bool) -> bool:
+        """Would it pass if there were a rule in the layer that judges names?"""
+        lacks = False
+        for layer in self.layers:
+            if layer.kind.last_resort and lacks:
+                continue
+            said = layer.decide(port, audited=audited)
+            if said.verdict is Verdict.DENY:
+                if not layer.kind.judges_names or said.reason is not DropReason.NO_RULE:
+                    return False
+                lacks = True
+            elif said.final:
+                break
+        return lacks
 
     def _through(self, port: int, *, audited: bool) -> Outcome:
         """Every layer must let it pass; the rule to name is the first that is more than dagwall's default."""

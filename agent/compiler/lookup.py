@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from agent.compiler.names import classes_of_name
 from agent.compiler.prefixes import Lpm, host_of
 from agent.model.cluster import Address
 from agent.model.identity import PodUid
@@ -9,23 +12,35 @@ from agent.model.protocol import ORDINARY
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 from agent.model.want import (
     NO_CLASS,
+    NO_RULE_ID,
     PORT_ANY,
     PORT_OTHER,
     Classes,
+    Lift,
+    PeerClass,
     PortClass,
     RuleKey,
+    RulesetId,
     RuleValue,
     Want,
     port_index,
 )
 
 PASSES = RuleValue(Verdict.ALLOW)
+_BY_OPENNESS = (Verdict.DENY, Verdict.AUDIT, Verdict.ALLOW)
 
 
 def lookup(  # noqa: PLR0917  the order of the kernel's key
-    want: Want, uid: PodUid, direction: Direction, address: Address, protocol: int, port: int = 0
+    want: Want,
+    uid: PodUid,
+    direction: Direction,
+    address: Address,
+    protocol: int,
+    port: int = 0,
+    names: frozenset[str] = frozenset(),
 ) -> RuleValue:
-    """The verdict for a packet of a pod. `port` is the peer's for egress and the pod's own for ingress."""
+    """The verdict for a packet of a pod. `port` is the peer's for egress and the pod's own for ingress. `names`: by
+    which the pod's identity knows the address."""
     assignment = want.assignments[uid]
     if assignment.state is EndpointState.UNMANAGED:
         return PASSES
@@ -35,15 +50,40 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
         return PASSES  # by lo: it stays in the pod (P7), for the quarantined too (I5)
     if assignment.state is EndpointState.QUARANTINED:
         return RuleValue(Verdict.DENY, DropReason.QUARANTINED)
-    classes = classes_of(want, address)
+    found = _rule(want, assignment.ruleset, classes_of(want, address), direction, protocol, port)
+    if found.lift is Lift.NONE:
+        return found
+    known = (classes_of_name(want.names, name) for name in sorted(names))
+    rows = (
+        _row(want, assignment.ruleset, each.peer, direction, protocol, port) for each in known if each is not None
+    )
+    by_name = [row for row in rows if row is not None]
+    return lifted(found, max(by_name, key=lambda each: _BY_OPENNESS.index(each.verdict), default=None))
+
+
+def lifted(found: RuleValue, by_name: RuleValue | None) -> RuleValue:
+    """What a verdict on an address becomes; `by_name`: the best verdict on its names."""
+    to_audit = found.lift is Lift.TO_AUDIT
+    opens = by_name is not None and _BY_OPENNESS.index(by_name.verdict) > _BY_OPENNESS.index(found.verdict)
+    if by_name is None or not opens:
+        return replace(found, rule=NO_RULE_ID if to_audit else found.rule, lift=Lift.NONE)
+    return RuleValue(Verdict.AUDIT, DropReason.DENY_RULE, found.rule) if to_audit else by_name
+
+
+def _rule(  # noqa: PLR0917  as lookup
+    want: Want, ruleset: RulesetId, classes: Classes, direction: Direction, protocol: int, port: int
+) -> RuleValue:
+    rows = (_row(want, ruleset, each, direction, protocol, port) for each in (classes.peer, classes.base))
+    return next((row for row in rows if row is not None), want.rulesets[ruleset].defaults[direction])
+
+
+def _row(  # noqa: PLR0917  as lookup
+    want: Want, ruleset: RulesetId, peer_class: PeerClass, direction: Direction, protocol: int, port: int
+) -> RuleValue | None:
     fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
     mentioned = want.ports.get(port_index(protocol, port), PortClass(0)) or fallback
-    for peer_class in (classes.peer, classes.base):
-        for port_class in (mentioned, fallback):
-            value = want.rules.get(RuleKey(assignment.ruleset, peer_class, port_class, direction))
-            if value is not None:
-                return value
-    return want.rulesets[assignment.ruleset].defaults[direction]
+    keys = (RuleKey(ruleset, peer_class, port_class, direction) for port_class in (mentioned, fallback))
+    return next((want.rules[key] for key in keys if key in want.rules), None)
 
 
 def classes_of(want: Want, address: Address) -> Classes:

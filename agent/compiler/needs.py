@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
+from agent.compiler.names import nodes_needed
 from agent.compiler.ports import Interval, interval
 from agent.compiler.prefixes import prefix_of
 from agent.compiler.shares import distinct
@@ -18,6 +19,7 @@ from agent.model.network_policy import LivePodPeer, NetworkPolicy
 from agent.model.policy import (
     CidrPeer,
     EntityPeer,
+    FqdnPeer,
     Peer,
     PodPeer,
     Policy,
@@ -42,7 +44,8 @@ class Needs:
     """By policy. `prefixes`: CIDRs and exceptions. `memberships`: which of all prefixes lie in which of its CIDRs.
     `terms`: peers of its rules, with their ports. `conditions`: on peers, patterns of ids by their length; `matches`:
     each of them once for every kind of pod that it is held against. `subjects`, `selections`: the same of what says
-    which pods of this node it selects. `ports`: that others with fewer do not name."""
+    which pods of this node it selects. `ports`: that others with fewer do not name. `names`: entries of map
+    `names`."""
 
     prefixes: Mapping[PolicyRef, int]
     memberships: Mapping[PolicyRef, int]
@@ -52,6 +55,7 @@ class Needs:
     subjects: Mapping[PolicyRef, int]
     selections: Mapping[PolicyRef, int]
     ports: Mapping[PolicyRef, int]
+    names: Mapping[PolicyRef, int]
 
 
 def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs:
@@ -75,6 +79,7 @@ def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs
         subjects=subjects,
         selections={ref: weight * here[ref.namespace or None] for ref, weight in subjects.items()},
         ports=distinct({ref: _ports(policy) for ref, policy in policies.items()}),
+        names={ref: nodes_needed(p.pattern for p in each if isinstance(p, FqdnPeer)) for ref, each in peers.items()},
     )
 
 
@@ -116,7 +121,7 @@ def _of_pods(peer: AnyPeer) -> PodPeer | LivePodPeer | TaskPeer | None:
     match peer:
         case PodPeer() | LivePodPeer() | TaskPeer():
             return peer
-        case CidrPeer() | ServicePeer() | EntityPeer():  # found by address
+        case CidrPeer() | FqdnPeer() | ServicePeer() | EntityPeer():  # found by address
             return None
         case _:
             assert_never(peer)

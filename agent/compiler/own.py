@@ -17,7 +17,7 @@ from agent.model.verdict import Direction
 from agent.semantics.builtin import AGENT_METRICS, OBSERVED, baseline_ref
 from agent.semantics.selecting import selects
 
-DAGWALL = LayerKind("dagwall", deny_allow_isolate, default=OBSERVED)
+DAGWALL = LayerKind("dagwall", deny_allow_isolate, default=OBSERVED, judges_names=True)
 
 Enlisted = tuple[tuple[int, bool], ...]
 """Policies that select a pod, and whether their allow rules count for it (I1, I4)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 
-from agent.compiler.atoms import HOST, AtomId, AtomTable, BackedAtom, Members, PortAtom, ServicePortAtom
+from agent.compiler.atoms import DNS, HOST, AtomId, AtomTable, BackedAtom, Members, PortAtom, ServicePortAtom
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import ChangeLog
 from agent.compiler.ports import Interval, PortTable
@@ -82,7 +82,7 @@ class Registry:
                 self._classes.release(each)
 
     def classes(self, members: Members) -> Classes:
-        return Classes(self._number(members), self._number(self.base(members)), HOST in members)
+        return Classes(self._number(members), self._number(self.base(members)), HOST in members, DNS in members)
 
     def acquire_ruleset(self, content: RulesetContent) -> RulesetId:
         return RulesetId(self._rulesets.acquire(content))

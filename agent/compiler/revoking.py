@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 
 from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
-from agent.compiler.layers import DirectionView
+from agent.compiler.layers import DirectionView, Outcome
 from agent.compiler.ports import ANY_PORT, OTHER_PORT
 from agent.compiler.rulesets import CHART, RulesetContent
 from agent.model.verdict import Verdict
-from agent.model.want import PORT_INDEXES
+from agent.model.want import PORT_INDEXES, Lift
 
 Transition = tuple[Members, Members]
 """What some address was, and what it is."""
@@ -65,9 +65,14 @@ def _keys(atoms: frozenset[AtomId], table: AtomTable) -> set[Hashable]:
 def _loses(content: RulesetContent, old: Members, new: Members) -> bool:
     for was, is_ in zip(content.views(old), content.views(new), strict=True):
         for port in _probes(was, is_):
-            if was.at(port).verdict is not Verdict.DENY and is_.at(port).verdict is Verdict.DENY:
+            if _openness(was.at(port)) > _openness(is_.at(port)):
                 return True
     return False
+
+
+def _openness(outcome: Outcome) -> int:
+    """What passes is more open than what may pass by a name."""
+    return 2 if outcome.verdict is not Verdict.DENY else int(outcome.lift is not Lift.NONE)
 
 
 def _probes(*views: DirectionView) -> Iterator[int]:

@@ -62,7 +62,7 @@ class Rows:
         egress, ingress = self._seen(content, frozenset())
         defaults = self._value(egress.at(ANY_PORT)), self._value(ingress.at(ANY_PORT))
         spared = content.sockets.audit or defaults[Direction.EGRESS].verdict is Verdict.AUDIT
-        return Ruleset(defaults, replace(content.sockets, audit=spared))
+        return Ruleset(defaults, replace(content.sockets, audit=spared), names=content.asks_names)
 
     def write(self, group: GroupId, content: RulesetContent, members: Members, base: Members) -> None:
         """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the
@@ -165,4 +165,4 @@ class Rows:
         return known
 
     def _value(self, outcome: Outcome) -> RuleValue:
-        return RuleValue(outcome.verdict, outcome.reason, self._refs.number(outcome.rule))
+        return RuleValue(outcome.verdict, outcome.reason, self._refs.number(outcome.rule), outcome.lift)

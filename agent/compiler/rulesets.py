@@ -14,7 +14,10 @@ from typing_extensions import assert_never
 from agent.compiler.atoms import (
     ANY_ADDRESS,
     HOST,
+    MAY_BE_NAMED,
     METADATA,
+    NAMED,
+    NEVER_NAMED,
     NODE,
     ON_LINK,
     UNKNOWN,
@@ -29,7 +32,7 @@ from agent.compiler.atoms import (
 from agent.compiler.layers import DirectionView, Hit, Hits, Layer, LayerKind, LoweredRule, Part
 from agent.compiler.ports import Interval, Ports, covers, mentioned, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
-from agent.model.policy import PolicyRef, PortMatch, RuleRef
+from agent.model.policy import FqdnPeer, PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
@@ -38,7 +41,7 @@ RulePosition = tuple[int, Direction, Part]
 """Layer, direction, and in which part of it a rule stands."""
 
 NOTHING_SEEN: Members = frozenset()
-ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN})
+ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN, NAMED})
 CHART = ("Airflow chart",)
 
 
@@ -71,8 +74,11 @@ class RulesetContent:
                 side = layer.side(direction)
                 for part, rules in zip(Part, side.parts(), strict=True):
                     self._index((i, direction, part), rules, layer.kind)
-        self._atoms = frozenset(key for key in self._asked if isinstance(key, int) and key != ANY_ADDRESS)
+        self._atoms = frozenset(AtomId(key) for key in self._asked if isinstance(key, int) and key != ANY_ADDRESS)
+        self.asks_names = any(isinstance(table.atoms[number], FqdnPeer) for number in self._atoms)
         self._visible = self._atoms | ALWAYS_SEEN | self._parts()
+        if self.asks_names:
+            self._visible |= MAY_BE_NAMED | NEVER_NAMED
         self._judging_backends = [
             (i, Direction.EGRESS, Part.ALLOW) for i, layer in enumerate(layers) if layer.kind.judges_backends
         ]
@@ -159,9 +165,13 @@ class RulesetContent:
         ordered = {
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
         }
+        judging = [i for i, layer in enumerate(self.layers) if layer.kind.judges_names or NAMED not in members]
+        may_be_named = self.asks_names and bool(members & MAY_BE_NAMED) and not members & NEVER_NAMED
         egress, ingress = (
             DirectionView(
-                tuple(self._hits(i, direction, members, ordered) for i in range(len(self.layers))), self._audits
+                tuple(self._hits(i, direction, members, ordered) for i in judging),
+                self._audits,
+                may_be_named=may_be_named and direction is Direction.EGRESS,
             )
             for direction in Direction
         )

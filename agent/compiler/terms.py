@@ -27,7 +27,18 @@ from agent.compiler.atoms import (
 from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Interval, Ports, intersection, interval
 from agent.model.cluster import Destination, Name, Settings
 from agent.model.network_policy import LivePodPeer, NetworkPolicyRule
-from agent.model.policy import CidrPeer, Entity, EntityPeer, Peer, PodPeer, PortMatch, Rule, ServicePeer, TaskPeer
+from agent.model.policy import (
+    CidrPeer,
+    Entity,
+    EntityPeer,
+    FqdnPeer,
+    Peer,
+    PodPeer,
+    PortMatch,
+    Rule,
+    ServicePeer,
+    TaskPeer,
+)
 from agent.model.verdict import Direction
 from agent.semantics.entities import APISERVER
 
@@ -151,7 +162,7 @@ class Lowering:
         match peer:
             case EntityPeer():
                 yield from self.entity(peer.entity, rule.ports, rule.direction)
-            case PodPeer() | TaskPeer() | PerhapsTasks():
+            case PodPeer() | TaskPeer() | PerhapsTasks() | FqdnPeer():
                 yield from port_terms(self.table.number(peer), rule.ports, rule.direction)
             case ServicePeer():
                 yield from self._service((peer.namespace, peer.name), rule)

@@ -117,6 +117,12 @@ class Facts:
             Entity.AIRFLOW: self._is_airflow,
         }[entity]()
 
+    def may_be_named(self) -> bool:
+        """May a DNS name lead there (S4)?"""
+        never = {Entity.METADATA, Entity.NODE, Entity.CLUSTER}
+        having = {entity for entity in Entity if self.in_entity(entity)}
+        return bool(having) and not having & never
+
     def _is_node(self) -> bool:
         nodes = self.cluster.nodes.values()
         return (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from typing_extensions import assert_never
 
@@ -21,6 +22,7 @@ from agent.model.policy import (
     DefaultPosture,
     Entity,
     EntityPeer,
+    FqdnPeer,
     Peer,
     PodPeer,
     Policy,
@@ -34,6 +36,7 @@ from agent.model.policy import (
 from agent.model.protocol import ORDINARY, IpProtocol
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.semantics.builtin import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
+from agent.semantics.names import matches
 from agent.semantics.selecting import selects
 
 OWN_LAYER, NATIVE_LAYER = "dagwall", "NetworkPolicy"
@@ -73,11 +76,11 @@ class JudgedLayer:
 
 def judge(  # noqa: PLR0917  the order of lookup()
     cluster: Cluster, pod: Pod, direction: Direction, address: Address, protocol: int, port: int = 0,
-    layers: tuple[JudgedLayer, ...] = (),
+    layers: tuple[JudgedLayer, ...] = (), names: frozenset[str] = frozenset(),
 ) -> Decision:  # fmt: skip
     """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress.
 
-    `layers`: in place of LAYERS.
+    `layers`: in place of LAYERS. `names`: by which the pod's identity knows the address.
     """
     namespace = cluster.namespaces.get(pod.namespace)
     if namespace is None or not namespace.managed or _stays_in_pod(pod, plain(address)):
@@ -86,7 +89,7 @@ def judge(  # noqa: PLR0917  the order of lookup()
     if worth.quarantined:
         return Decision(Verdict.DENY, DropReason.QUARANTINED, note=str(worth.contradiction))
     peer, chosen = Facts(cluster, address), tuple(_selected(cluster, pod, namespace))
-    return Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS).decision()
+    return Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS, names).decision()
 
 
 def _selected(cluster: Cluster, pod: Pod, namespace: Namespace) -> Iterator[Policy]:
@@ -116,6 +119,7 @@ class Case:
     worth: Worth
     selected: tuple[Policy, ...]
     layers: tuple[JudgedLayer, ...]
+    names: frozenset[str]
 
     @property
     def native(self) -> NativeCase:
@@ -178,7 +182,8 @@ class Case:
                     return Decision(Verdict.DENY, DropReason.DENY_RULE, named, layer=OWN_LAYER)
         if from_host:
             return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
-        allowing = next(iter([*self._allowing(policies), *self._baseline()]), None)
+        by_address = replace(self, names=frozenset())
+        allowing = next(chain(by_address._allowing(policies), self._baseline(), self._allowing(policies)), None)
         if allowing is not None:
             return Decision(Verdict.ALLOW, rule=allowing)
         if self._isolated(policies, audited=audited):
@@ -224,7 +229,7 @@ class Case:
                 more = self.peer.in_tasks(peer, denies=True)
             case EntityPeer():
                 more = peer.entity is Entity.NODE and self.peer.on_link()
-            case PodPeer() | ServicePeer():
+            case PodPeer() | ServicePeer() | FqdnPeer():
                 more = False
             case _:
                 assert_never(peer)
@@ -268,6 +273,8 @@ class Case:
         match peer:
             case CidrPeer():
                 return self.peer.in_cidr(peer)
+            case FqdnPeer():
+                return self.peer.may_be_named() and any(matches(peer.pattern, name) for name in self.names)
             case PodPeer():
                 return self.peer.in_pods(peer)
             case TaskPeer():

@@ -12,11 +12,11 @@ import socket
 from pathlib import Path
 
 from agent.kernel import syscall
+from agent.kernel.btf import LIBBPF
 from agent.kernel.instructions import EXIT, load_argument, set_register, skip_unless
 from agent.kernel.syscall import AttachType, ProgType
 from agent.log import event
 
-_LIBBPF = "libbpf.so.1"
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _MAGIC_PROTOCOL = 0x64_77_61_6C
 """A protocol that no socket has: without a program in the way, asking for it is EPROTONOSUPPORT."""
@@ -65,7 +65,7 @@ def _socket_create_btf_id() -> int:
     """Raises OSError where the kernel has no types or no such function, or libbpf is not there."""
     if not _BTF.exists():
         raise OSError(f"{_BTF} does not exist")
-    number = int(ctypes.CDLL(_LIBBPF).libbpf_find_vmlinux_btf_id(b"socket_create", int(AttachType.LSM_CGROUP)))
+    number = int(ctypes.CDLL(LIBBPF).libbpf_find_vmlinux_btf_id(b"socket_create", int(AttachType.LSM_CGROUP)))
     if number < 0:
         raise OSError(-number, "the kernel has no bpf_lsm_socket_create()")
     return number

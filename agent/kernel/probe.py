@@ -10,8 +10,10 @@ from pathlib import Path
 
 from agent.errors import KernelError
 from agent.kernel import lsm, syscall
+from agent.kernel.btf import network_owner
 from agent.kernel.instructions import EXIT, call, set_register
 from agent.kernel.syscall import AttachType, ProgType
+from agent.log import event
 
 _MONOTONIC_COARSE = 6
 _HELPER_JIFFIES64 = 118
@@ -29,6 +31,7 @@ class Features:
     skb_netns: (
         bool  # programs can read a packet's network namespace; without it, as long as `creators` has its socket
     )
+    netns_owner: bool  # programs can tell a pod's own network namespace from one that a task made; `fqdn` needs it
 
     def as_dict(self) -> dict[str, bool]:
         return asdict(self)
@@ -58,7 +61,17 @@ def features(mount: Path) -> Features:
         sockops=_loads(ProgType.SOCK_OPS, AttachType.SOCK_OPS, sockops),
         lsm_cgroup=lsm.works(mount),
         skb_netns=_loads(ProgType.CGROUP_SKB, AttachType.INET_EGRESS, netns),
+        netns_owner=_has_network_owner(),
     )
+
+
+def _has_network_owner() -> bool:
+    try:
+        network_owner()
+    except OSError as exc:
+        event("feature.off", feature="netns_owner", why=str(exc))
+        return False
+    return True
 
 
 class Jiffies:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
+from agent.kernel.btf import network_owner
 from agent.kernel.syscall import AttachType, ProgType
 
-SHARED_SOURCES = ("maps.c", "record.c", "judge.c")
+SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c")
 """What several programs call; in this order, in front of their own files."""
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
-_COMPILED = ("set_retval", "skb_netns")
+_COMPILED = ("set_retval", "skb_netns", "netns_owner")
 """Features that programs use where the kernel has them, in place of another way."""
 
 _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
@@ -60,9 +61,16 @@ class Program:
 
 
 PROGRAMS = (
-    Program("slow_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 0)),
-    Program("slow_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 0)),
+    Program("datagram_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 0)),
+    Program("datagram_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 0)),
+    Program("stream_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 2)),
+    Program("stream_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 2)),
+    Program("named_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 5)),
+    Program("named_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 5)),
+    Program("dns_question", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 1)),
     Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
+    Program("dns_learn", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 3)),
+    Program("dns_report", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 4)),
     Program("ingress", "skb.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
     Program("sock_release", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
     Program("sock_create", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
@@ -111,4 +119,6 @@ def compiler_flags(
     flags.append(f"-DPROMOTE_PACKETS={promote_packets}")
     flags += [f"-D{name.upper()}_ENTRIES={size}" for name, size in sizes.items()]
     flags += [f"-DHAVE_{name.upper()}=1" for name in _COMPILED if features[name]]
+    if features["netns_owner"]:
+        flags += [f"-D{name}={offset}" for name, offset in network_owner().items()]
     return [*flags, "-Wno-unused", "-Wno-macro-redefined"]

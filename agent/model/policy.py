@@ -114,7 +114,17 @@ class EntityPeer:
     entity: Entity
 
 
-Peer = CidrPeer | ServicePeer | PodPeer | TaskPeer | EntityPeer
+@dataclass(frozen=True, slots=True)
+class FqdnPeer:
+    """Addresses that a DNS server gave the endpoint for a name; `*.` in front: for names of one or more labels more.
+
+    `pattern` is in lower case and without a dot at its end. Of metadata, node and cluster addresses it has none (S4).
+    """
+
+    pattern: str
+
+
+Peer = CidrPeer | FqdnPeer | ServicePeer | PodPeer | TaskPeer | EntityPeer
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,3 +108,6 @@ class Loss(IntEnum):
     AGENT_GONE = 8  # a packet of an unknown pod that passed because the agent is gone (L6)
     IMPOSSIBLE = 9  # a lookup failed that cannot fail: a defect, please report it
     ANSWER_RATE = 10  # a DNS answer was not reported: the endpoint's share of reports is used up
+    LEARNED_FULL = 11  # an address was not learned for a name: the map is full
+    LEARNED_SHARE = 12  # a learned address gave way to a newer one of the same identity before its time
+    UNASKED_ANSWER = 13  # a DNS answer was not learned: its socket has not asked for it

@@ -7,11 +7,15 @@ How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A,
 2. The first of these rules that exists decides:
    (R, peer class, P, D)  (R, peer class, any, D)  (R, base class, P, D)  (R, base class, any, D)
 3. else the ruleset's default of direction D.
+4. Egress, and what decided has a `lift`: for each DNS name by which the endpoint's identity knows A, the peer class C
+   of the name's longest suffix in `names`, and the first that exists of (R, C, P, D) and (R, C, any, D); the best of
+   these verdicts decides, if it is better.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NewType
 
 from agent.model.binding import Contradiction
@@ -40,6 +44,9 @@ Prefix = tuple[int, int]
 Host = int
 """128-bit address, IPv4 mapped."""
 
+NameNode = str
+"""A DNS name in lower case, or `*.` and one: every longer name that ends in it, unless a longer node is its own."""
+
 PortIndex = int
 """protocol and port as one number: see port_index."""
 
@@ -58,12 +65,14 @@ def port_index(protocol: int, port: int = 0) -> PortIndex:
 class Classes:
     """Of an address: its peer class, and the class of the entities alone that it belongs to.
 
-    `of_host`: it is one of this host's own, from which pods on the host's network may send.
+    `of_host`: it is one of this host's own, from which pods on the host's network may send. `of_dns`: a DNS server's,
+    whose answers are learned from.
     """
 
     peer: PeerClass
     base: PeerClass
     of_host: bool = False
+    of_dns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,14 @@ class RuleKey:
     direction: Direction
 
 
+class Lift(IntEnum):
+    """What a verdict on an address becomes where a name allows: bpf/types.h has the same numbers."""
+
+    NONE = 0  # what it is
+    BY_NAME = 1  # the name's
+    TO_AUDIT = 2  # AUDIT by the row's `rule`: a deny rule of a policy in audit, which no name lifts (P3)
+
+
 @dataclass(frozen=True, slots=True)
 class RuleValue:
     """Value of `rules`: a verdict, and who is to blame. With AUDIT, reason and rule are the denial's."""
@@ -83,6 +100,7 @@ class RuleValue:
     verdict: Verdict
     reason: DropReason = DropReason.NONE
     rule: RuleId = NO_RULE_ID
+    lift: Lift = Lift.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +113,11 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """What a ruleset has beside its rules; `defaults` by direction."""
+    """What a ruleset has beside its rules; `defaults` by direction. `names`: it has rules on DNS names."""
 
     defaults: tuple[RuleValue, RuleValue]
     sockets: Sockets = Sockets()
+    names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,7 @@ class Want:
 
     peers: dict[Prefix, Classes] = field(default_factory=dict)
     hosts: dict[Host, Classes] = field(default_factory=dict)
+    names: dict[NameNode, Classes] = field(default_factory=dict)
     ports: dict[PortIndex, PortClass] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset] = field(default_factory=dict)
@@ -136,12 +156,13 @@ class Delta:
     needs a new epoch (P10). Pure additions are not in it. An endpoint whose assignment changes its ruleset or its
     state needs a new epoch as well, and is not listed here. `held`: endpoints that get another ruleset while an
     address becomes something that their old one allows: they must be pending from before the first address moves
-    until they have the new one, or a packet would pass that neither snapshot allows. `sizes`: entries of peers, hosts
-    and rules when the step is done.
+    until they have the new one, or a packet would pass that neither snapshot allows. `sizes`: entries of peers,
+    hosts, names and rules when the step is done.
     """
 
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)
     hosts: dict[Host, Classes | None] = field(default_factory=dict)
+    names: dict[NameNode, Classes | None] = field(default_factory=dict)
     ports: dict[PortIndex, PortClass | None] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue | None] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset | None] = field(default_factory=dict)

@@ -25,4 +25,6 @@ def pack_config(config: Config, hz: int, levels: tuple[int, int], now_ns: int) -
         event_burst=config.event_burst,
         flow_quota=config.flow_quota,
         hz=hz,
+        name_least_s=min(config.dns_min_ttl_seconds, config.dns_max_ttl_seconds),
+        name_most_s=config.dns_max_ttl_seconds,
     )

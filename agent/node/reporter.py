@@ -118,6 +118,7 @@ class Reporter:
             "endpoints": len(endpoints.by_folder),
             "peers": len(want.peers),
             "hosts": len(want.hosts),
+            "names": len(want.names),
             "rules": len(want.rules),
         }
         fill = [MapFill(name, count, self.maps[name].entries) for name, count in used.items()]

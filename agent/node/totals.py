@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from agent.abi.structs import EPOCH, IDENTITY_SLOTS, SLOT, U32
+from agent.abi.structs import EPOCH, IDENTITY_SLOTS, LEARNED_KEY, SLOT, U32
 from agent.flows.decode import TOTALS_WORDS, RawDenials, decode_totals
 from agent.kernel.maps import sum_per_cpu
 from agent.model.identity import FIRST_IDENTITY, Identity, IdentityNumber
@@ -19,6 +19,7 @@ from agent.node.folding import Folding
 from agent.node.kernel import Maps
 from agent.node.process import resident_bytes
 from agent.sync.allocate import OVERFLOW_IDENTITY
+from agent.sync.learned import forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,22 @@ def _fill(maps: Maps, denials: int) -> tuple[MapFill, ...]:
 
 
 def clear_identities(maps: Maps, folding: Folding, numbers: Iterable[int]) -> None:
-    """What the kernel counted under these numbers goes, denials into the overflow's: others are to have them."""
+    """What the kernel counted and learned under these numbers goes, denials into the overflow's: others are to have
+    them."""
     found = list(numbers)
     if not found:
         return
     folding.give_up(found)
+    forget(maps["learned"], found)
     identities = maps["identities"]
     for key in (U32.pack(value=number - FIRST_IDENTITY) for number in found):
         identities.put(key, bytes(len(identities.get(key) or b"")))
 
 
 def unknown_numbers(maps: Maps, folding: Folding, known: Iterable[int]) -> list[int]:
-    """Numbers that the kernel has counted under, and that the state folder has lost."""
+    """Numbers that the kernel has counted or learned under, and that the state folder has lost."""
     strange = {row.identity for row in folding.totals()} - {0}
+    strange |= {LEARNED_KEY.unpack(key)["identity"] for key, _ in maps["learned"].items()}
     for slot in range(1, IDENTITY_SLOTS):
         if any(maps["identities"].get(U32.pack(value=slot)) or b""):
             strange.add(FIRST_IDENTITY + slot)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.model.policy import Entity, EntityPeer, Peer
+from agent.model.policy import Entity, EntityPeer, FqdnPeer, Peer
 from agent.parse.fields import Field
 from agent.parse.peers import Scope, cidr_peer, parse_fqdn, pod_peer, service_peer, task_peer
 from agent.parse.schema_words import (
+    FQDN_PATTERN,
     MAX_ITEMS,
     Schema,
     all_of,
@@ -32,21 +33,26 @@ from agent.parse.schema_words import (
 @dataclass(frozen=True, slots=True)
 class PeerKind:
     """`parse`: of a field that has `name`, the whole entry of `to` or `from`. `schema`: of what stands under it; its
-    argument is whether the policy is a cluster policy."""
+    argument is whether the policy is a cluster policy. `is_name`: belongs to rules of egress only."""
 
     name: str
     parse: Callable[[Field, Scope], Peer]
     schema: Callable[[bool], Schema]
+    is_name: bool = False
 
 
 def _entity(field: Field, _: Scope) -> EntityPeer:
     return EntityPeer(field.child("entity").choice(Entity))
 
 
-def _fqdn(field: Field, _: Scope) -> Peer:
+def _fqdn(field: Field, scope: Scope) -> FqdnPeer:
     value = field.child("fqdn")
-    parse_fqdn(value)
-    raise value.error("fqdn: not supported by this build")
+    pattern = parse_fqdn(value)
+    if not scope.names:
+        raise value.error(
+            "belongs to rules of egress only: who asks a DNS server is who opens, and a name denies nothing"
+        )
+    return FqdnPeer(pattern.lower().rstrip("."))
 
 
 def _own(cluster: bool) -> str:  # noqa: FBT001  one of a table's functions
@@ -59,7 +65,12 @@ PEER_KINDS = (
         lambda _: network("Every address of this range but metadata addresses; pods and services included."),
     ),
     PeerKind(
-        "fqdn", _fqdn, lambda _: string("A DNS name; not supported by this version.", minLength=1, maxLength=255),
+        "fqdn", _fqdn,
+        lambda _: string(
+            "Addresses that a DNS server gave for this name; '*.' in front means names of one or more labels more.",
+            minLength=1, maxLength=254, pattern=FQDN_PATTERN,
+        ),
+        is_name=True,
     ),
     PeerKind(
         "service", service_peer,
@@ -103,12 +114,13 @@ def parse_peer(field: Field, scope: Scope) -> Peer:
     return _BY_NAME[keys[0]].parse(field, scope)
 
 
-def peer_schema(*, cluster: bool) -> Schema:
-    """Of one entry of `to` or `from`."""
+def peer_schema(*, cluster: bool, names: bool) -> Schema:
+    """Of one entry of `to` or `from`; `names`: of egress."""
+    kinds = [kind for kind in PEER_KINDS if names or not kind.is_name]
     holes = {
         "type": "array", "description": "Ranges inside the cidr that are left out.",
         "items": network("A range."), "maxItems": MAX_ITEMS,
     }  # fmt: skip
-    properties = {kind.name: kind.schema(cluster) for kind in PEER_KINDS}
-    alone = [all_of(has(kind.name), not_the_case(has("except"))) for kind in PEER_KINDS if kind.name != "cidr"]
+    properties = {kind.name: kind.schema(cluster) for kind in kinds}
+    alone = [all_of(has(kind.name), not_the_case(has("except"))) for kind in kinds if kind.name != "cidr"]
     return judged("Exactly one kind of peer.", **properties, **{"except": holes}) | {"oneOf": [has("cidr"), *alone]}

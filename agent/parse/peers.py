@@ -17,6 +17,7 @@ from agent.model.policy import (
 from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.selector import LabelSelector
 from agent.parse.fields import Field
+from agent.parse.schema_words import FQDN_PATTERN
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
 
 PROTOCOLS = {
@@ -32,16 +33,16 @@ PROTOCOLS = {
 MAX_PORT = 65535
 MAPPED = IPv6Network("::ffff:0:0/96")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
-_FQDN = re.compile(
-    r"(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?"
-)
+_FQDN = re.compile(FQDN_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where a policy stands: its namespace, or None for a cluster policy."""
+    """Where a policy stands: its namespace, or None for a cluster policy. `names`: in a rule that may name peers by
+    DNS names."""
 
     namespace: str | None
+    names: bool = False
 
     def own(self, field: Field, what: str) -> str:
         """A namespace field that means the policy's own where it is absent."""

@@ -5,6 +5,8 @@ Strict: what is unknown, ambiguous or cannot be judged by this build is an error
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.model.identity import Attestation, Kind
 from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
 from agent.model.verdict import Direction
@@ -115,7 +117,8 @@ def _rules(spec: Field, key: str, scope: Scope, faults: Faults) -> tuple[Rule, .
 def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) -> Rule:
     peers = _PEERS[direction]
     item.mapping("name", "ports", peers, "tls", "http")
-    rule = Rule(_name(item, default_name), direction, _peers(item, peers, scope), _ports(item))
+    where = replace(scope, names=direction is Direction.EGRESS)
+    rule = Rule(_name(item, default_name), direction, _peers(item, peers, where), _ports(item))
     _refuse_layer_seven(item)
     return rule
 

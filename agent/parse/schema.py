@@ -62,10 +62,11 @@ def _port() -> Schema:
 
 
 def _direction(peers: str, verb: str, *, cluster: bool) -> Schema:
+    entries = peer_schema(cluster=cluster, names=peers == "to")
     rule = judged(
         f"Allows traffic {peers} any of these peers at any of these ports.",
         name=dns_name("Appears in events, logs and errors."),
-        **{peers: list_of("Any of these; absent: every peer but metadata addresses.", peer_schema(cluster=cluster))},
+        **{peers: list_of("Any of these; absent: every peer but metadata addresses.", entries)},
         ports=list_of("Any of these; absent: every port of TCP, UDP, ICMP and ICMPv6.", _port()),
         tls=judged("Not supported by this version.", serverNames=list_of("TLS server names.", {"type": "string"})),
         http={"type": "array", "description": "Not supported by this version.", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "maxItems": MAX_ITEMS},
@@ -84,9 +85,9 @@ def _deny(*, cluster: bool) -> Schema:
         name=dns_name("Appears in events, logs and errors."),
         reason=string("What people should read when it strikes.", maxLength=500),
         direction=one_of("For a rule about every peer.", ["egress", "ingress"]),
-        to=list_of("Any of these.", peer_schema(cluster=cluster)),
+        to=list_of("Any of these.", peer_schema(cluster=cluster, names=False)),
         ports=list_of("Any of these; absent: every port.", _port()),
-        **{"from": list_of("Any of these.", peer_schema(cluster=cluster))},
+        **{"from": list_of("Any of these.", peer_schema(cluster=cluster, names=False))},
     )
     out = all_of(has("to"), not_the_case(has("from")), has_value("direction", "egress"))
     into = all_of(has("from"), not_the_case(has("to")), has_value("direction", "ingress"))

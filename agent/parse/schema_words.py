@@ -8,6 +8,9 @@ from agent.model.selector import Operator
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 ID_PATTERN = r"^[\p{L}\p{N}_.*-]+$"
+FQDN_PATTERN = (
+    r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?$"
+)
 LABEL_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 PORT_NAME_PATTERN = r"^([a-z0-9]+-)*[a-z0-9]+$"
 MAX_ITEMS = 1000

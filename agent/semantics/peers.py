@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import assert_never
 
 from agent.model.network_policy import LivePodPeer
-from agent.model.policy import CidrPeer, EntityPeer, Peer, PodPeer, ServicePeer, TaskPeer
+from agent.model.policy import CidrPeer, EntityPeer, FqdnPeer, Peer, PodPeer, ServicePeer, TaskPeer
 
 
 def reads_pods(peer: Peer | LivePodPeer) -> bool:
@@ -13,7 +13,7 @@ def reads_pods(peer: Peer | LivePodPeer) -> bool:
     match peer:
         case PodPeer() | TaskPeer() | LivePodPeer():
             return True
-        case CidrPeer() | ServicePeer() | EntityPeer():
+        case CidrPeer() | FqdnPeer() | ServicePeer() | EntityPeer():
             return False
         case _:
             assert_never(peer)
@@ -24,7 +24,7 @@ def namespace_named(peer: Peer) -> str | None:
     match peer:
         case PodPeer() | TaskPeer() | ServicePeer():
             return peer.namespace
-        case CidrPeer() | EntityPeer():
+        case CidrPeer() | FqdnPeer() | EntityPeer():
             return None
         case _:
             assert_never(peer)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from agent.abi.structs import (
+    ADDRESS_OF_DNS,
     ADDRESS_OF_HOST,
     CLASSES,
+    DNS_NAME,
     ENDPOINT,
     EPOCH,
     FLAG_AUDIT_SOCKETS,
     FLAG_HOST_NETWORK,
+    FLAG_NAMES,
     FLAG_RAW_SOCKETS,
+    NAME_BYTES,
     NEARBY,
     PREFIX,
     RULE,
@@ -20,7 +24,8 @@ from agent.abi.structs import (
 )
 from agent.model.cluster import Address
 from agent.model.verdict import EndpointState
-from agent.model.want import Assignment, Classes, Host, Prefix, RuleKey, Ruleset, RuleValue
+from agent.model.want import Assignment, Classes, Host, NameNode, Prefix, RuleKey, Ruleset, RuleValue
+from agent.semantics.names import WILDCARD
 
 NO_PORT_CLASS = U64.pack(value=0)
 _DENY_ALL = RULE.pack() * 2
@@ -40,7 +45,7 @@ def pack_rule_key(key: RuleKey) -> bytes:
 
 
 def pack_rule(rule: RuleValue) -> bytes:
-    return RULE.pack(rule=rule.rule, verdict=int(rule.verdict), reason=int(rule.reason))
+    return RULE.pack(rule=rule.rule, verdict=int(rule.verdict), reason=int(rule.reason), lift=int(rule.lift))
 
 
 def pack_prefix(prefix: Prefix) -> bytes:
@@ -52,8 +57,26 @@ def pack_host(host: Host) -> bytes:
     return PREFIX.pack(length=_ADDRESS_BITS, address=pack_address(host))
 
 
+def pack_name(node: NameNode) -> bytes:
+    """Key of `names`: reversed, so that what ends alike begins alike. A whole name has a zero more than a suffix."""
+    labels = node.removeprefix(WILDCARD).split(".")
+    text = b"".join(b"\0" + label.encode("ascii") for label in labels)[::-1]
+    if not node.startswith(WILDCARD):
+        text += b"\0"
+    return DNS_NAME.pack(length=len(text) * 8, bytes=text.ljust(NAME_BYTES, b"\0"))
+
+
+def unpack_name(key: bytes) -> str:
+    """The other way round, of a whole name or of a suffix."""
+    name = DNS_NAME.unpack(key)
+    text = name["bytes"][: name["length"] // 8]
+    labels = text[::-1].strip(b"\0").split(b"\0")
+    whole = b".".join(labels).decode("ascii", "backslashreplace")
+    return whole if text.endswith(b"\0\0") else WILDCARD + whole
+
+
 def pack_classes(classes: Classes) -> bytes:
-    flags = ADDRESS_OF_HOST if classes.of_host else 0
+    flags = (ADDRESS_OF_HOST if classes.of_host else 0) | (ADDRESS_OF_DNS if classes.of_dns else 0)
     return CLASSES.pack(peer=classes.peer, base=classes.base, flags=flags)
 
 
@@ -72,6 +95,8 @@ def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, 
         flags |= FLAG_RAW_SOCKETS
     if ruleset and ruleset.sockets.audit:
         flags |= FLAG_AUDIT_SOCKETS
+    if ruleset and ruleset.names:
+        flags |= FLAG_NAMES
     return ENDPOINT.pack(
         identity=number,
         ruleset=assignment.ruleset,

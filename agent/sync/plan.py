@@ -10,11 +10,12 @@ that what is revoked does not wait for them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from agent.abi.structs import PREFIX, RULE_KEY, pack_folder
+from agent.abi.structs import RULE_KEY, U32, pack_folder
 from agent.model.want import Delta, Want
 from agent.sync import entries
 from agent.sync.endpoints import EndpointOps
@@ -61,18 +62,27 @@ _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
     ("rules", entries.pack_rule_key, entries.pack_rule),
     ("hosts", entries.pack_host, entries.pack_classes),
     ("peers", entries.pack_prefix, entries.pack_classes),
+    ("names", entries.pack_name, entries.pack_classes),
 )
 
 
+_OF_PREFIXES = frozenset({"peers", "names"})
+
+
 def _order(plan: Plan) -> None:
-    """Exact addresses and long prefixes come first and go last: no address falls to a wider prefix in between."""
+    """Exact addresses and long prefixes come first and go last: nothing falls to a wider prefix in between."""
     for name, items in plan.upserts:
-        if name == "peers":
-            items.sort(key=lambda item: -int(PREFIX.unpack(item[0])["length"]))
+        if name in _OF_PREFIXES:
+            items.sort(key=lambda item: -_length(item[0]))
     for name, keys in plan.deletes:
-        if name == "peers":
-            keys.sort(key=lambda key: int(PREFIX.unpack(key)["length"]))
+        if name in _OF_PREFIXES:
+            keys.sort(key=_length)
     plan.deletes.reverse()
+
+
+def _length(key: bytes) -> int:
+    """Of a prefix: the first field of every such key."""
+    return int.from_bytes(key[: U32.size], sys.byteorder)
 
 
 def plan_delta(delta: Delta) -> Plan:
@@ -188,11 +198,11 @@ class Carrier:
 
 
 _NOTHING: frozenset[str] = frozenset()
-_ADDRESSES = frozenset({"hosts", "peers"})
+_ADDRESSES = frozenset({"hosts", "peers", "names"})
 _MOVES = _ADDRESSES | {"endpoints", "ports"}
 """Maps that lead to a rule."""
 _BEFORE_UPSERTS = {"peers": frozenset({"hosts"})}
 """A program reads `hosts` first: one that has missed a new host there must not find the new prefix around it."""
-_BEFORE_DELETES = {"peers": frozenset({"hosts", "peers"}), "rules": _MOVES}
+_BEFORE_DELETES = {"peers": frozenset({"hosts", "peers"}), "names": frozenset({"names"}), "rules": _MOVES}
 """The same for a long prefix that goes while the short one around it changes. A rule goes when nothing leads to it,
 nor any value that a running program has read."""

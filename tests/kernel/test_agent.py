@@ -87,6 +87,9 @@ spec:
 """
 
 
+SETTINGS = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
+
+
 class Machine:
     """A scratch node, a folder of manifests, and an agent that can be started again."""
 
@@ -106,8 +109,7 @@ class Machine:
         )  # fmt: skip
 
     @contextmanager
-    def agent(self, **changes: object) -> Iterator[Agent]:
-        settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),), baseline=())
+    def agent(self, settings: Settings = SETTINGS, **changes: object) -> Iterator[Agent]:
         agent = build(self.config(**changes), settings, [self.outputs])
         thread = threading.Thread(target=agent.run)
         thread.start()

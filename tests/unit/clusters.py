@@ -27,6 +27,7 @@ from agent.model.policy import (
     DefaultPosture,
     Entity,
     EntityPeer,
+    FqdnPeer,
     Peer,
     PodPeer,
     Policy,
@@ -199,8 +200,12 @@ def cidr(r: Random) -> CidrPeer:
     return CidrPeer(network, tuple(h for h in holes if r.random() < 0.3))
 
 
-def peer(r: Random) -> Peer:
-    kind = r.randrange(6)
+PATTERNS = ("api.example.org", "*.example.org", "example.org", "*.org", "*.eu.example.org", "db.internal")
+KNOWN_NAMES = ("api.example.org", "x.eu.example.org", "example.org", "db.internal", "www.other.org", "nowhere.test")
+
+
+def peer(r: Random, *, names: bool = False) -> Peer:
+    kind = r.randrange(7 if names else 6)
     if kind < 2:
         return cidr(r)
     if kind == 2:
@@ -211,11 +216,12 @@ def peer(r: Random) -> Peer:
     if kind == 4:
         dags = r.choice(((), ("finance_*",), ("_private",), ("finance_daily", "*_monthly")))
         return TaskPeer(dags, r.choice(((), ("load",))), r.choice((None, *NAMESPACES)))
-    return EntityPeer(r.choice(list(Entity)))
+    return FqdnPeer(r.choice(PATTERNS)) if kind == 6 else EntityPeer(r.choice(list(Entity)))
 
 
-def rule(r: Random, name: str, direction: Direction) -> Rule:
-    peers = None if r.random() < 0.12 else tuple(peer(r) for _ in range(r.randint(1, 4)))
+def rule(r: Random, name: str, direction: Direction, *, denies: bool = False) -> Rule:
+    names = direction is Direction.EGRESS and not denies
+    peers = None if r.random() < 0.12 else tuple(peer(r, names=names) for _ in range(r.randint(1, 4)))
     return Rule(name, direction, peers, port_matches(r))
 
 
@@ -239,7 +245,9 @@ def policy(r: Random, ref: PolicyRef) -> Policy:
         ),
         egress=rules(r, "egress", Direction.EGRESS),
         ingress=rules(r, "ingress", Direction.INGRESS),
-        deny=tuple(rule(r, f"deny[{i}]", r.choice(list(Direction))) for i in range(r.choice((0, 0, 1, 2)))),
+        deny=tuple(
+            rule(r, f"deny[{i}]", r.choice(list(Direction)), denies=True) for i in range(r.choice((0, 0, 1, 2)))
+        ),
         posture=r.choice((Posture.ENFORCE, Posture.ENFORCE, Posture.ENFORCE, Posture.AUDIT)),
         attestation=r.choice((*[Attestation.CLAIMED] * 4, Attestation.BOUND)),
         raw_sockets=r.random() < 0.2,

@@ -28,10 +28,21 @@ from agent.model.cluster import Address
 from agent.model.protocol import ORDINARY
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, port_index
+from agent.semantics.names import parents
+from agent.sync.entries import pack_name
 
 Item = tuple[bytes, bytes]
 Write = tuple[str, bytes, bytes | None]
 """(map, key, value); None: deleted."""
+
+NAMES = {
+    "8.8.8.8": ("api.example.org",),
+    "192.168.7.7": ("x.eu.example.org", "db.internal"),
+    "1.1.1.1": ("www.other.org",),
+    "2001:db8::1": ("example.org",),
+    "10.1.0.1": ("api.example.org", "x.eu.example.org"),
+}
+"""What `learned` has, for every endpoint."""
 
 GRACE = "grace"
 """In place of a map: from here on no program runs that began before."""
@@ -103,7 +114,7 @@ class DictMaps(dict[str, DictMap]):
 
 def passes(maps: Reader, cgroup_id: int, probe: Probe) -> bool | None:
     """judge() of bpf/judge.c: does this pass? None for an endpoint that is not there."""
-    direction, address, protocol, port = probe
+    direction, address = probe[:2]
     raw = maps.get("endpoints", _folder(cgroup_id))
     if raw is None:
         return None
@@ -113,16 +124,39 @@ def passes(maps: Reader, cgroup_id: int, probe: Probe) -> bool | None:
         return True
     if endpoint["state"] != EndpointState.MANAGED:
         return False
+    rows = (_row(maps, endpoint["ruleset"], each, probe) for each in _classes(maps, address))
+    rule = next((row for row in rows if row is not None), None)
+    if rule is None:
+        rule = RULE.unpack(endpoint["defaults"], int(direction) * RULE.size)
+    if rule["lift"] and rule["verdict"] == Verdict.DENY and direction is Direction.EGRESS:
+        return _passes_by_name(maps, endpoint["ruleset"], probe)
+    return bool(rule["verdict"] != Verdict.DENY)
+
+
+def _row(maps: Reader, ruleset: int, peer_class: int, probe: Probe) -> Mapping[str, int] | None:
+    direction, _, protocol, port = probe
     fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
     mentioned = maps.get("ports", _u32(port_index(protocol, port))) or b""
-    port_class = int.from_bytes(mentioned, sys.byteorder) or fallback
-    for peer_class in _classes(maps, address):
-        for tried in (port_class, fallback):
-            rule = maps.get("rules", _rule_key(endpoint["ruleset"], peer_class, tried, int(direction)))
-            if rule is not None:
-                return bool(RULE.unpack(rule)["verdict"] != Verdict.DENY)
-    default = RULE.unpack(endpoint["defaults"], int(direction) * RULE.size)
-    return bool(default["verdict"] != Verdict.DENY)
+    for port_class in (int.from_bytes(mentioned, sys.byteorder) or fallback, fallback):
+        rule = maps.get("rules", _rule_key(ruleset, peer_class, port_class, int(direction)))
+        if rule is not None:
+            return RULE.unpack(rule)
+    return None
+
+
+def _passes_by_name(maps: Reader, ruleset: int, probe: Probe) -> bool:
+    """judge_names() of bpf/judge.c: every endpoint knows the addresses of NAMES by these."""
+    for name in NAMES.get(str(probe[1]), ()):
+        found = next((raw for node in _nodes(name) if (raw := maps.get("names", pack_name(node))) is not None), None)
+        row = _row(maps, ruleset, int(CLASSES.unpack(found)["peer"]), probe) if found else None
+        if row is not None and row["verdict"] != Verdict.DENY:
+            return True
+    return False
+
+
+@cache
+def _nodes(name: str) -> tuple[str, ...]:
+    return (name, *(f"*.{parent}" for parent in parents(name)))
 
 
 def _classes(maps: Reader, address: Address) -> tuple[int, int]:

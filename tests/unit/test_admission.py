@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, ip_address
 import pytest
 from immutables import Map
 
+from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
 from agent.compiler.compiler import Compiler
 from agent.compiler.lookup import lookup
@@ -18,7 +19,7 @@ from agent.errors import CapacityError, TooMuch
 from agent.model.changes import EVERYTHING, Changes, between
 from agent.model.cluster import Cluster, Node, Pod
 from agent.model.identity import Kind, PodUid
-from agent.model.policy import CidrPeer, PodPeer, Policy, PolicyRef, PortMatch, Rule, ServicePeer, Subject
+from agent.model.policy import CidrPeer, FqdnPeer, PodPeer, Policy, PolicyRef, PortMatch, Rule, ServicePeer, Subject
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import Want
@@ -426,3 +427,34 @@ def test_thousands_of_refusals_cost_no_more_than_a_moment() -> None:
     start = time.process_time()
     assert excess(needs, 10_000, ())
     assert time.process_time() - start < 2
+
+
+def named(ref: PolicyRef, count: int) -> Policy:
+    peers = tuple(FqdnPeer(f"*.n{i}.{ref.name}.example") for i in range(count))
+    return Policy(ref, Subject(), egress=(Rule("names", Direction.EGRESS, peers, None),))
+
+
+def test_names_that_do_not_fit_are_refused_by_whoever_has_most() -> None:
+    """A wildcard takes two entries of map `names`: its own, and that of the name it stands below."""
+    big, small = PolicyRef("etl", "TaskNetworkPolicy", "big"), PolicyRef("zz", "TaskNetworkPolicy", "small")
+    policies = Map({big: named(big, 2_000), small: named(small, 10)})
+    gate = intake()
+    compiler, _ = gate.compiled(replace(worst.cluster(1), policies=policies))
+    (error,) = gate.errors()
+    assert (error.obj, error.field) == (str(big), "spec")
+    assert (
+        "it needs 4,000 DNS names, and names that wildcards stand below, one object may have 3,500" in error.problem
+    )
+    assert len(compiler.want.names) == 20
+
+
+def test_a_kernel_that_cannot_judge_names_takes_no_policy_that_has_some() -> None:
+    """P18: it never weakens to a policy without them."""
+    ref, other = PolicyRef("etl", "TaskNetworkPolicy", "p"), PolicyRef("etl", "TaskNetworkPolicy", "q")
+    policies = Map({ref: named(ref, 1), other: Policy(other, Subject(), egress=())})
+    gate = Intake(lambda *_: None, BIG.rules, Admission(names=0))
+    compiler, taken = gate.compiled(replace(worst.cluster(1), policies=policies))
+    (error,) = gate.errors()
+    assert error.problem == "names peers by fqdn, which this kernel cannot learn safely: it lacks feature netns_owner"
+    assert set(taken.policies) == {other}
+    assert not compiler.want.names

@@ -32,6 +32,26 @@ def assert_agrees(compiler: Compiler, cluster: Cluster) -> None:
         assert (assignment.state is EndpointState.MANAGED) == (assignment.ruleset != 0)
 
 
+def assert_agrees_by_name(r: Random, compiler: Compiler, cluster: Cluster, names: frozenset[str]) -> int:
+    """How many verdicts the names have changed. Of several names any may be the one whose rule is named."""
+    want, lifted = compiler.want, 0
+    for uid in want.assignments:
+        for address in r.sample(clusters.ADDRESSES, 6):
+            for protocol, port in r.sample(clusters.PROBES, 6):
+                probe = (Direction.EGRESS, address, protocol, port)
+                plain, got = lookup(want, uid, *probe), lookup(want, uid, *probe, names)
+                should = judge(cluster, cluster.pods[uid], *probe, names=names)
+                named = compiler.rule_refs.get(got.rule)
+                same = (got.verdict, got.reason) == (should.verdict, should.reason)
+                assert same, f"{uid} {probe} {names}: {got} {should}"
+                assert named == should.rule or len(names) > 1, f"{uid} {probe} {names}: {named} {should.rule}"
+                assert lookup(want, uid, Direction.INGRESS, *probe[1:], names) == lookup(
+                    want, uid, Direction.INGRESS, *probe[1:]
+                ), "a name is nobody's who opens to us"
+                lifted += got.verdict is not plain.verdict
+    return lifted
+
+
 @given(st.integers(0, 10**9))
 @settings(max_examples=60, deadline=None, phases=PHASES)
 def test_lookup_is_the_semantics(seed: int) -> None:
@@ -39,3 +59,25 @@ def test_lookup_is_the_semantics(seed: int) -> None:
     compiler = Compiler()
     compiler.update(cluster)
     assert_agrees(compiler, cluster)
+
+
+@given(st.integers(0, 10**9))
+@settings(max_examples=60, deadline=None, phases=PHASES)
+def test_lookup_by_names_is_the_semantics(seed: int) -> None:
+    r = Random(seed)
+    cluster = native_clusters.cluster(r)
+    compiler = Compiler()
+    compiler.update(cluster)
+    for name in clusters.KNOWN_NAMES:
+        assert_agrees_by_name(r, compiler, cluster, frozenset({name}))
+    assert_agrees_by_name(r, compiler, cluster, frozenset(r.sample(clusters.KNOWN_NAMES, 3)))
+
+
+def test_names_change_verdicts_at_all() -> None:
+    changed, r = 0, Random(1)
+    for seed in range(40):
+        cluster = native_clusters.cluster(Random(seed))
+        compiler = Compiler()
+        compiler.update(cluster)
+        changed += assert_agrees_by_name(r, compiler, cluster, frozenset({"api.example.org"}))
+    assert changed > 3, "or the test above compares nothing"

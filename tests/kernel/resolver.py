@@ -1,0 +1,89 @@
+"""A DNS server in the world whose answers a test decides, and lookups from a pod."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rdatatype
+import dns.rrset
+
+from lab.node import ScratchNode, in_netns
+
+Reply = Callable[[dns.message.Message], "bytes | None"]
+
+
+class Resolver:
+    """Answers from `zone`: addresses by name, in turn, `most` of them at a time; names in lower case.
+
+    `reply` in place of that: bytes that go back, None for silence.
+    """
+
+    def __init__(self, node: ScratchNode, address: str, ttl: int = 60) -> None:
+        self.zone: dict[str, list[str]] = {}
+        self.aliases: dict[str, str] = {}
+        self.reply: Reply = self.answer
+        self.ttl, self.most, self.asked = ttl, 64, 0
+        node.add_addresses(address)
+        with in_netns(node.world):
+            self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((address, 53))
+        self._socket.settimeout(0.1)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def answer(self, query: dns.message.Message) -> bytes:
+        """As a recursive server would: the whole chain of aliases, the question as it was written."""
+        made = dns.message.make_response(query)
+        made.flags |= dns.flags.RA
+        question = query.question[0]
+        name = question.name.to_text(omit_final_dot=True)
+        while (alias := self.aliases.get(name.lower())) is not None:
+            made.answer.append(dns.rrset.from_text(f"{name}.", self.ttl, "IN", "CNAME", f"{alias}."))
+            name = alias
+        version = ":" if question.rdtype == dns.rdatatype.AAAA else "."
+        known = [each for each in self.zone.get(name.lower(), []) if version in each]
+        start = self.asked * self.most % len(known) if len(known) > self.most else 0
+        found = (known * 2)[start : start + self.most][: len(known)]
+        self.asked += 1
+        if found:
+            kind = dns.rdatatype.to_text(question.rdtype)
+            made.answer.append(dns.rrset.from_text(f"{name}.", self.ttl, "IN", kind, *found))
+        return made.to_wire(max_size=65535)
+
+    def send(self, message: bytes, to: tuple[str, int]) -> None:
+        self._socket.sendto(message, to)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _loop(self) -> None:
+        while not self._stopped.is_set():
+            with suppress(TimeoutError, OSError):
+                data, peer = self._socket.recvfrom(4096)
+                reply = self.reply(dns.message.from_wire(data))
+                if reply is not None:
+                    self._socket.sendto(reply, peer)
+
+
+def look_up(server: str, name: str, kind: str = "A", **more: Any) -> list[str]:
+    """Addresses in the answer, as a stub resolver in a pod gets them; nothing where none comes."""
+    query = dns.message.make_query(name, kind, **more)
+    with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2)
+        sock.connect((server, 53))
+        sock.send(query.to_wire())
+        try:
+            answer = dns.message.from_wire(sock.recv(65535))
+        except TimeoutError:
+            return []
+    wanted = dns.rdatatype.from_text(kind)
+    return [item.to_text() for rrset in answer.answer if rrset.rdtype == wanted for item in rrset]

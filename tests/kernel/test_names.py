@@ -1,0 +1,434 @@
+"""Peers named by DNS names (`fqdn`): an address is allowed for the names that its identity was given it for (S4)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+
+import dns.message
+import dns.rrset
+import pytest
+
+from agent.app.agent import Agent
+from agent.kernel.datapath import detach
+from lab.node import Pod, ScratchNode, ip
+from tests.kernel.resolver import Resolver, look_up
+from tests.kernel.rig import eventually
+from tests.kernel.test_agent import SETTINGS, Machine, pod_manifest
+
+DNS, OTHER_DNS, DNS6 = "192.0.2.53", "192.0.2.54", "2001:db8::53"
+API, OTHER, API6 = "198.51.100.10", "198.51.100.20", "2001:db8:1::10"
+METADATA = "169.254.169.254"
+T = TypeVar("T")
+
+
+OPEN_INGRESS = """
+apiVersion: dagwall.io/v1alpha1
+kind: ClusterTaskNetworkPolicy
+metadata: {name: open}
+spec: {ingress: [{name: any}]}
+"""
+
+
+def policy(*rules: str, dag: str = "etl", name: str = "names") -> str:
+    listed = "\n".join(f"  - {rule}" for rule in rules)
+    return f"""
+apiVersion: dagwall.io/v1alpha1
+kind: TaskNetworkPolicy
+metadata: {{name: {name}, namespace: airflow}}
+spec:
+  subject: {{dagIds: ["{dag}"]}}
+  egress:
+  - to: [{{entity: dns}}]
+{listed}
+"""
+
+
+def fqdn(*names: str, port: int = 443, protocol: str = "TCP") -> str:
+    peers = ", ".join(f"{{fqdn: '{name}'}}" for name in names)
+    return f"{{to: [{peers}], ports: [{{port: {port}, protocol: {protocol}}}]}}"
+
+
+def connects(address: str, port: int = 443) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.settimeout(3)
+        try:
+            sock.connect((address, port))
+            sock.sendall(b"hello")
+            return sock.recv(16) == b"hello"
+        except OSError:
+            return False
+
+
+def looks_up_and_connects(name: str, kind: str = "A", server: str = DNS, port: int = 443) -> list[bool]:
+    return [connects(address, port) for address in look_up(server, name, kind)]
+
+
+class World(Machine):
+    """A node with an agent's files, DNS servers and two pods of two DAGs."""
+
+    def __init__(self, node: ScratchNode, folder: Path) -> None:
+        super().__init__(node, folder)
+        self.dns, self.other, self.dns6 = (Resolver(node, each) for each in (DNS, OTHER_DNS, DNS6))
+        for address in (API, OTHER, API6):
+            for port in (443, 8443):
+                node.serve(address, port)
+        self.pod, self.neighbour = self.add("a", "etl"), self.add("b", "reports")
+        zone = {
+            "api.example.org": [API, API6], "example.org": [OTHER], "www.other.net": [OTHER],
+            "meta.example.org": [METADATA],
+        }  # fmt: skip
+        for resolver in (self.dns, self.other, self.dns6):
+            resolver.zone.update(zone)
+
+    def add(self, name: str, dag: str) -> Pod:
+        pod = self.node.add_pod()
+        self.write(f"{name}.yaml", pod_manifest(name, pod.uid, pod.ipv4, dag))
+        return pod
+
+    @contextmanager
+    def running(self, **changes: object) -> Iterator[Agent]:
+        """The agent, with both pods known to the kernel."""
+        settings = replace(SETTINGS, dns=tuple(map(ip_address, (DNS, DNS6))))
+        with self.agent(settings, **changes) as agent:
+            assert eventually(
+                lambda: not agent.node.writer.pending() and len(agent.node.writer.want.assignments) == 2
+            )
+            yield agent
+
+    def rules(self, *rules: str, agent: Agent | None = None, **more: str) -> None:
+        """A policy of these rules; with `agent`, in force when this returns."""
+        before = agent.node.writer.cluster.revision if agent else 0
+        self.write(f"{more.get('name', 'names')}-policy.yaml", policy(*rules, **more))
+        if agent:
+            assert eventually(lambda: agent.node.writer.cluster.revision > before)
+            time.sleep(0.2)
+
+
+def talking(pod: Pod, function: Callable[..., T], *args: object) -> Callable[[], T]:
+    """Runs it in the pod beside the test; the result waits for its end."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(lambda: pod.run(function, *args, timeout=60))
+    pool.shutdown(wait=False)
+    return lambda: future.result(timeout=60)
+
+
+def losses(world: World, agent: Agent) -> dict[str, int]:
+    """By reason, from the kernel's maps."""
+    return dict(agent.totals.read(world.outputs.newest).losses)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with ScratchNode() as node:
+        made = World(node, tmp_path)
+        try:
+            yield made
+        finally:
+            for each in (made.dns, made.other, made.dns6):
+                each.close()
+            detach(node.bpffs / "dagwall")
+
+
+def test_a_name_is_allowed_from_the_lookup_on_for_whoever_looked_it_up(world: World) -> None:
+    world.rules(fqdn("api.example.org"))
+    world.rules(fqdn("api.example.org"), dag="reports", name="reports")
+    with world.running():
+        assert not world.pod.run(connects, API), "nobody has looked it up"
+        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+        assert world.pod.run(looks_up_and_connects, "API.Example.ORG", "AAAA", DNS6) == [True]
+        assert not world.pod.run(connects, API, 8443), "the rule has a port"
+        assert world.pod.run(looks_up_and_connects, "www.other.net") == [False], "another name"
+        assert not world.neighbour.run(connects, API), "another identity has not asked"
+        assert world.neighbour.run(looks_up_and_connects, "api.example.org") == [True]
+
+
+def test_a_wildcard_means_longer_names_only(world: World) -> None:
+    world.rules(fqdn("*.example.org"))
+    world.dns.zone["a.b.c.example.org"] = [OTHER]
+    with world.running():
+        assert world.pod.run(looks_up_and_connects, "example.org") == [False]
+        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+        assert world.pod.run(looks_up_and_connects, "a.b.c.example.org") == [True]
+
+
+def test_an_alias_is_followed_to_its_addresses(world: World) -> None:
+    """They belong to the name that was asked for, whatever the names between are."""
+    world.rules(fqdn("bucket.example.org"))
+    world.dns.aliases |= {"bucket.example.org": "edge.cdn.net", "edge.cdn.net": "www.other.net"}
+    with world.running():
+        assert world.pod.run(looks_up_and_connects, "www.other.net") == [False]
+        assert world.pod.run(looks_up_and_connects, "bucket.example.org") == [True]
+
+
+def test_a_shared_address_is_allowed_by_any_of_its_names(world: World) -> None:
+    world.rules(fqdn("b.example.org"))
+    for name in ("a.example.org", "b.example.org", "c.example.org"):
+        world.dns.zone[name] = [OTHER]
+    with world.running():
+        assert world.pod.run(looks_up_and_connects, "a.example.org") == [False]
+        assert world.pod.run(looks_up_and_connects, "b.example.org") == [True]
+        assert world.pod.run(looks_up_and_connects, "c.example.org") == [True], "b has the same address"
+
+
+def test_names_never_lead_to_metadata_node_or_cluster(world: World) -> None:
+    """S4: whoever owns a name may write any address into it."""
+    world.rules(fqdn("*.example.org"))
+    neighbour = world.neighbour.ipv4
+    world.dns.zone["pod.example.org"] = [neighbour]
+    world.dns.zone["unknown.example.org"] = ["10.77.200.1"]
+    world.node.serve(METADATA, 443)
+    world.neighbour.spawn(listen, neighbour, 443)
+    with world.running():
+        for name in ("meta.example.org", "pod.example.org", "unknown.example.org"):
+            assert world.pod.run(looks_up_and_connects, name) == [False], name
+        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+
+
+def listen(address: str, port: int) -> None:
+    with socket.create_server((address, port)) as server:
+        while True:
+            server.accept()[0].close()
+
+
+def test_an_answer_of_nobody_that_was_asked_teaches_nothing(world: World) -> None:
+    """Another server than the cluster's, another id, a name that was not asked for, a second answer."""
+    world.rules(fqdn("api.example.org"), f"{{to: [{{cidr: {OTHER_DNS}/32}}], ports: [{{port: 53, protocol: UDP}}]}}")
+    with world.running() as agent:
+        assert world.pod.run(looks_up_and_connects, "api.example.org", "A", OTHER_DNS) == [False], "no server of ours"
+
+        def wrong_id(query: dns.message.Message) -> bytes:
+            query.id ^= 1
+            return world.dns.answer(query)
+
+        def wrong_name(query: dns.message.Message) -> bytes:
+            other = dns.message.make_query("api.example.org", "A", id=query.id)
+            return world.dns.answer(other)
+
+        world.dns.reply = wrong_id
+        assert not world.pod.run(looks_up_and_connects_whatever_came, "api.example.org", API)
+        world.dns.reply = wrong_name
+        assert not world.pod.run(looks_up_and_connects_whatever_came, "www.other.net", API)
+        assert losses(world, agent)["unasked_answer"] == 2
+        world.dns.reply = world.dns.answer
+        assert world.pod.run(looks_up_and_connects_whatever_came, "api.example.org", API)
+
+
+def looks_up_and_connects_whatever_came(name: str, address: str) -> bool:
+    query = dns.message.make_query(name, "A")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2)
+        sock.connect((DNS, 53))
+        sock.send(query.to_wire())
+        sock.recv(65535)
+    return connects(address)
+
+
+def test_a_pod_cannot_answer_itself(world: World) -> None:
+    """By its own address and by loopback, with the question asked of itself."""
+    world.rules(fqdn("api.example.org"))
+    with world.running():
+        for address in ("127.0.0.1", world.pod.ipv4):
+            assert world.pod.run(answers_itself, address), "the answer came"
+            assert not world.pod.run(connects, API)
+
+
+def answers_itself(address: str) -> bool:
+    query = dns.message.make_query("api.example.org", "A")
+    made = dns.message.make_response(query)
+    made.answer.append(dns.rrset.from_text("api.example.org.", 60, "IN", "A", API))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        for each in (server, client):
+            each.settimeout(2)
+        server.bind((address, 53))
+        client.sendto(query.to_wire(), (address, 53))
+        server.sendto(made.to_wire(), server.recvfrom(512)[1])
+        return bool(client.recv(512))
+
+
+def test_a_task_that_is_its_own_dns_server_in_its_own_namespaces_learns_nothing(world: World) -> None:
+    """Without any privilege a task may make a user namespace and two network namespaces, and in one of them it may
+    have the DNS server's address. Then the answer comes from outside, of the right server, to its question."""
+    world.rules(fqdn("api.example.org"))
+    world.write("open.yaml", OPEN_INGRESS)
+    with world.running():
+        for again in range(2):
+            assert world.pod.run(asks_itself_in_namespaces), f"{again}: the answer came"
+            assert not world.pod.run(connects, API)
+        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+
+
+def asks_itself_in_namespaces() -> bool:
+    new_user, new_network = 0x10000000, 0x40000000
+    libc, (ready, go) = ctypes.CDLL(None, use_errno=True), (os.pipe(), os.pipe())
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: its own files in /proc are its own again
+    assert libc.unshare(new_user | new_network) == 0
+    for name, text in (("setgroups", "deny"), ("uid_map", "0 65534 1"), ("gid_map", "0 65534 1")):
+        Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
+    server = os.fork()
+    if server == 0:
+        assert libc.unshare(new_network) == 0
+        os.write(ready[1], b"1")
+        os.read(go[0], 1)
+        ip("link set lo up", f"addr add {DNS}/32 dev vb", "link set vb up", "route add 10.9.9.9/32 dev vb")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((DNS, 53))
+            os.write(ready[1], b"2")
+            sock.settimeout(10)
+            data, peer = sock.recvfrom(512)
+            made = dns.message.make_response(dns.message.from_wire(data))
+            made.answer.append(dns.rrset.from_text("api.example.org.", 60, "IN", "A", API))
+            sock.sendto(made.to_wire(), peer)
+        os._exit(0)
+    os.read(ready[0], 1)
+    ip("link set lo up", f"link add va type veth peer name vb netns {server}")
+    ip("addr add 10.9.9.9/32 dev va", "link set va up", f"route add {DNS}/32 dev va")
+    os.write(go[1], b"1")
+    os.read(ready[0], 1)
+    return look_up(DNS, "api.example.org") == [API]
+
+
+def test_what_expires_is_denied_and_what_is_open_goes_on(world: World) -> None:
+    world.dns.ttl = 1
+    world.rules(fqdn("api.example.org"), fqdn("api.example.org", port=8443))
+    with world.running(dns_min_ttl_seconds=1) as agent:
+        reader = talking(world.pod, looks_up_and_keeps, "api.example.org", 12)
+        time.sleep(2.5)
+        assert not world.pod.run(connects, API, 8443), "the name's time is over, and no flow to this port is open"
+        world.rules(fqdn("www.other.net"), dag="reports", name="reports", agent=agent)
+        assert reader() == 12, "the connection was never cut"
+
+
+def looks_up_and_keeps(name: str, seconds: int) -> int:
+    """How many of its words came back, one each second, on one connection."""
+    (address,) = look_up(DNS, name)
+    came = 0
+    with socket.create_connection((address, 443), timeout=3) as sock:
+        for _ in range(seconds):
+            sock.sendall(b"word")
+            came += sock.recv(16) == b"word"
+            time.sleep(0.5)
+    return came
+
+
+def test_an_edit_forgets_nothing_and_takes_away_at_once(world: World) -> None:
+    """P10: of two names of one address one goes, then the other; and a wider name knows what was learned before."""
+    world.rules(fqdn("api.example.org"))
+    with world.running() as agent:
+        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+        world.rules(fqdn("*.example.org"), agent=agent)
+        assert world.pod.run(connects, API), "learned for the name's text, not for the rule"
+        world.rules(fqdn("www.other.net"), agent=agent)
+        assert not world.pod.run(connects, API)
+        world.rules(fqdn("*.org"), agent=agent)
+        assert world.pod.run(connects, API)
+
+
+def test_an_open_connection_ends_with_its_name(world: World) -> None:
+    world.rules(fqdn("api.example.org"))
+    with world.running() as agent:
+        ended = talking(world.pod, looks_up_and_waits_for_the_end, "api.example.org")
+        time.sleep(1)
+        began = time.monotonic()
+        world.rules(fqdn("www.other.net"), agent=agent)
+        assert ended() < 3
+        assert time.monotonic() - began < 3
+
+
+def looks_up_and_waits_for_the_end(name: str) -> float:
+    """Seconds until an idle connection is ended."""
+    (address,) = look_up(DNS, name)
+    with socket.create_connection((address, 443), timeout=10) as sock:
+        began = time.monotonic()
+        try:
+            sock.recv(1)
+        except OSError:
+            return time.monotonic() - began
+    return 99.0
+
+
+def test_what_was_learned_outlives_the_agent(world: World) -> None:
+    world.rules(fqdn("api.example.org"))
+    with world.running():
+        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    assert world.pod.run(connects, API), "no agent"
+    assert world.pod.run(looks_up_and_connects, "api.example.org", "AAAA", DNS6) == [True], "learned without one"
+    with world.running():
+        assert world.pod.run(connects, API)
+        assert world.pod.run(connects, API6)
+
+
+def test_datagrams_by_name_and_their_answers(world: World) -> None:
+    world.node.serve(API, 4433, socket.SOCK_DGRAM)
+    world.rules(fqdn("api.example.org", port=4433, protocol="UDP"))
+    with world.running() as agent:
+        assert not world.pod.run(exchanges, API, 4433)
+        assert world.pod.run(look_up, DNS, "api.example.org") == [API]
+        assert world.pod.run(exchanges, API, 4433)
+        world.rules(fqdn("www.other.net"), agent=agent)
+        assert not world.pod.run(exchanges, API, 4433)
+
+
+def exchanges(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1)
+        try:
+            sock.sendto(b"ping", (address, port))
+            return sock.recv(16) == b"ping"
+        except OSError:
+            return False
+
+
+def test_many_addresses_of_one_answer(world: World) -> None:
+    """As many as a message of 4,096 bytes holds (EDNS)."""
+    world.dns.most = 240
+    world.dns.zone["big.example.org"] = [f"203.0.{113 + n // 120}.{n % 120 + 1}" for n in range(240)]
+    last = world.dns.zone["big.example.org"][-1]
+    for address in (world.dns.zone["big.example.org"][0], last):
+        world.node.serve(address, 443)
+    world.rules(fqdn("big.example.org"))
+    with world.running():
+        assert len(world.pod.run(look_up, DNS, "big.example.org")) == 240
+        assert world.pod.run(connects, last)
+        assert world.pod.run(connects, world.dns.zone["big.example.org"][0])
+
+
+def test_rotating_answers_are_known_at_once(world: World) -> None:
+    """0 false denials of a client that connects in the instant in which it has its answer."""
+    pool = [f"203.0.113.{n}" for n in range(1, 201)]
+    world.dns.zone["s3.example.org"], world.dns.most = pool, 8
+    world.node.add_addresses(*pool)
+    world.rules(fqdn("s3.example.org"))
+    with world.running():
+        assert world.pod.run(connects_after_each_lookup, "s3.example.org", 1000, timeout=120) == (1000, 0)
+
+
+def connects_after_each_lookup(name: str, times: int) -> tuple[int, int]:
+    """(lookups, connections that were refused by a rule)"""
+    denied = 0
+    for _ in range(times):
+        address = look_up(DNS, name)[0]
+        with socket.socket() as sock:
+            try:
+                sock.connect((address, 443))
+            except ConnectionRefusedError:
+                continue
+            except OSError:
+                denied += 1
+    return times, denied
