@@ -2,14 +2,13 @@
 /* What endpoints ask of DNS servers and are answered (RFC 1035): addresses are learned for the name that was asked for,
  * before the application has the answer, and answers are reported as they came.
  *
- * Tail-called for datagrams to and from port 53 that pass. Returns 1 always: it changes no verdict.
+ * Tail-called for what goes to and comes from port 53 and passes. Returns 1 always: it changes no verdict.
  *
  * Only answers to a question count that this socket has asked (server, id and name), in the pod's own network namespace,
  * of a server of entity dns, by the device that the question left by, which is not lo. Every address of an answer belongs to the question's name, whatever names lie between (CNAME).
  */
 
 enum dns_message { DNS_FLAGS = 2, DNS_CODE = 3, DNS_QUESTIONS = 4, DNS_ANSWERS = 6, DNS_HEADER = 12 };
-enum { UDP_HEADER = 8 };
 
 /* Of one processor, while it reads an answer. `nonce`: of the packet; another one has taken it meanwhile. */
 struct dns_scratch {
@@ -31,19 +30,43 @@ static __always_inline struct dns_scratch *scratch(void)
 	return dns_scratch.lookup(&zero);
 }
 
-/* Where the UDP header is; 0: not where it is without extension headers, and then nothing is learned or reported. */
-static __always_inline __u32 udp_offset(struct __sk_buff *skb)
+/* Where the ports are, and `protocol`; 0: not where they are without extension headers: nothing is learned or reported. */
+static __always_inline __u32 ports_at(struct __sk_buff *skb, __u8 *protocol)
 {
-	__u8 first, protocol;
+	int is_ipv4 = skb->protocol == bpf_htons(ETHERTYPE_IPV4);
+	__u8 first;
 
-	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
-		if (bpf_skb_load_bytes(skb, 0, &first, 1))
-			return 0;
-		return (first & 15) * 4;
-	}
-	if (bpf_skb_load_bytes(skb, __builtin_offsetof(struct ipv6hdr, nexthdr), &protocol, 1))
+	if (bpf_skb_load_bytes(skb, 0, &first, 1))
 		return 0;
-	return protocol == PROTOCOL_UDP ? sizeof(struct ipv6hdr) : 0;
+	if (bpf_skb_load_bytes(skb,
+			       is_ipv4 ? __builtin_offsetof(struct iphdr, protocol)
+				       : __builtin_offsetof(struct ipv6hdr, nexthdr),
+			       protocol, 1))
+		return 0;
+	if (*protocol != PROTOCOL_UDP && *protocol != PROTOCOL_TCP)
+		return 0;
+	return is_ipv4 ? (first & 15) * 4 : sizeof(struct ipv6hdr);
+}
+
+/* Where the message is, behind the ports at `ports`. Over TCP its length is in front of it (RFC 7766 section 8): of an
+ * answer in several segments the first is read. 0: there is none.
+ */
+static __always_inline __u32 message_at(struct __sk_buff *skb, __u32 ports, __u8 protocol)
+{
+	enum { UDP_HEADER = 8, DATA_OFFSET = 12, LENGTH = 2 };
+	__u8 words, length[LENGTH];
+
+	if (!ports)
+		return 0;
+	if (protocol == PROTOCOL_UDP)
+		return ports + UDP_HEADER;
+	if (bpf_skb_load_bytes(skb, ports + DATA_OFFSET, &words, 1))
+		return 0;
+	ports += (words >> 4) * 4;
+	if (bpf_skb_load_bytes(skb, ports, length, LENGTH) ||
+	    (length[0] << 8 | length[1]) < (int)(skb->len - ports - LENGTH))
+		return 0;
+	return ports + LENGTH;
 }
 
 static __always_inline void address_at_end(struct __sk_buff *skb, int way, struct address *server)
@@ -385,7 +408,7 @@ static __always_inline void learn_answer(struct __sk_buff *skb, const struct end
 }
 
 static __always_inline void describe_answer(struct __sk_buff *skb, const struct endpoint *endpoint, __u64 cgroup_id,
-					    __u32 offset, struct event *out)
+					    __u32 ports, __u8 protocol, struct event *out)
 {
 	enum { DESTINATION_PORT = 2 };
 
@@ -393,9 +416,9 @@ static __always_inline void describe_answer(struct __sk_buff *skb, const struct 
 	out->cgroup_id = cgroup_id;
 	out->socket_cookie = bpf_get_socket_cookie(skb);
 	address_at_end(skb, DIRECTION_INGRESS, &out->peer);
-	bpf_skb_load_bytes(skb, offset, &out->service_port, sizeof(out->service_port));
-	bpf_skb_load_bytes(skb, offset + DESTINATION_PORT, &out->client_port, sizeof(out->client_port));
-	out->protocol = PROTOCOL_UDP;
+	bpf_skb_load_bytes(skb, ports, &out->service_port, sizeof(out->service_port));
+	bpf_skb_load_bytes(skb, ports + DESTINATION_PORT, &out->client_port, sizeof(out->client_port));
+	out->protocol = protocol;
 	out->direction = DIRECTION_EGRESS;
 	out->verdict = VERDICT_ALLOW;
 	out->identity = endpoint->identity;
@@ -405,8 +428,8 @@ static __always_inline void describe_answer(struct __sk_buff *skb, const struct 
 	out->hook = HOOK_INGRESS;
 }
 
-static __always_inline void report_answer(struct __sk_buff *skb, const struct endpoint *endpoint, __u64 cgroup_id,
-					  __u32 offset)
+static __always_inline void report_answer(struct __sk_buff *skb, const struct endpoint *endpoint, __u32 ports,
+					  __u8 protocol, __u32 offset)
 {
 	struct dns_answer *answer = events.ringbuf_reserve(sizeof(struct dns_answer));
 
@@ -415,8 +438,8 @@ static __always_inline void report_answer(struct __sk_buff *skb, const struct en
 		return;
 	}
 	__builtin_memset(answer, 0, __builtin_offsetof(struct dns_answer, message));
-	describe_answer(skb, endpoint, cgroup_id, offset, &answer->event);
-	__u32 kept = read_some(skb, offset + UDP_HEADER, answer->message, DNS_BYTES);
+	describe_answer(skb, endpoint, bpf_skb_cgroup_id(skb), ports, protocol, &answer->event);
+	__u32 kept = read_some(skb, offset, answer->message, DNS_BYTES);
 
 	if (!kept) {
 		events.ringbuf_discard(answer, 0);
@@ -443,28 +466,28 @@ static __always_inline int is_learning(const struct endpoint *endpoint)
 int dns_question(struct __sk_buff *skb)
 {
 	struct endpoint *endpoint = managed_endpoint(skb);
-	__u32 offset = udp_offset(skb);
+	__u8 protocol = 0, header[DNS_HEADER];
+	__u32 offset = message_at(skb, ports_at(skb, &protocol), protocol);
 	struct address server = {};
-	__u8 header[DNS_HEADER];
 
 	if (!endpoint || !is_learning(endpoint) || !offset || !is_in_own_network(skb) ||
-	    !read_header(skb, offset + UDP_HEADER, 0, header))
+	    !read_header(skb, offset, 0, header))
 		return 1;
 	address_at_end(skb, DIRECTION_EGRESS, &server);
-	remember_question(skb, seal_of_question(skb, offset + UDP_HEADER, header, &server));
+	remember_question(skb, seal_of_question(skb, offset, header, &server));
 	return 1;
 }
 
 int dns_answer(struct __sk_buff *skb)
 {
 	struct endpoint *endpoint = managed_endpoint(skb);
-	__u32 offset = udp_offset(skb);
-	__u8 header[DNS_HEADER];
+	__u8 protocol = 0, header[DNS_HEADER];
+	__u32 offset = message_at(skb, ports_at(skb, &protocol), protocol);
 
-	if (!endpoint || !offset || !read_header(skb, offset + UDP_HEADER, 1, header))
+	if (!endpoint || !offset || !read_header(skb, offset, 1, header))
 		return 1;
 	if (is_learning(endpoint))
-		learn_answer(skb, endpoint, offset + UDP_HEADER, header);
+		learn_answer(skb, endpoint, offset, header);
 	tail_ingress.call(skb, TAIL_REPORT);
 	return 1;
 }
@@ -473,7 +496,8 @@ int dns_report(struct __sk_buff *skb)
 {
 	struct config *config = configuration();
 	struct endpoint *endpoint = managed_endpoint(skb);
-	__u32 offset = udp_offset(skb);
+	__u8 protocol = 0;
+	__u32 ports = ports_at(skb, &protocol), offset = message_at(skb, ports, protocol);
 
 	if (!config || !endpoint || !offset)
 		return 1;
@@ -481,7 +505,7 @@ int dns_report(struct __sk_buff *skb)
 	struct bucket *bucket = dns_rates.lookup(&index);
 
 	if (bucket && take_token(&bucket->tokens, &bucket->refilled, config, DNS_RATE, DNS_BURST, bpf_jiffies64()))
-		report_answer(skb, endpoint, bpf_skb_cgroup_id(skb), offset);
+		report_answer(skb, endpoint, ports, protocol, offset);
 	else
 		count_loss(LOSS_ANSWER_RATE, 1);
 	return 1;

@@ -502,7 +502,8 @@ static __always_inline int pass(struct __sk_buff *skb, const struct packet *pack
 {
 	enum { DNS_PORT = 53 };
 
-	if (packet->protocol == PROTOCOL_UDP && packet->remote_port == bpf_htons(DNS_PORT))
+	if (packet->remote_port == bpf_htons(DNS_PORT) &&
+	    (packet->protocol == PROTOCOL_UDP || packet->protocol == PROTOCOL_TCP))
 		call_tail(skb, way, TAIL_DNS);
 	return 1;
 }

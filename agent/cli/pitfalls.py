@@ -9,7 +9,7 @@ from agent.model.binding import ExclusiveScope
 from agent.model.cluster import Cluster
 from agent.model.identity import Attestation
 from agent.model.network_policy import NetworkPolicyRule
-from agent.model.policy import Policy, PolicyRef, Posture, Rule, TaskPeer
+from agent.model.policy import Entity, EntityPeer, FqdnPeer, Policy, PolicyRef, Posture, Rule, TaskPeer
 from agent.model.selector import id_matches
 
 _LIKE_A_NUMBER = re.compile(r"0[xob][0-9a-f]+")
@@ -22,6 +22,7 @@ def pitfalls(cluster: Cluster) -> Iterator[Pitfall]:
         yield from _attestation(cluster, policy)
         for place, rule in policy.rules():
             yield from _port_names(ref, place, rule)
+        yield from _names_without_dns(cluster, policy)
     for ref, native in sorted(cluster.network_policies.items()):
         for found in (*(native.egress or ()), *(native.ingress or ())):
             yield from _port_names(ref, found.name, found)
@@ -49,6 +50,19 @@ def _port_names(ref: PolicyRef, place: str, rule: Rule | NetworkPolicyRule) -> I
             number = int(port.name, 0)
             text = f"is the name of a port, {port.name!r}, and no number; write {number} for the number"
             yield ref, f"spec.{place}.ports[{j}].port", text
+
+
+def _names_without_dns(cluster: Cluster, policy: Policy) -> Iterator[Pitfall]:
+    """Names are learned from the answers of servers of entity `dns` only (P6, S4)."""
+    namespace = cluster.namespaces.get(policy.ref.namespace)
+    baseline = cluster.settings.baseline if namespace is None or namespace.baseline is None else namespace.baseline
+    allowed = any(peer == EntityPeer(Entity.DNS) for each in cluster.policies.values() for _, _, peer in each.peers())
+    if Entity.DNS in baseline or allowed:
+        return
+    for place, _, peer in policy.peers():
+        if isinstance(peer, FqdnPeer):
+            yield policy.ref, f"spec.{place}.fqdn", "no rule allows entity dns, from whose answers names are learned"
+            return
 
 
 def is_bound(cluster: Cluster, policy: Policy, peer: TaskPeer) -> bool:

@@ -164,7 +164,8 @@ def questions_of(target: str | None, source: str | None, who: Question) -> list[
         raise click.UsageError("--to: must be HOST:PORT or HOST:PORT/PROTO, such as 192.0.2.9:5432 or 10.0.0.1/ICMP")
     direction = Direction.INGRESS if source else Direction.EGRESS
     base = replace(who, port=port, protocol=protocol, direction=direction)
-    return [replace(base, host=address) for address in _hosts(host)]
+    name = "" if "/" in host or _is_address(host) else host
+    return [replace(base, host=address, name=name) for address in _hosts(host)]
 
 
 def split_target(text: str) -> tuple[str, int, str]:
@@ -178,11 +179,17 @@ def split_target(text: str) -> tuple[str, int, str]:
     return host.removeprefix("[").removesuffix("]"), min(int(port), 65536), protocol
 
 
-def _hosts(host: str) -> list[str]:
+def _is_address(text: str) -> bool:
     try:
-        return [str(ip_address(host))]
+        ip_address(text)
     except ValueError:
-        pass
+        return False
+    return True
+
+
+def _hosts(host: str) -> list[str]:
+    if _is_address(host):
+        return [str(ip_address(host))]
     if "/" in host:
         return [host]
     try:

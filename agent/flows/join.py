@@ -40,7 +40,7 @@ class Context:
     numbers: Mapping[Identity, IdentityNumber] = field(default_factory=Map)
 
 
-Asked = tuple[int, int, Direction, Address, int, int]
+Asked = tuple[int, int, Direction, Address, int, int, frozenset[str]]
 """(slot, identity, direction, peer, protocol, port) of a denial."""
 ANSWERS = 4096
 
@@ -62,18 +62,22 @@ class NearestRules:
     def skipped(self) -> int:
         return self._pace.skipped
 
-    def of(self, event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> Nearest | None:
+    def of(
+        self, event: RawEvent, endpoint: EndpointFacts, cluster: Cluster, peer: PeerName = NO_PEER
+    ) -> Nearest | None:
         pod = cluster.pods.get(PodUid(endpoint.uid))
         if pod is None or event.reason not in _LACKS_A_RULE:
             return None
         if cluster is not self._cluster or len(self._answers) >= ANSWERS:
             self._cluster, self._answers = cluster, {}
-        asked = (event.slot, event.identity, event.direction, event.peer, event.protocol, event.service_port)
+        names = frozenset({peer.name} if peer.kind is PeerKind.FQDN else ())
+        asked = (event.slot, event.identity, event.direction, event.peer, event.protocol, event.service_port, names)
         if asked not in self._answers:
             began = self._pace.begins(event.slot)
             if began is None:
                 return None
-            decision = judge(cluster, pod, event.direction, event.peer, event.protocol, event.service_port)
+            at = (event.direction, event.peer, event.protocol, event.service_port)
+            decision = judge(cluster, pod, *at, names=names)
             self._answers[asked] = decision.nearest
             self._pace.ends(event.slot, began)
         return self._answers[asked]
@@ -82,8 +86,11 @@ class NearestRules:
 class Joiner:
     """Remembers the endpoints of slots that have been given to others: flows outlive their pods."""
 
-    def __init__(self, name_of: NameOf, clock: Callable[[], float]) -> None:
-        """`clock`: seconds that never go back."""
+    def __init__(
+        self, name_of: NameOf, clock: Callable[[], float], learned: Callable[[int, Address], str] = lambda *_: ""
+    ) -> None:
+        """`clock`: seconds that never go back. `learned`: a DNS name by which an identity knows an address."""
+        self._learned = learned
         self._name_of, self.nearest, self.asked = name_of, NearestRules(clock), AskedNames(clock)
         self._past: dict[tuple[int, int], EndpointFacts] = {}
 
@@ -122,11 +129,12 @@ class Joiner:
         )
 
     def _peer(self, address: Address, owner: tuple[int, int]) -> PeerName:
-        """An address of the world has the name under which the endpoint asked for it last."""
+        """An address of the world has the name under which the endpoint asked for it last; where nobody has seen that
+        (yet), one that its identity has learned."""
         peer = self._name_of(address)
         if peer.kind is not PeerKind.ENTITY or peer.name != Entity.WORLD.value:
             return peer
-        asked = self.asked.name(owner, address)
+        asked = self.asked.name(owner, address) or self._learned(owner[1], address)
         return replace(peer, kind=PeerKind.FQDN, name=asked) if asked else peer
 
     def flow(self, growth: Growth, context: Context, time: float) -> Flow:
@@ -149,11 +157,12 @@ class Joiner:
         """A denial, an audit or a foreign socket, with the nearest rule that would have allowed it (R1)."""
         endpoint = self.facts(event.slot, event.identity, context, event.cgroup_id)
         opener = context.by_cgroup.get(event.task_cgroup_id) if event.task_cgroup_id else None
+        peer = self._peer(event.peer, (event.slot, event.identity)) if event.hook.has_peer else NO_PEER
         return Denial(
             time=time,
             endpoint=endpoint,
             tuple=Tuple(event.peer, event.protocol, event.service_port, event.direction),
-            peer=self._peer(event.peer, (event.slot, event.identity)) if event.hook.has_peer else NO_PEER,
+            peer=peer,
             verdict=event.verdict,
             reason=event.reason,
             rule=context.rules.get(RuleId(event.rule)),
@@ -162,7 +171,7 @@ class Joiner:
             socket_cookie=event.socket_cookie,
             source_port=event.client_port,
             opened_by=opener if opener and opener.uid != endpoint.uid else None,
-            nearest=self.nearest.of(event, endpoint, context.cluster),
+            nearest=self.nearest.of(event, endpoint, context.cluster, peer),
             family=event.family,
             match=_match_of(event.rule, context),
             contradiction=_contradiction(event, endpoint, context.cluster),

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from agent.abi.layout import Layout
@@ -24,6 +25,7 @@ from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind
 from agent.model.verdict import Direction, DropReason
 from agent.node.folding import Folding
 from agent.node.kernel import Maps
+from agent.sync import learned
 from agent.sync.writer import Share
 
 UNKNOWN_PEER_SECONDS = 10.0
@@ -96,7 +98,7 @@ class FlowDrain:
         self._still_open, self._folding, self._taken, self._hz = still_open, folding, taken, hz
         self._names = PeerNames()
         self._clocks, self._now = clocks, clocks.monotonic
-        self._joiner = Joiner(self._names.name, self._now)
+        self._joiner = Joiner(self._names.name, self._now, partial(learned.name_of, maps))
         self._context: Context | None = None
         self._held: deque[tuple[float, RawEvent]] = deque()
         self._unread = 0

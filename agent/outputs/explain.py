@@ -33,6 +33,7 @@ class Question:
     pod: str = ""
     dag: str = ""
     task: str = ""
+    name: str = ""  # the DNS name by which the task would know the address
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,11 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
     number = _protocol(question.protocol)
     if number in WITH_PORTS and not 1 <= question.port <= 65535:
         raise DagwallError(f"--to: {question.protocol} needs a port from 1 to 65535, as in 192.0.2.9:5432")
-    addresses = _addresses(cluster, question.host)
-    out = []
+    addresses, out = _addresses(cluster, question.host), []
+    names = frozenset({question.name.lower().rstrip(".")} if question.name else ())
     for pod in _subjects(cluster, question):
         for address in addresses:
-            decision = judge(cluster, pod, question.direction, address, number, question.port)
+            decision = judge(cluster, pod, question.direction, address, number, question.port, names=names)
             ends = list(other_ends(cluster, pod, question.direction, address, number, question.port))
             unjudged = [f"{end.pod.namespace}/{end.pod.name}" for end in ends if end.decision is None]
             if unjudged:

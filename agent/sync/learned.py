@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
-from agent.abi.structs import LEARNED, LEARNED_KEY, LEARNED_SETS, LEARNED_WAYS
+from agent.abi.structs import LEARNED, LEARNED_KEY, LEARNED_SETS, LEARNED_WAYS, pack_address
+from agent.model.cluster import Address
+from agent.sync.entries import unpack_name
 
 _WORD = (1 << 64) - 1
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
@@ -34,6 +36,11 @@ def texts(maps: Mapping[str, Reader], identity: int, address: bytes) -> Iterator
         raw = maps["learned"].get(LEARNED_KEY.pack(identity=identity, index=index))
         if raw is not None and (entry := LEARNED.unpack(raw))["address"] == address:
             yield entry["text"]
+
+
+def name_of(maps: Mapping[str, Reader], identity: int, address: Address) -> str:
+    """One of the names, as people write it; "" where there is none."""
+    return next(map(unpack_name, texts(maps, identity, pack_address(address))), "")
 
 
 def forget(learned: Eraser, identities: Iterable[int]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import dns.flags
 import dns.message
+import dns.query
 import dns.rdatatype
 import dns.rrset
 
@@ -34,9 +35,15 @@ class Resolver:
             self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((address, 53))
         self._socket.settimeout(0.1)
+        with in_netns(node.world):
+            self._listener = socket.create_server(
+                (address, 53), family=socket.AF_INET6 if ":" in address else socket.AF_INET
+            )
+        self._listener.settimeout(0.1)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._loop, self._streams)]
+        for thread in self._threads:
+            thread.start()
 
     def answer(self, query: dns.message.Message) -> bytes:
         """As a recursive server would: the whole chain of aliases, the question as it was written."""
@@ -62,8 +69,10 @@ class Resolver:
 
     def close(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._socket.close()
+        self._listener.close()
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
@@ -72,6 +81,16 @@ class Resolver:
                 reply = self.reply(dns.message.from_wire(data))
                 if reply is not None:
                     self._socket.sendto(reply, peer)
+
+    def _streams(self) -> None:
+        """One message of a connection (RFC 7766)."""
+        while not self._stopped.is_set():
+            with suppress(TimeoutError, OSError), self._listener.accept()[0] as connection:
+                connection.settimeout(2)
+                message = dns.query.receive_tcp(connection)[0]
+                reply = self.reply(message)
+                if reply is not None:
+                    connection.sendall(len(reply).to_bytes(2, "big") + reply)
 
 
 def look_up(server: str, name: str, kind: str = "A", **more: Any) -> list[str]:
@@ -85,5 +104,14 @@ def look_up(server: str, name: str, kind: str = "A", **more: Any) -> list[str]:
             answer = dns.message.from_wire(sock.recv(65535))
         except TimeoutError:
             return []
+    return addresses_in(answer, kind)
+
+
+def look_up_by_stream(server: str, name: str, kind: str = "A") -> list[str]:
+    """As a stub resolver does after a cut answer."""
+    return addresses_in(dns.query.tcp(dns.message.make_query(name, kind), server, timeout=5), kind)
+
+
+def addresses_in(answer: dns.message.Message, kind: str) -> list[str]:
     wanted = dns.rdatatype.from_text(kind)
     return [item.to_text() for rrset in answer.answer if rrset.rdtype == wanted for item in rrset]

@@ -18,6 +18,7 @@ from agent.kernel.loader import Loaded
 from agent.kernel.maps import sum_per_cpu
 from agent.kernel.pins import Pins
 from agent.kernel.probe import Jiffies, features, ticks_a_second
+from agent.kernel.programs import PROGRAMS, TAIL_ARRAYS, Tail
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
 from agent.model.want import PORT_ANY, PORT_OTHER, port_index
@@ -141,16 +142,17 @@ class Rig:
     def without_tails(self) -> Iterator[None]:
         """The tail arrays are empty meanwhile, as if a generation had lost its slow path."""
         folder = self.datapath.pins.programs(self.datapath.pins.generations()[-1])
-        key = structs.U32.pack(value=0)
-        arrays = {name: syscall.open_pin(str(folder / name)) for name in ("tail_egress", "tail_ingress")}
-        for fd in arrays.values():
-            syscall.map_delete(fd, key)
+        arrays = {name: syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS}
+        tails = [(arrays[p.target.array], p.target.index, p.name) for p in PROGRAMS if isinstance(p.target, Tail)]
+        for fd, index, _ in tails:
+            syscall.map_delete(fd, structs.U32.pack(value=index))
         try:
             yield
         finally:
-            for name, fd in arrays.items():
-                program = self.datapath.programs[name.replace("tail", "slow")]
-                syscall.map_update(fd, key, structs.U32.pack(value=program))
+            for fd, index, name in tails:
+                program = structs.U32.pack(value=self.datapath.programs[name])
+                syscall.map_update(fd, structs.U32.pack(value=index), program)
+            for fd in arrays.values():
                 os.close(fd)
 
     def bump(self, slot: int) -> None:

@@ -21,7 +21,7 @@ import pytest
 from agent.app.agent import Agent
 from agent.kernel.datapath import detach
 from lab.node import Pod, ScratchNode, ip
-from tests.kernel.resolver import Resolver, look_up
+from tests.kernel.resolver import Resolver, look_up, look_up_by_stream
 from tests.kernel.rig import eventually
 from tests.kernel.test_agent import SETTINGS, Machine, pod_manifest
 
@@ -407,6 +407,18 @@ def test_many_addresses_of_one_answer(world: World) -> None:
         assert len(world.pod.run(look_up, DNS, "big.example.org")) == 240
         assert world.pod.run(connects, last)
         assert world.pod.run(connects, world.dns.zone["big.example.org"][0])
+
+
+def test_answers_over_tcp_are_learned(world: World) -> None:
+    """What a stub resolver asks again for, when an answer was too long for a datagram."""
+    world.dns.zone["big.example.org"] = [*(f"203.0.113.{n + 1}" for n in range(60)), API]
+    world.rules(fqdn("big.example.org"))
+    with world.running():
+        for server, kind in ((DNS, "A"), (DNS6, "AAAA")):
+            world.pod.run(look_up_by_stream, server, "api.example.org", kind)
+        assert not world.pod.run(connects, API)
+        assert len(world.pod.run(look_up_by_stream, DNS, "big.example.org")) == 61
+        assert world.pod.run(connects, API)
 
 
 def test_rotating_answers_are_known_at_once(world: World) -> None:

@@ -248,6 +248,9 @@ ACCOUNT = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: etl, namespace
     [
         ((NAMESPACE, FLOOR.replace("subject:", "attestation: signed, subject:")), 8, "no pod earns 'signed'"),
         ((NAMESPACE, FLOOR.replace("subject:", "attestation: bound, subject:")), 8, "no pod earns 'bound'"),
+        ((NAMESPACE.replace("labels: {", "annotations: {dagwall.io/baseline: ''}, labels: {"), FLOOR,
+          POLICY.replace("cidr: 192.0.2.0/24", "fqdn: api.example.org")), 17,
+         "spec.egress[0].to[0].fqdn: no rule allows entity dns, from whose answers names are learned"),
         ((NAMESPACE, FLOOR.replace("namespace: airflow", "namespace: airflwo")), 7,
          "metadata.namespace: namespace airflwo is not among these files (there are: airflow)"),
         ((NAMESPACE, POLICY.replace("cidr: 192.0.2.0/24", "tasks: {namespace: dbb, dagIds: [x]}")), 12,
@@ -456,3 +459,15 @@ def test_questions_that_cannot_be_answered(tmp_path: Path, words: tuple[str, ...
 )
 def test_targets(text: str, parts: tuple[str, int, str]) -> None:
     assert split_target(text) == parts
+
+
+def test_explain_of_a_dns_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task would know the address by that name (fqdn peers), and no other task by its address alone."""
+    answer = [(0, 0, 0, "", ("198.51.100.9", 0))]
+    monkeypatch.setattr("agent.cli.policy.sockets.getaddrinfo", lambda *_, **__: answer)
+    write(tmp_path, NAMESPACE, POLICY.replace("cidr: 192.0.2.0/24", 'fqdn: "*.example.org"'))
+    who = ("--dag", "finance_daily", "-n", "airflow", "--to")
+    assert "allow: TCP to 198.51.100.9:443" in explain(tmp_path, *who, "API.example.org.:443")
+    explain(tmp_path, *who, "198.51.100.9:443", code=3)
+    explain(tmp_path, *who, "example.org:443", code=3)
+    assert "port 80" in explain(tmp_path, *who, "api.example.org:80", code=3), "the nearest rule lacks the port"
