@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs those of the named Debian or Ubuntu packages that are missing.
 set -euo pipefail
+exec 9>/run/lock/dagwall-apt
+flock 9 # targets that run beside one another take turns
 missing=()
 for package in "$@"; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

@@ -21,7 +21,9 @@ from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.kernel.programs import PROGRAMS, TAIL_ARRAYS, Tail
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
-from agent.model.want import PORT_ANY, PORT_OTHER, port_index
+from agent.model.want import PORT_ANY, PORT_OTHER, Lift, port_index
+from agent.semantics.names import WILDCARD
+from agent.sync.entries import pack_name
 from lab.node import Pod, ScratchNode, cgroup_mount
 
 TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
@@ -61,7 +63,7 @@ class Rig:
             "heartbeat_ns": time.monotonic_ns(), "loss_grace_ns": 3600 * 10**9, "loss_denies": 0,
             "pod_level": (levels + 2, levels + 1), "reply_ticks": 60 * self.hz, "flush_ticks": self.hz,
             "syn_ticks": 3, "syn_tries": 13, "event_rate": 1000, "event_burst": 1000, "flow_quota": 4096,
-            "hz": self.hz, **changes,
+            "hz": self.hz, "name_least_s": 300, "name_most_s": 86400, **changes,
         }  # fmt: skip
         self.maps["config"].put(structs.U32.pack(value=0), structs.CONFIG.pack(**self.settings))
 
@@ -96,13 +98,32 @@ class Rig:
 
     def rule(
         self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS,
-        verdict: Verdict = Verdict.ALLOW, reason: DropReason = DropReason.NONE, rule: int = 0,
+        verdict: Verdict = Verdict.ALLOW, reason: DropReason = DropReason.NONE, rule: int = 0, lift: Lift = Lift.NONE,
     ) -> None:  # fmt: skip
         """A verdict of a ruleset on one address (or prefix) and port; port 0: every unmentioned one."""
         self.maps["rules"].put(
             self._rule_key(ruleset, address, protocol, port, direction),
-            structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason)),
+            structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason), lift=int(lift)),
         )
+
+    def name_rule(self, ruleset: int, node: str, port: int) -> None:
+        """Allows TCP to a name, or to all names of a suffix."""
+        key = pack_name(node)
+        number = next(self._numbers) + 1000
+        self.maps["names"].put(key, structs.CLASSES.pack(peer=number, base=number))
+        if node.startswith(WILDCARD):  # which does not mean the name that it stands below
+            self.maps["names"].put(pack_name(node.removeprefix(WILDCARD)), structs.CLASSES.pack())
+        row = structs.RULE_KEY.pack(length=128, ruleset=ruleset, peer_class=number, port_class=self.port(TCP, port))
+        self.maps["rules"].put(row, structs.RULE.pack(verdict=int(Verdict.ALLOW)))
+
+    def dns_server(self, ruleset: int, address: str) -> None:
+        """Allows it on 53, and makes it one of entity `dns`."""
+        for protocol in (UDP, TCP):
+            self.rule(ruleset, address, protocol, 53)
+        number = self.peer(address)
+        key = structs.PREFIX.pack(length=128, address=structs.pack_address(ip_address(address)))
+        value = structs.CLASSES.pack(peer=number, base=number, flags=structs.ADDRESS_OF_DNS)
+        self.maps["hosts"].put(key, value)
 
     def unrule(
         self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS
