@@ -5,7 +5,8 @@
  * Tail-called for what goes to and comes from port 53 and passes. Returns 1 always: it changes no verdict.
  *
  * Only answers to a question count that this socket has asked (server, id and name), in the pod's own network namespace,
- * of a server of entity dns, by the device that the question left by, which is not lo. Every address of an answer belongs to the question's name, whatever names lie between (CNAME).
+ * of a server of entity dns, by the device that the question left by, which is not lo. Every address of an answer belongs
+ * to the question's name, whatever names lie between (CNAME).
  */
 
 enum dns_message { DNS_FLAGS = 2, DNS_CODE = 3, DNS_QUESTIONS = 4, DNS_ANSWERS = 6, DNS_HEADER = 12 };
@@ -323,7 +324,7 @@ static __always_inline void learn_address(struct dns_scratch *s, __u32 ttl, cons
 /* One record, or one label of a record's name (section 4.1.3). 0: the message ends, or is none. */
 static __always_inline int read_record(struct __sk_buff *skb, struct dns_scratch *s, const struct config *config)
 {
-	enum { POINTER = 0xc0, TYPE_A = 1, TYPE_AAAA = 28, AFTER_NAME = 10 };
+	enum { POINTER = 0xc0, TYPE_A = 1, TYPE_AAAA = 28, CLASS_IN = 1, AFTER_NAME = 10 };
 	__u8 start[2 + AFTER_NAME];
 	__u32 at = s->offset;
 
@@ -344,6 +345,8 @@ static __always_inline int read_record(struct __sk_buff *skb, struct dns_scratch
 	at += AFTER_NAME;
 	s->offset = at + length;
 	s->records--;
+	if ((start[2] << 8 | start[3]) != CLASS_IN)
+		return 1;
 	if (type == TYPE_A && length == 4) {
 		__be32 address;
 
@@ -367,11 +370,11 @@ int dns_learn(struct __sk_buff *skb)
 	struct dns_scratch *s = scratch();
 	struct config *config = configuration();
 
-	int more = s && config && s->nonce == skb->cb[0];
+	int more = s && config;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < STEPS && more; i++)
-		more = read_record(skb, s, config);
+		more = s->nonce == skb->cb[0] && read_record(skb, s, config);
 	if (more)
 		tail_ingress.call(skb, TAIL_LEARN);
 	tail_ingress.call(skb, TAIL_REPORT);

@@ -11,7 +11,7 @@ The pipeline, with the modules in the order in which to read them:
     address                 of a pod, service, node or CIDR
       -> atoms              atoms.py     everything that any term asks about and that holds for the address
                             addresses.py, peerpods.py, services.py, prefixes.py find them
-    DNS name                names.py     the patterns that match it are its atoms; the kernel finds it by its longest suffix
+    DNS name                names.py     the patterns that match it are its atoms; its longest suffix finds it
       -> class              registry.py  addresses with equal atoms
     content x class         rows.py      the rows of map `rules`, where the defaults do not decide
     ports                   ports.py     ports that no term tells apart are one class

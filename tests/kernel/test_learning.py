@@ -164,6 +164,19 @@ def test_addresses_of_the_answer_section_are_learned_and_no_others(rig: Rig, pod
     assert learned == {"a.example.org": {"198.51.100.1", "198.51.100.2"}, "b.example.org": {"2001:db8::1"}}
 
 
+def test_records_of_other_classes_are_no_addresses(rig: Rig, pod: Pod, server: Answers) -> None:
+    """CH, HS, NONE, ANY and what has no name (RFC 1035 section 3.2.4)."""
+    exchanges = []
+    for i, number in enumerate((0, 2, 3, 4, 77, 254, 255, 65535)):
+        asked = question(f"c{i}.example.org", number=i)
+        wire = bytearray(answer(asked, (f"c{i}.example.org.", "A", PEER)))
+        at = len(wire) - 4 - 2 - 4 - 2
+        assert wire[at : at + 2] == b"\0\1", "the record's class"
+        wire[at : at + 2] = number.to_bytes(2, "big")
+        exchanges.append((asked.to_wire(), bytes(wire)))
+    assert exchange(rig, pod, server, exchanges) == {}
+
+
 def test_an_answer_teaches_once_and_only_to_its_question(rig: Rig, pod: Pod, server: Answers) -> None:
     """Another id, another name, the same answer twice."""
     asked, other = question("a.example.org", number=1), question("b.example.org", number=1)
