@@ -20,6 +20,11 @@ def set_register(register: int, value: int) -> bytes:
     return _instruction(0xB7, dst=register, immediate=value)
 
 
+def stack_address(register: int, below: int) -> bytes:
+    """A register = so many bytes below the top of the program's stack."""
+    return _instruction(0xBF, dst=register, src=10) + _instruction(0x07, dst=register, immediate=-below)
+
+
 def load_argument(number: int) -> bytes:
     """R0 = an argument, from 0 on, of the function that the program is attached to."""
     return _instruction(0x79, src=1, offset=8 * number)

@@ -11,11 +11,12 @@ from pathlib import Path
 from agent.errors import KernelError
 from agent.kernel import lsm, syscall
 from agent.kernel.btf import network_owner
-from agent.kernel.instructions import EXIT, call, set_register
+from agent.kernel.instructions import EXIT, call, set_register, stack_address
 from agent.kernel.syscall import AttachType, ProgType
 from agent.log import event
 
 _MONOTONIC_COARSE = 6
+_HELPER_PROBE_READ_KERNEL = 113
 _HELPER_JIFFIES64 = 118
 _HELPER_NETNS_COOKIE = 122
 _HELPER_SET_RETVAL = 187
@@ -66,12 +67,17 @@ def features(mount: Path) -> Features:
 
 
 def _has_network_owner() -> bool:
+    """The kernel's types, and leave to read its memory: lockdown(7) in mode confidentiality gives none."""
+    read = stack_address(1, 8) + set_register(2, 8) + set_register(3, 0) + call(_HELPER_PROBE_READ_KERNEL)
     try:
         network_owner()
     except OSError as exc:
         event("feature.off", feature="netns_owner", why=str(exc))
         return False
-    return True
+    if _loads(ProgType.CGROUP_SKB, AttachType.INET_EGRESS, read + set_register(0, 1) + EXIT):
+        return True
+    event("feature.off", feature="netns_owner", why="programs may not read the kernel's memory here")
+    return False
 
 
 class Jiffies:
