@@ -18,7 +18,7 @@ from typing import BinaryIO
 from agent import __version__
 from agent.log import event
 from agent.model.flow import Denial, FailedLookup, Flow
-from agent.outputs.hubble import Seen, line_of_lookup, lines_of
+from agent.outputs.hubble import Seen, lines_of
 from agent.outputs.output import Output
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -143,8 +143,6 @@ class FlowLog(Output):
 
     def _lines(self, seen: Seen) -> list[bytes]:
         try:
-            if isinstance(seen, FailedLookup):
-                return [line_of_lookup(seen, self._node, __version__)]
             return lines_of(seen, self._node, __version__)
         except (ValueError, OverflowError) as exc:  # a clock before year 1, and the like
             self._lost["flow_log_encode"] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -66,17 +66,33 @@ Object = dict[str, Any]
 Seen = Flow | Denial | FailedLookup
 
 
-def lines_of(seen: Flow | Denial, node: str, version: str) -> list[bytes]:
+def lines_of(seen: Seen, node: str, version: str) -> list[bytes]:
     """Whole lines, each with its end and never longer than MAX_LINE_BYTES."""
+    return [line for _, line in _written(seen, node, version)]
+
+
+def documents_of(seen: Seen, node: str, version: str) -> list[Object]:
+    """What the lines hold, for whoever sends it in another form than JSON."""
+    return [document for document, _ in _written(seen, node, version)]
+
+
+def lines_in(seen: Seen) -> int:
+    """How many lines it makes."""
+    return 2 if isinstance(seen, Denial) and seen.verdict is Verdict.DENY else 1
+
+
+def _written(seen: Seen, node: str, version: str) -> list[tuple[Object, bytes]]:
+    if isinstance(seen, FailedLookup):
+        return [_line(_document(seen, _of_lookup(seen), {}, node, version))]
     common = _common(seen)
-    return [_line_of(seen, common, event, node, version) for event in _events(seen)]
+    return [_line(_document(seen, common, event, node, version)) for event in _events(seen)]
 
 
-def line_of_lookup(seen: FailedLookup, node: str, version: str) -> bytes:
+def _of_lookup(seen: FailedLookup) -> Object:
     """As Cilium's DNS proxy reports an answer: from the server to the pod, on layer 7."""
     ours, server = own_end(seen.endpoint), peer_end(seen.peer, seen.server.peer.version)
     own = _own_address(seen, seen.server.peer)
-    flow: Object = {
+    return {
         "verdict": "FORWARDED",
         "IP": _ends(str(seen.server.peer), own, seen.server.peer.version),
         "l4": {"UDP": {"source_port": seen.server.service_port}},
@@ -96,16 +112,15 @@ def line_of_lookup(seen: FailedLookup, node: str, version: str) -> bytes:
         "Summary": printable(f"DNS: {seen.rcode} for {seen.name} ({seen.record})"),
         "extensions": {"@type": _STRUCT, "value": _of_endpoint(seen.endpoint) | {"peer": seen.peer.name}},
     }  # fmt: skip
-    return _line_of(seen, flow, {}, node, version)
 
 
-def _line_of(seen: Seen, common: Object, event: Object, node: str, version: str) -> bytes:
+def _document(seen: Seen, common: Object, event: Object, node: str, version: str) -> Object:
     cluster = seen.endpoint.identity.cluster
     node = f"{cluster}/{node}" if cluster else node
     time = datetime.fromtimestamp(seen.time, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
     emitter = {"name": "dagwall", "version": version}
     flow = {"time": time, "node_name": node, **common, "emitter": emitter} | event
-    return _line({"flow": _numbered(flow), "node_name": node, "time": time})
+    return {"flow": _numbered(flow), "node_name": node, "time": time}
 
 
 def _numbered(flow: Object) -> Object:
@@ -113,22 +128,33 @@ def _numbered(flow: Object) -> Object:
     return flow | {"uuid": str(uuid.uuid5(_LINES, json.dumps(flow)))}
 
 
-def _line(document: Object) -> bytes:
+def _line(document: Object) -> tuple[Object, bytes]:
+    """Both forms of what is said: cut, and without half of a pair of surrogates, where they have to be."""
     line = _encoded(document)
-    return line if len(line) <= MAX_LINE_BYTES else _encoded(_cut(document))
+    if len(line) > MAX_LINE_BYTES:
+        document = _each_text(document, lambda text: text[:_CUT_TEXT])
+        line = _encoded(document)
+    if b"\\ud" in line and (whole := _each_text(document, _whole)) != document:
+        document, line = whole, _encoded(whole)
+    return document, line
 
 
 def _encoded(document: Object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def _cut(value: Any) -> Any:
-    """Every text cut short: nothing that Kubernetes lets pass needs it."""
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Nothing that Kubernetes lets pass needs it."""
     if isinstance(value, str):
-        return value[:_CUT_TEXT]
+        return change(value)
     if isinstance(value, dict):
-        return {key: _cut(each) for key, each in value.items()}
-    return [_cut(each) for each in value] if isinstance(value, list) else value
+        return {key: _each_text(each, change) for key, each in value.items()}
+    return [_each_text(each, change) for each in value] if isinstance(value, list) else value
+
+
+def _whole(text: str) -> str:
+    """A lone surrogate, which JSON can escape and protobuf's text and protojson cannot hold, becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _common(seen: Flow | Denial) -> Object:

@@ -12,7 +12,7 @@ import pytest
 from agent.flows.join import NO_PEER
 from agent.model.flow import Denial, FailedLookup, Flow, PeerKind, PeerName, Place, RuleMatch, Tuple
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
-from agent.outputs.hubble import DROP_REASONS, line_of_lookup, lines_of
+from agent.outputs.hubble import DROP_REASONS, documents_of, lines_in, lines_of
 from agent.outputs.hubble_ends import identity_number
 from tests.unit.seen import WORLD, denial, endpoint, flow
 
@@ -55,6 +55,7 @@ SHAPES: dict[str, Flow | Denial] = {
     ),
     "group membership": replace(JOIN, tuple=replace(JOIN.tuple, protocol=2, service_port=0), source_port=0),
     "a newer release's reason": denial(reason=DropReason.UNKNOWN),
+    "to a name": flow(peer=PeerName(PeerKind.FQDN, "api.example.com"), address="203.0.113.9"),
 }
 
 
@@ -74,11 +75,24 @@ def test_no_line_has_a_field_that_hubble_does_not_know(name: str) -> None:
         "time", "uuid", "verdict", "drop_reason", "drop_reason_desc", "IP", "l4", "source", "destination", "Type",
         "node_name", "destination_service", "source_service", "event_type", "policy_match_type", "traffic_direction",
         "trace_observation_point", "is_reply", "socket_cookie", "cgroup_id", "emitter", "Summary", "extensions",
-        "egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by",
+        "egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by", "destination_names",
     }  # fmt: skip
     for line in parsed(SHAPES[name]):
         assert line.keys() <= known
         assert line["extensions"].keys() == {"@type", "value"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_line_is_its_document(name: str) -> None:
+    lines = lines_of(SHAPES[name], "n1", "0.1.0")
+    assert [json.loads(line) for line in lines] == documents_of(SHAPES[name], "n1", "0.1.0")
+    assert len(lines) == lines_in(SHAPES[name])
+
+
+def test_half_a_pair_of_surrogates_is_replaced() -> None:
+    """Neither protojson's readers nor protobuf's text take one; a whole pair is a character like others."""
+    (line,) = lines_of(flow(peer=PeerName(PeerKind.POD, "a\ud800b \U0001f600")), "n1", "0.1.0")
+    assert json.loads(line)["flow"]["extensions"]["value"]["peer"] == "a\ufffdb \U0001f600"
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -97,6 +111,12 @@ def test_a_summary_cannot_steer_a_terminal() -> None:
     assert line["Summary"].isprintable()  # type: ignore[attr-defined]
     assert r"a\x1b[2J\u202eb" in line["Summary"]  # type: ignore[operator]
     assert line["extensions"]["value"]["peer"] == "a\x1b[2J\u202eb"  # type: ignore[index]
+
+
+def test_a_name_that_was_asked_for_is_the_peer_s() -> None:
+    egress, ingress = (flow(peer=PeerName(PeerKind.FQDN, "b.example"), direction=way) for way in Direction)
+    assert [line.get("destination_names") for line in parsed(egress)] == [["b.example"]]
+    assert [line.get("source_names") for line in parsed(ingress)] == [["b.example"]]
 
 
 def test_a_denial_is_a_policy_verdict_beside_a_drop() -> None:
@@ -187,7 +207,7 @@ def test_a_name_that_was_asked_for_is_the_destination_s() -> None:
 
 
 def test_a_name_that_was_asked_for_in_vain_is_an_answer_on_layer_7() -> None:
-    line = json.loads(line_of_lookup(FAILED, "n1", "0.1.0"))["flow"]
+    line = json.loads(lines_of(FAILED, "n1", "0.1.0")[0])["flow"]
     assert (line["Type"], line["event_type"], line["verdict"], line["is_reply"]) == (
         "L7",
         {"type": 129},
