@@ -30,6 +30,12 @@ class Config:
     metrics: str = "127.0.0.1:9990"  # host:port; "" serves none
     probes: str = ""  # host:port of /livez and /readyz alone; "" serves none beside those of `metrics`
     flow_log: Path | None = None
+    hubble_socket: str | None = None  # of Hubble's services; None: beside `socket`; "" serves none
+    hubble_listen: str = ""  # host:port of the same; "" serves none
+    hubble_certificate: Path | None = None  # with its key and the CA of clients, for `hubble_listen`
+    hubble_key: Path | None = None
+    hubble_client_ca: Path | None = None
+    hubble_flows: int = 4095  # kept for Hubble's services
     on_agent_loss: OnAgentLoss = OnAgentLoss.ALLOW
     loss_grace_seconds: float = 60.0
     reply_seconds: float = 60.0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from agent.app.sources import source_kind
 from agent.config import Config
+from agent.errors import DagwallError
 from agent.outputs.api import ApiServer
 from agent.outputs.flowlog import FlowLog, RotatingFile
 from agent.outputs.http import HttpServer, app
@@ -57,6 +59,30 @@ def _made(config: Config, latest: Latest) -> Iterator[Output]:
         if address:
             application = app(shown, dead=latest.dead, unready=latest.unready, lacking=latest.lacking)
             yield HttpServer(address, application, what)
+    yield from _hubble(config)
     if config.flow_log:
         yield FlowLog(RotatingFile(config.flow_log), config.node)
     yield from source_kind(config).outputs(config)
+
+
+def _hubble(config: Config) -> Iterator[Output]:
+    socket = config.socket.with_name("hubble.sock") if config.hubble_socket is None else config.hubble_socket
+    if not socket and not config.hubble_listen:
+        return
+    from agent.outputs.observer.certificates import TlsFiles  # noqa: PLC0415  20 MB that not all agents need
+    from agent.outputs.observer.server import HubbleServer  # noqa: PLC0415  the same
+
+    files = (config.hubble_certificate, config.hubble_key, config.hubble_client_ca)
+    certificate, key, client_ca = files
+    tls = TlsFiles(certificate, key, client_ca) if certificate and key and client_ca else None
+    if any(files) and not tls:
+        raise DagwallError("--hubble-tls-cert, --hubble-tls-key and --hubble-tls-client-ca belong together")
+    if config.hubble_listen and not tls:
+        raise DagwallError("--hubble-listen: needs --hubble-tls-cert, --hubble-tls-key and --hubble-tls-client-ca")
+    yield HubbleServer(
+        config.node,
+        socket=Path(socket) if socket else None,
+        listen=config.hubble_listen,
+        tls=tls,
+        flows=config.hubble_flows,
+    )

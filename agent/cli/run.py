@@ -141,6 +141,23 @@ STAYS = "what is enforced stays enforced and counted without an agent; `dagwall 
     "--flow-log", type=_PATH, help="File of flows and denials, JSON lines in the format of Hubble's exporter."
 )
 @click.option(
+    "--hubble-socket",
+    metavar="PATH",
+    help="Unix socket of Hubble's services, for `hubble --server unix://PATH`; '' serves none.  "
+    "[default: hubble.sock beside --socket]",
+)
+@click.option(
+    "--hubble-listen",
+    default=DEFAULTS["hubble_listen"],
+    metavar="HOST:PORT",
+    callback=_metrics,
+    help="Address of the same for hubble-relay, with TLS both ways: needs the three files.",
+)
+@click.option("--hubble-tls-cert", "hubble_certificate", type=_PATH, help="Certificate; read again when renewed.")
+@click.option("--hubble-tls-key", "hubble_key", type=_PATH, help="Its key.")
+@click.option("--hubble-tls-client-ca", "hubble_client_ca", type=_PATH, help="CA of the clients' certificates.")
+@_number("hubble_flows", "--hubble-flows", 1, 1_000_000, "Flows kept for Hubble's services.")
+@click.option(
     "--on-agent-loss",
     type=_choice(OnAgentLoss),
     default=OnAgentLoss.ALLOW.value,

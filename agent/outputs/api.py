@@ -34,7 +34,7 @@ class ApiServer(Output):
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if _answers(path):
+            if answers(path):
                 raise DagwallError(f"{path}: another agent answers on this socket")
             self._server = _Server(path, questions)
         except OSError as exc:
@@ -53,7 +53,8 @@ class ApiServer(Output):
             self._path.unlink()
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether somebody serves on this socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

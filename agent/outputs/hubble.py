@@ -68,24 +68,20 @@ Seen = Flow | Denial | FailedLookup
 
 def lines_of(seen: Seen, node: str, version: str) -> list[bytes]:
     """Whole lines, each with its end and never longer than MAX_LINE_BYTES."""
-    return [line for _, line in _written(seen, node, version)]
+    return [_encoded(document) for document in documents_of(seen, node, version)]
 
 
 def documents_of(seen: Seen, node: str, version: str) -> list[Object]:
     """What the lines hold, for whoever sends it in another form than JSON."""
-    return [document for document, _ in _written(seen, node, version)]
+    if isinstance(seen, FailedLookup):
+        return [_document(seen, _of_lookup(seen), {}, node, version)]
+    common = _common(seen)
+    return [_document(seen, common, event, node, version) for event in _events(seen)]
 
 
 def lines_in(seen: Seen) -> int:
     """How many lines it makes."""
     return 2 if isinstance(seen, Denial) and seen.verdict is Verdict.DENY else 1
-
-
-def _written(seen: Seen, node: str, version: str) -> list[tuple[Object, bytes]]:
-    if isinstance(seen, FailedLookup):
-        return [_line(_document(seen, _of_lookup(seen), {}, node, version))]
-    common = _common(seen)
-    return [_line(_document(seen, common, event, node, version)) for event in _events(seen)]
 
 
 def _of_lookup(seen: FailedLookup) -> Object:
@@ -120,23 +116,17 @@ def _document(seen: Seen, common: Object, event: Object, node: str, version: str
     time = datetime.fromtimestamp(seen.time, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
     emitter = {"name": "dagwall", "version": version}
     flow = {"time": time, "node_name": node, **common, "emitter": emitter} | event
-    return {"flow": _numbered(flow), "node_name": node, "time": time}
+    text = json.dumps(flow)
+    flow["uuid"] = str(uuid.uuid5(_LINES, text))  # the same line has the same one, however often it is made
+    document = {"flow": flow, "node_name": node, "time": time}
+    return document if len(text) < MAX_LINE_BYTES // 2 and "\\ud" not in text else _fitting(document)
 
 
-def _numbered(flow: Object) -> Object:
-    """The same line has the same uuid, however often it is made."""
-    return flow | {"uuid": str(uuid.uuid5(_LINES, json.dumps(flow)))}
-
-
-def _line(document: Object) -> tuple[Object, bytes]:
-    """Both forms of what is said: cut, and without half of a pair of surrogates, where they have to be."""
-    line = _encoded(document)
-    if len(line) > MAX_LINE_BYTES:
+def _fitting(document: Object) -> Object:
+    """Cut, and without half of a pair of surrogates, where it has to be."""
+    if len(_encoded(document)) > MAX_LINE_BYTES:
         document = _each_text(document, lambda text: text[:_CUT_TEXT])
-        line = _encoded(document)
-    if b"\\ud" in line and (whole := _each_text(document, _whole)) != document:
-        document, line = whole, _encoded(whole)
-    return document, line
+    return _each_text(document, _whole)  # type: ignore[no-any-return]
 
 
 def _encoded(document: Object) -> bytes:

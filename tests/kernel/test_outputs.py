@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.kernel.datapath import detach
 from agent.kernel.pins import Pins
 from lab.node import ScratchNode, cgroup_mount
+from tests.hubble_client import HubbleClient, as_json
 from tests.kernel.agent_process import START_SECONDS
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp
@@ -226,6 +227,25 @@ def test_the_flow_log_has_both(running: Running) -> None:
     assert dropped == "POLICY_DENIED"
     connections = sum(line["extensions"]["value"].get("counts", {}).get("connections", 0) for line in running.lines())  # type: ignore[index]
     assert connections == 2
+
+
+def test_hubble_s_clients_see_the_same(running: Running) -> None:
+    client = HubbleClient(f"unix:{running.folder / 'hubble.sock'}")
+    assert eventually(
+        lambda: len(client.flows(whitelist=[{"verdict": ["DROPPED"], "event_type": [{"type": 1}]}])) >= 3
+    )
+    for verdict, port in (("DROPPED", 8002), ("FORWARDED", 8001)):
+        found = client.flows(whitelist=[{"verdict": [verdict], "protocol": ["tcp"]}])
+        logged = [line for line in running.lines() if line["verdict"] == verdict]
+        assert {each["flow"]["uuid"] for each in found} <= {line["uuid"] for line in logged}
+        assert {each["flow"]["l4"]["TCP"]["destination_port"] for each in found} == {port}
+        assert {each["flow"]["source"]["pod_name"] for each in found} == {"finance-load-x1"}
+    stream = client.stream(follow=True, whitelist=[{"destination_port": ["8003"]}])
+    time.sleep(0.5)
+    running.pod.run(tcp, V4, 8003)
+    assert as_json(next(stream))["flow"]["verdict"] == "DROPPED"
+    stream.cancel()
+    client.close()
 
 
 def test_a_claim_that_a_binding_forbids_is_quarantined_and_told(running: Running) -> None:

@@ -1,4 +1,4 @@
-"""The golden flow log, read by the stock Hubble CLI: HUBBLE=path/to/hubble pytest tests/unit/test_hubble_cli.py.
+"""The golden flow log and a server, read by the stock Hubble CLI: HUBBLE=path/to/hubble pytest THIS_FILE.
 
 The CLI is a program of its own (github.com/cilium/hubble) that the project neither ships nor fetches, so that these
 tests are skipped without it. The lines themselves are held by test_outputs_hubble.py.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import pytest
 from agent.model.binding import Contradiction
 from agent.outputs.hubble import MAX_LINE_BYTES, lines_of
 from agent.outputs.hubble_ends import identity_number
-from tests.unit.seen import denial, endpoint
-from tests.unit.test_outputs_hubble import GOLDEN, TASK
+from agent.outputs.observer.server import HubbleServer
+from tests.unit.seen import STATE, denial, endpoint
+from tests.unit.test_outputs_hubble import GOLDEN, SHAPES, TASK
 
 HUBBLE = os.environ.get("HUBBLE", "")
 if not HUBBLE:
@@ -136,3 +137,52 @@ def test_it_reads_the_longest_line(tmp_path: Path) -> None:
     assert MAX_LINE_BYTES - 2000 < len(lines[0]) <= MAX_LINE_BYTES
     (tmp_path / "long").write_bytes(b"".join(lines))
     assert len(observe(file=tmp_path / "long")) == len(lines)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An agent's services with the golden lines, as a value for --server."""
+    path = tmp_path_factory.mktemp("hubble") / "h.sock"
+    found = HubbleServer("n1", socket=path, flows=100)
+    found.start()
+    found.report(STATE)
+    for seen in SHAPES.values():
+        found.flows([replace(seen, time=1.5)])  # type: ignore[list-item]
+    yield f"unix://{path}"
+    found.stop()
+
+
+def ask(server: str, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [HUBBLE, "--server", server, *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_status_and_lists_over_the_wire(server: str) -> None:
+    status = ask(server, "status")
+    assert "Healthcheck (via " in status
+    assert ": Ok" in status
+    assert f"Current/Max Flows: {len(WRITTEN)}/100" in status
+    assert "default/n1   Connected" in ask(server, "list", "nodes")
+    assert ask(server, "list", "namespaces").split() == ["NAMESPACE", "airflow"]
+    assert ask(server, "observe", "agent-events") == ""
+
+
+@pytest.mark.parametrize(("flags", "meant"), [each for each in FILTERS if "--uuid" not in each[0]])
+def test_its_filters_find_the_same_over_the_wire(server: str, flags: str, meant: Callable[[Line], bool]) -> None:
+    words = ("observe", "--first", "100", "-o", "json", *flags.split())
+    if "--http-status" in flags:
+        assert "filter http_status_code: dagwall's flows have no such value" in ask(server, *words, code=1)
+        return
+    found = [json.loads(line)["flow"]["Summary"] for line in ask(server, *words).splitlines()]
+    assert found == [written["Summary"] for written in WRITTEN if meant(written)]
+
+
+@pytest.mark.parametrize("form", ["compact", "dict", "table"])
+def test_its_tables_over_the_wire_have_every_line(server: str, form: str) -> None:
+    printed = ask(server, "observe", "--first", "100", "-o", form, "--print-policy-names")
+    assert "N/A" not in printed
+    for written in WRITTEN:
+        assert written["Summary"] in printed

@@ -113,12 +113,6 @@ def test_a_summary_cannot_steer_a_terminal() -> None:
     assert line["extensions"]["value"]["peer"] == "a\x1b[2J\u202eb"  # type: ignore[index]
 
 
-def test_a_name_that_was_asked_for_is_the_peer_s() -> None:
-    egress, ingress = (flow(peer=PeerName(PeerKind.FQDN, "b.example"), direction=way) for way in Direction)
-    assert [line.get("destination_names") for line in parsed(egress)] == [["b.example"]]
-    assert [line.get("source_names") for line in parsed(ingress)] == [["b.example"]]
-
-
 def test_a_denial_is_a_policy_verdict_beside_a_drop() -> None:
     verdict, drop = parsed(SHAPES["deny rule"])
     assert (verdict["event_type"], verdict["verdict"]) == ({"type": 5}, "DROPPED")

@@ -22,6 +22,7 @@ from agent.outputs.flowlog import FlowLog
 from agent.outputs.http import HttpServer
 from agent.outputs.latest import Latest
 from agent.outputs.metrics import Metrics
+from agent.outputs.observer.server import HubbleServer
 from agent.outputs.output import Output
 from agent.outputs.recent import Recent
 from tests.unit.seen import STATE, TOTALS, denial, flow
@@ -85,7 +86,7 @@ def test_what_the_agent_reports_is_shown_by_every_output(serving: Serving, tmp_p
     assert len(client.ask("flows")) == 3
     assert dict(client.ask("status")["losses"]) == {
         "ring_full": 0, "flows_quota": 4, "followers": 0,
-        "flow_log_queue": 0, "flow_log_write": 0, "flow_log_encode": 0,
+        "flow_log_queue": 0, "flow_log_write": 0, "flow_log_encode": 0, "hubble_followers": 0, "hubble_encode": 0,
     }  # fmt: skip
     serving.stop()
     assert len((tmp_path / "flows").read_text().splitlines()) >= 3
@@ -132,6 +133,24 @@ def test_an_address_that_is_taken_ends_the_start_and_leaves_nothing_behind(tmp_p
     assert not (tmp_path / "run" / "d.sock").exists()
 
 
+@pytest.mark.parametrize(
+    "changes", [{"hubble_listen": "127.0.0.1:0"}, {"hubble_key": Path("k"), "hubble_certificate": Path("c")}]
+)
+def test_hubble_on_a_port_needs_all_of_its_files(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(DagwallError, match="--hubble-tls-client-ca"):
+        Serving(config(tmp_path, **changes))
+
+
+def test_hubble_s_socket_is_beside_the_local_api_s_or_where_it_is_wanted(tmp_path: Path) -> None:
+    found = Serving(config(tmp_path))
+    assert (tmp_path / "run" / "hubble.sock").is_socket()
+    found.stop()
+    found = Serving(config(tmp_path, hubble_socket=str(tmp_path / "else" / "h")))
+    assert (tmp_path / "else" / "h").is_socket()
+    assert not (tmp_path / "run" / "hubble.sock").exists()
+    found.stop()
+
+
 def test_outputs_that_never_started_can_be_stopped(tmp_path: Path) -> None:
     found = Serving(config(tmp_path))
     found.stop()
@@ -141,10 +160,10 @@ def test_outputs_that_never_started_can_be_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "kinds"),
     [
-        ({}, [HttpServer, FlowLog]),
-        ({"metrics": "", "flow_log": None}, []),
-        ({"metrics": "", "probes": "127.0.0.1:0", "flow_log": None}, [HttpServer]),
-        ({"probes": "127.0.0.1:0", "flow_log": None}, [HttpServer, HttpServer]),
+        ({}, [HttpServer, HubbleServer, FlowLog]),
+        ({"metrics": "", "flow_log": None, "hubble_socket": ""}, []),
+        ({"metrics": "", "probes": "127.0.0.1:0", "flow_log": None}, [HttpServer, HubbleServer]),
+        ({"probes": "127.0.0.1:0", "flow_log": None, "hubble_socket": ""}, [HttpServer, HttpServer]),
     ],
 )
 def test_each_option_is_an_output(tmp_path: Path, changes: dict[str, Any], kinds: list[type]) -> None:
@@ -152,7 +171,7 @@ def test_each_option_is_an_output(tmp_path: Path, changes: dict[str, Any], kinds
     found.stop()
     made = [type(each) for each in found.outputs]
     assert (made[0], made[1], Metrics in made) == (Latest, Recent, True)
-    assert [each for each in made if each in (HttpServer, FlowLog)] == kinds
+    assert [each for each in made if each in (HttpServer, HubbleServer, FlowLog)] == kinds
 
 
 def test_a_source_brings_the_outputs_that_only_it_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
