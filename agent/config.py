@@ -36,6 +36,9 @@ class Config:
     hubble_key: Path | None = None
     hubble_client_ca: Path | None = None
     hubble_flows: int = 4095  # kept for Hubble's services
+    audit_log: Path | None = None
+    audit_key: Path | None = None  # that signs it; None: one of this node's own, in `state`
+    audit_files: int = 16  # of 64 MiB each, old ones kept beside the one that is written
     on_agent_loss: OnAgentLoss = OnAgentLoss.ALLOW
     loss_grace_seconds: float = 60.0
     reply_seconds: float = 60.0

@@ -62,6 +62,8 @@ def _made(config: Config, latest: Latest) -> Iterator[Output]:
     yield from _hubble(config)
     if config.flow_log:
         yield FlowLog(RotatingFile(config.flow_log), config.node)
+    if config.audit_log:
+        yield _audit(config, config.audit_log, latest)
     yield from source_kind(config).outputs(config)
 
 
@@ -86,3 +88,12 @@ def _hubble(config: Config) -> Iterator[Output]:
         tls=tls,
         flows=config.hubble_flows,
     )
+
+
+def _audit(config: Config, path: Path, latest: Latest) -> Output:
+    from agent.outputs.audit.journal import Journal  # noqa: PLC0415  9 MB of cryptography that not all agents need
+    from agent.outputs.audit.keys import signer  # noqa: PLC0415  the same
+    from agent.outputs.audit.log import AuditLog  # noqa: PLC0415  the same
+
+    key = signer(config.audit_key, config.state / "audit-key.pem")
+    return AuditLog(Journal(path, key, keep=config.audit_files), config.node, latest.view)

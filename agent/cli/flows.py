@@ -28,6 +28,10 @@ def _since(_: click.Context, __: click.Parameter, value: str | None) -> float:
     return time.time() - int(number) * _UNITS[unit]
 
 
+SINCE = click.option("--since", callback=_since, metavar="TIME", help="Not older than 30s, 10m, 2h, 1d.")
+UNTIL = click.option("--until", callback=_since, metavar="TIME", help="Not newer than that.")
+
+
 @click.command()
 @who
 @POD
@@ -37,8 +41,8 @@ def _since(_: click.Context, __: click.Parameter, value: str | None) -> float:
 @click.option("--protocol", default="", help="Such as TCP, UDP, ICMP; the name that is shown.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The peer's for what a pod opened, else the pod's.")
 @click.option("--reason", default="", help="Such as no_rule, deny_rule; * for any run of characters.")
-@click.option("--since", callback=_since, metavar="TIME", help="Not older than 30s, 10m, 2h, 1d.")
-@click.option("--until", callback=_since, metavar="TIME", help="Not newer than that.")
+@SINCE
+@UNTIL
 @click.option("--last", type=click.IntRange(0, 10_000), default=20, show_default=True, help="At most so many.")
 @click.option("-f", "--follow", is_flag=True, help="And what comes from now on.")
 @SOCKET

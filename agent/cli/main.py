@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from agent import __version__
+from agent.cli.audit import audit
 from agent.cli.detach import detach
 from agent.cli.flows import flows
 from agent.cli.policy import policy
@@ -78,5 +79,5 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-for command in (run, status, endpoints, identities, flows, why, policy, detach):
+for command in (run, status, endpoints, identities, flows, why, policy, audit, detach):
     main.add_command(command)

@@ -140,6 +140,13 @@ STAYS = "what is enforced stays enforced and counted without an agent; `dagwall 
 @click.option(
     "--flow-log", type=_PATH, help="File of flows and denials, JSON lines in the format of Hubble's exporter."
 )
+@click.option("--audit-log", type=_PATH, help="File of the audit log: denials, policies, identities, gaps; chained.")
+@click.option(
+    "--audit-key", type=_PATH, help="Ed25519 key that signs it, in PEM.  [default: the node's own, made in --state]"
+)
+@_number(
+    "audit_files", "--audit-files", 1, 1000, "Old files of the audit log, of 64 MiB each, before the oldest goes."
+)
 @click.option(
     "--hubble-socket",
     metavar="PATH",

@@ -11,6 +11,17 @@ from agent.model.policy import Policy, PolicyRef
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """Who wrote an object's content last, as its managedFields say: a client's name (`kubectl-edit`), not a user's,
+    and any client may choose it. Empty where nothing is known, as of files."""
+
+    manager: str = ""
+    operation: str = ""  # Apply or Update
+    time: str = ""  # RFC 3339
+    resource_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ValidatedPolicy:
     """`generation` is the newest; `valid` the newest valid one that is known, 0 for none, and `item`
     what that says (P17); `source` is the object it was read from. `status` is what the server holds.
@@ -23,3 +34,4 @@ class ValidatedPolicy:
     problem: str = ""  # the validator's sentence where `generation` is not valid
     status: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    written: Written = Written()

@@ -14,7 +14,7 @@ from typing import Any
 from agent.errors import InvalidObject
 from agent.model.binding import TaskIdentityBinding
 from agent.model.policy import Policy, PolicyRef
-from agent.model.validated import ValidatedPolicy
+from agent.model.validated import ValidatedPolicy, Written
 from agent.parse.object_kinds import Item
 from agent.parse.objects import ObjectName, object_name
 from agent.sources.essence import essence
@@ -244,11 +244,22 @@ class Reflector:
             problem=problem,
             status=status if isinstance(status, dict) else {},
             source=source,
+            written=_written(_metadata(obj)),
         )
 
     def _typed(self, obj: Mapping[str, Any]) -> dict[str, Any]:
         """Members of a list come without kind and apiVersion."""
         return {"kind": self.resource.kind, "apiVersion": self.resource.api_version, **obj}
+
+
+def _written(metadata: Mapping[str, Any]) -> Written:
+    """Of those who wrote the content (a status is a subresource) the last."""
+    managed = metadata.get("managedFields")
+    entries = [each for each in managed if isinstance(each, dict)] if isinstance(managed, list) else []
+    content = [each for each in entries if not each.get("subresource")]
+    last = max(content, key=lambda each: str(each.get("time", "")), default={})
+    manager, operation, moment = (str(last.get(key, "")) for key in ("manager", "operation", "time"))
+    return Written(manager, operation, moment, str(metadata.get("resourceVersion") or ""))
 
 
 def _metadata(obj: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ class Running:
             "files": files, "node": "n1", "cgroup-root": root, "pins": self.pins, "state": folder / "state",
             "socket": self.socket, "metrics": self.metrics, "flow-log": self.flow_log, "log-folders": folder / "logs",
             "drain-interval": 0.2, "baseline": "none", "pod-cidr": "10.77.0.0/16", "event-rate": 1000,
-            "event-burst": 1000,
+            "event-burst": 1000, "audit-log": folder / "audit" / "audit.log",
         }  # fmt: skip
         self.flags = [*(text for name, value in flags.items() for text in (f"--{name}", str(value))), *more]
         self.log = open(folder / "agent.log", "wb")  # noqa: SIM115  closed by stop()
@@ -246,6 +246,24 @@ def test_hubble_s_clients_see_the_same(running: Running) -> None:
     assert as_json(next(stream))["flow"]["verdict"] == "DROPPED"
     stream.cancel()
     client.close()
+
+
+def test_the_audit_log_has_the_denials_and_is_whole(running: Running) -> None:
+    log = running.folder / "audit" / "audit.log"
+    said = [json.loads(line) for line in running.said().splitlines() if '"audit.key"' in line]
+    (running.folder / "audit.pub").write_text(said[0]["public"])
+    assert eventually(lambda: log.read_text().count('"kind":"denial"') >= 3)
+
+    def audit(*words: str) -> str:
+        done = subprocess.run([*DAGWALL, "audit", *words], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "are whole, signed through" in audit("verify", "--public-key", str(running.folder / "audit.pub"), str(log))
+    report = json.loads(audit("report", "--dag", "finance", "-o", "json", str(log)))
+    assert {(each["port"], each["reason"]) for each in report["denied"]} >= {("8002", "no_rule")}
+    assert "TaskNetworkPolicy/airflow/finance-egress" in {each["policy"] for each in report["reachable"]}
+    assert {"agent_start"} <= {each["kind"] for each in report["others"]}
 
 
 def test_a_claim_that_a_binding_forbids_is_quarantined_and_told(running: Running) -> None:

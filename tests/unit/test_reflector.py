@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.errors import ApiError
 from agent.model.cluster import Cluster
+from agent.model.validated import Written
 from agent.parse.objects import parse_object
 from agent.sources.reflector import Reflector, Resource, Step
 from agent.sources.store import Store
@@ -196,3 +197,25 @@ def test_pages_are_one_list_and_one_that_breaks_off_is_none() -> None:
     assert (served.names(), served.reflector.version) == (before, "7")
     served.take(served.reflector.listing([([pod("c", "u-3", 8)], "9")]))
     assert served.names().keys() == {"c"}
+
+
+def test_who_wrote_a_policy_last_is_kept_and_a_status_writer_is_nobody() -> None:
+    """Of the API server's managedFields; what is broken in them counts as not known."""
+    managed: list[Any] = [
+        {"manager": "helm", "operation": "Apply", "time": "2026-01-01T00:00:00Z"},
+        {"manager": "kubectl-edit", "operation": "Update", "time": "2026-02-01T00:00:00Z"},
+        {"manager": "dagwall", "operation": "Update", "time": "2026-03-01T00:00:00Z", "subresource": "status"},
+        "broken",
+    ]
+    policy = {
+        "metadata": {
+            "name": "p", "namespace": "airflow", "uid": uuid_of("p"), "generation": 2, "resourceVersion": "44",
+            "managedFields": managed,
+        },
+        "spec": {"subject": {}, "egress": []},
+    }  # fmt: skip
+    kind = Resource("TaskNetworkPolicy", "dagwall.io/v1alpha1", "tasknetworkpolicies", judged=True)
+    found = reflector(kind)
+    found.listing([([policy], "45")])
+    (judged,) = found.judgements()
+    assert judged.written == Written("kubectl-edit", "Update", "2026-02-01T00:00:00Z", "44")
