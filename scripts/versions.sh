@@ -15,7 +15,8 @@ rm -rf "$venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check uv
 [ "$1" = newest ] && extra=.[dev] || extra=.
 VIRTUAL_ENV=$PWD/$venv "$venv/bin/uv" pip install --quiet --resolution "$resolution" --editable "$extra"
-[ "$1" = newest ] || VIRTUAL_ENV=$PWD/$venv "$venv/bin/uv" pip install --quiet pytest pytest-timeout pytest-xdist hypothesis
+[ "$1" = newest ] || VIRTUAL_ENV=$PWD/$venv "$venv/bin/uv" pip install --quiet pytest pytest-timeout pytest-xdist hypothesis \
+	"grpcio-tools==$("$venv/bin/python" -c 'import grpc; print(grpc.__version__)')"
 echo "what differs from the lock:"
 "$venv/bin/uv" pip freeze --python "$venv/bin/python" --exclude-editable 2>/dev/null | tr 'A-Z_' 'a-z-' |
 	grep -vE "^(pip|setuptools|uv|wheel)==" | grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/dev.txt) || echo "  nothing"
