@@ -168,7 +168,7 @@ def test_the_next_agent_goes_on_after_what_a_killed_one_left(tmp_path: Path) -> 
     journal.append([{"kind": "agent_start", **left.as_fields()}])
     found = check(path)
     assert (found.problems, found.head.seq) == ((), 21)
-    assert "18 bytes are no whole record" in found.doubts[0]
+    assert "17 bytes are no whole record" in found.doubts[0]
 
 
 def test_what_was_put_at_the_end_while_no_agent_ran_is_not_vouched_for(tmp_path: Path) -> None:
@@ -180,6 +180,29 @@ def test_what_was_put_at_the_end_while_no_agent_ran_is_not_vouched_for(tmp_path:
     found = check(path)
     assert found.problems == ()
     assert ":22: the 1 records before were not signed: forged, or of an agent that died" in found.doubts[0]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"seq":NaN}', b'{"seq":' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"seq":"1"}', b"\xff", b"null"]
+)
+def test_no_text_at_the_end_stops_the_next_agent_or_the_reader(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a"
+    written(path).close()
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    assert check(path).head.seq == 20
+    journal = Journal(path, SIGNER)
+    journal.append([{"kind": "agent_start", **journal.resume().as_fields()}])
+    found = check(path)
+    assert (found.problems, found.head.seq, len(found.doubts)) == ((), 21, 1)
+
+
+def test_fields_of_a_record_that_somebody_made_stop_no_reader(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    journal = written(path)
+    for kind in ("rotated", "agent_stop"):
+        journal.append([{"kind": kind, "gone_through": "x", "missing_through": [], "cut_bytes": {}}])
+    assert check(path).problems == ()
 
 
 def test_an_agent_goes_on_from_the_file_before_where_it_was_killed_in_a_rotation(tmp_path: Path) -> None:

@@ -297,5 +297,9 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "finance" not in text.partition("Changes of policies")[0]
     code, text = run("report", log)
     assert "kubectl-edit" in text
+    (tmp_path / "made").write_text('{"kind":"policy","seq":1,"time":"yesterday"}\n')
+    assert run("report", str(tmp_path / "made")) == (
+        1, "Error: record 1 is not as dagwall writes it: verify the log\n"
+    )  # fmt: skip
     assert run("verify", str(tmp_path / "none"))[0] == 1
     assert run("verify", log, "--head", "x")[0] == 2

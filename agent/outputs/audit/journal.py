@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ class Found:
     cut_hash: str = ""
     last: Record | None = None
     unsigned: int = 0  # whole lines at the end that nobody has signed
+    open_end: bool = False  # the file does not end with the end of a line
 
     def as_fields(self) -> dict[str, Any]:
-        cut = {"cut_bytes": self.cut_bytes, "cut_hash": self.cut_hash} if self.cut_bytes else {}
+        cut = {"cut_bytes": self.cut_bytes, "cut_hash": self.cut_hash} if self.cut_hash else {}
         return cut | ({"unsigned_before": self.unsigned} if self.unsigned else {})
 
 
@@ -50,7 +51,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
         found = self._found(self._fd, self._size)
-        if found.cut_bytes:
+        if found.open_end:
             self._write(b"\n")
         if found.last is None:
             found = self._of_older() or found
@@ -138,15 +139,20 @@ class Journal:
     def _found(fd: int, size: int) -> Found:
         """From the end of a file: lines that are no records are what was cut."""
         data = os.pread(fd, min(size, _TAIL), max(0, size - _TAIL))
-        lines = data.split(b"\n")
-        cut = lines.pop()
+        *lines, tail = data.split(b"\n")
+        cut = [tail] if tail else []
         while lines:
             line = lines.pop()
             if (record := whole(line)) is not None:
                 head = Head(int(record["seq"]), digest(line))
-                return Found(head, len(cut), digest(cut) if cut else "", record, _unsigned([*lines, line]))
-            cut = line + (b"\n" + cut if cut else b"")
-        return Found(Head(), len(cut), digest(cut) if cut else "")
+                return _with_cut(Found(head, last=record, unsigned=_unsigned([*lines, line])), cut, tail)
+            cut.insert(0, line)
+        return _with_cut(Found(Head()), cut, tail)
+
+
+def _with_cut(found: Found, cut: Sequence[bytes], tail: bytes) -> Found:
+    text = b"\n".join(cut)
+    return replace(found, cut_bytes=len(text), cut_hash=digest(text), open_end=bool(tail)) if cut else found
 
 
 def _unsigned(lines: Sequence[bytes]) -> int:
@@ -161,7 +167,7 @@ def whole(line: bytes) -> dict[str, Any] | None:
     """The record that a line is, if it is one as this log writes them."""
     try:
         record = json.loads(line)
+        good = isinstance(record, dict) and type(record.get("seq")) is int and canonical(record) == line
     except (ValueError, RecursionError):
         return None
-    good = isinstance(record, dict) and type(record.get("seq")) is int and canonical(record) == line
     return record if good else None

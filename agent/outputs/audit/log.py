@@ -194,7 +194,7 @@ def _as_found(found: Found, expected: Head) -> dict[str, Any]:
     last = found.last or {}
     missing = {"missing_through": expected.seq} if expected.seq > found.head.seq else {}
     stopped = last.get("kind") == "agent_stop"
-    before = {"version_before": last["version"]} if stopped else {}
+    before = {"version_before": last.get("version", "")} if stopped else {}
     return {**found.as_fields(), **missing, **({"clean": stopped} if found.last else {}), **before}
 
 

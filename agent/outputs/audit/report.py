@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agent.errors import DagwallError
 from agent.model.selector import id_matches
 
 Record = Mapping[str, Any]
@@ -62,25 +63,36 @@ class Report:
 
 
 def report(records: Iterable[Record], wanted: Wanted) -> Report:
-    """Rules of policies count from before the time that is asked for, as those in force at its beginning."""
+    """Rules of policies count from before the time that is asked for, as those in force at its beginning.
+
+    Raises DagwallError where a record is none of ours.
+    """
     out = Report()
     for record in records:
-        kind = record.get("kind")
-        if kind == "policy":
-            _learn(out.rules, record)
-        if not wanted.in_time(record):
-            continue
-        if kind == "denial" and wanted.means(record):
-            _deny(out.denied, record)
-        elif kind == "identity" and wanted.means(record):
-            out.identities.append(record)
-        elif kind == "policy":
-            out.policies.append(record)
-        elif kind in ("quarantine", "quarantine_end"):
-            out.others += [record] if wanted.means(record) else []
-        elif kind not in ("denial", "identity", "identity_end"):
-            out.others.append(record)
+        try:
+            _take(out, record, wanted)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise DagwallError(f"record {record.get('seq')} is not as dagwall writes it: verify the log") from exc
     return out
+
+
+def _take(out: Report, record: Record, wanted: Wanted) -> None:
+    kind = record.get("kind")
+    if kind == "policy":
+        _learn(out.rules, record)
+    if not wanted.in_time(record):
+        return
+    if kind == "denial":
+        if wanted.means(record):
+            _deny(out.denied, record)
+    elif kind == "identity":
+        out.identities += [record] if wanted.means(record) else []
+    elif kind == "policy":
+        out.policies.append(record)
+    elif kind in ("quarantine", "quarantine_end"):
+        out.others += [record] if wanted.means(record) else []
+    elif kind != "identity_end":
+        out.others.append(record)
 
 
 def _learn(rules: dict[str, dict[str, Any]], record: Record) -> None:

@@ -52,6 +52,11 @@ def lines_of(path: Path) -> Iterator[tuple[str, bytes, bool]]:
             raise DagwallError(f"{file}: {exc.strerror or exc}") from exc
 
 
+def _number(value: object) -> int:
+    """Of a record that somebody may have made."""
+    return value if isinstance(value, int) else 0
+
+
 class _Reader:
     """Takes lines one after the other."""
 
@@ -62,7 +67,7 @@ class _Reader:
         self.head = Head()
         self.first = self.count = self.signed = self._gone = 0
         self._began_late = ""
-        self._cut: tuple[str, bytes] | None = None
+        self._cut: tuple[str, list[bytes]] | None = None
         self._meets_expected = expected is None or expected.seq == 0
         self._unsigned_at = ""
 
@@ -70,8 +75,7 @@ class _Reader:
         """False: nothing after this can be trusted."""
         record = whole(line) if ended else None
         if record is None:
-            before = f"{self._cut[1].decode('latin-1')}\n".encode("latin-1") if self._cut else b""
-            self._cut = (self._cut[0] if self._cut else place, before + line)
+            self._cut = (self._cut[0], [*self._cut[1], line]) if self._cut else (place, [line])
             return True
         if not self._cut_is_told(record) or not self._follows(place, record):
             return False
@@ -84,7 +88,7 @@ class _Reader:
                     f"{place}: record {self.head.seq} is not the one of the head that was kept: replaced"
                 )
                 return False
-        if (missing := int(record.get("missing_through", 0))) >= record["seq"]:
+        if (missing := _number(record.get("missing_through"))) >= record["seq"]:
             self.problems.append(
                 f"{place}: records {record['seq']} to {missing} were gone when an agent started: truncated"
             )
@@ -94,7 +98,7 @@ class _Reader:
                 f"{place}: the {unsigned} records before were not signed: forged, or of an agent that died"
             )
         if record.get("kind") == "rotated":
-            self._gone = max(self._gone, int(record.get("gone_through", 0)))
+            self._gone = max(self._gone, _number(record.get("gone_through")))
         return self._signature(place, record)
 
     def _follows(self, place: str, record: Mapping[str, Any]) -> bool:
@@ -123,7 +127,8 @@ class _Reader:
     def _cut_is_told(self, record: Mapping[str, Any]) -> bool:
         if self._cut is None:
             return True
-        (place, text), self._cut = self._cut, None
+        (place, lines), self._cut = self._cut, None
+        text = b"\n".join(lines)
         if record.get("cut_hash") == digest(text) and record.get("cut_bytes") == len(text):
             self.doubts.append(
                 f"{place}: {len(text)} bytes are no whole record: an agent was killed, or the disk full"
@@ -160,7 +165,8 @@ class _Reader:
 
     def _end(self) -> None:
         if self._cut is not None:
-            place, text = self._cut
+            place, lines = self._cut
+            text = b"\n".join(lines)
             self.doubts.append(f"{place}: {len(text)} bytes of a record that is not whole: an agent was killed here")
         if self._unsigned_at:
             self.problems.append(
