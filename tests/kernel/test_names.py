@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import socket
 import time
@@ -75,7 +76,7 @@ def looks_up_and_connects(name: str, kind: str = "A", server: str = DNS, port: i
 
 
 class World(Machine):
-    """A node with an agent's files, DNS servers and two pods of two DAGs."""
+    """A node with an agent's files and DNS servers."""
 
     def __init__(self, node: ScratchNode, folder: Path) -> None:
         super().__init__(node, folder)
@@ -83,36 +84,54 @@ class World(Machine):
         for address in (API, OTHER, API6):
             for port in (443, 8443):
                 node.serve(address, port)
-        self.pod, self.neighbour = self.add("a", "etl"), self.add("b", "reports")
         zone = {
             "api.example.org": [API, API6], "example.org": [OTHER], "www.other.net": [OTHER],
             "meta.example.org": [METADATA],
         }  # fmt: skip
         for resolver in (self.dns, self.other, self.dns6):
             resolver.zone.update(zone)
-
-    def add(self, name: str, dag: str) -> Pod:
-        pod = self.node.add_pod()
-        self.write(f"{name}.yaml", pod_manifest(name, pod.uid, pod.ipv4, dag))
-        return pod
+        self.numbers = itertools.count(1)
 
     @contextmanager
     def running(self, **changes: object) -> Iterator[Agent]:
-        """The agent, with both pods known to the kernel."""
-        settings = replace(SETTINGS, dns=tuple(map(ip_address, (DNS, DNS6))))
-        with self.agent(settings, **changes) as agent:
-            assert eventually(
-                lambda: not agent.node.writer.pending() and len(agent.node.writer.want.assignments) == 2
-            )
+        with self.agent(replace(SETTINGS, dns=tuple(map(ip_address, (DNS, DNS6)))), **changes) as agent:
             yield agent
 
-    def rules(self, *rules: str, agent: Agent | None = None, **more: str) -> None:
-        """A policy of these rules; with `agent`, in force when this returns."""
-        before = agent.node.writer.cluster.revision if agent else 0
-        self.write(f"{more.get('name', 'names')}-policy.yaml", policy(*rules, **more))
-        if agent:
-            assert eventually(lambda: agent.node.writer.cluster.revision > before)
-            time.sleep(0.2)
+    def close(self) -> None:
+        for each in (self.dns, self.other, self.dns6):
+            each.close()
+        detach(self.node.bpffs / "dagwall")
+
+
+class Task:
+    """A pod of a DAG of its own, a neighbour of another one, and policies for both. `agent`: None while none runs."""
+
+    def __init__(self, world: World, agent: Agent | None = None) -> None:
+        self.world, self.agent, self.dag = world, agent, f"etl{next(world.numbers)}"
+        self.pod, self.neighbour = self._add(self.dag), self._add(f"{self.dag}-other")
+        self.wait()
+
+    def _add(self, dag: str) -> Pod:
+        pod = self.world.node.add_pod()
+        self.world.write(f"{dag}.yaml", pod_manifest(dag, pod.uid, pod.ipv4, dag))
+        return pod
+
+    def wait(self) -> None:
+        """Until the kernel knows both pods."""
+        if self.agent is not None:
+            writer = self.agent.node.writer
+            assert eventually(lambda: {self.pod.uid, self.neighbour.uid} <= writer.want.assignments.keys(), 20)
+            assert eventually(lambda: not writer.pending(), 20)
+
+    def rules(self, *rules: str, other: bool = False) -> None:
+        """A policy of these rules, for the neighbour with `other`; in force when this returns."""
+        dag = f"{self.dag}-other" if other else self.dag
+        writer = self.agent.node.writer if self.agent else None
+        before = writer.cluster.revision if writer else 0
+        self.world.write(f"{dag}-policy.yaml", policy(*rules, dag=dag, name=dag))
+        if writer:
+            assert eventually(lambda: writer.cluster.revision > before, 20)
+            time.sleep(0.3)
 
 
 def talking(pod: Pod, function: Callable[..., T], *args: object) -> Callable[[], T]:
@@ -123,76 +142,97 @@ def talking(pod: Pod, function: Callable[..., T], *args: object) -> Callable[[],
     return lambda: future.result(timeout=60)
 
 
-def losses(world: World, agent: Agent) -> dict[str, int]:
+def losses(world: World, task: Task) -> dict[str, int]:
     """By reason, from the kernel's maps."""
-    return dict(agent.totals.read(world.outputs.newest).losses)
+    assert task.agent is not None
+    return dict(task.agent.totals.read(world.outputs.newest).losses)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Agent]]:
+    """One agent for most tests, which have tasks of their own."""
+    with ScratchNode() as node:
+        made = World(node, tmp_path_factory.mktemp("names"))
+        try:
+            with made.running() as agent:
+                yield made, agent
+        finally:
+            made.close()
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(shared: tuple[World, Agent]) -> Iterator[World]:
+    made = shared[0]
+    before = dict(made.dns.zone), dict(made.dns.aliases)
+    yield made
+    made.dns.reply, made.dns.ttl, made.dns.most = made.dns.answer, 60, 64
+    made.dns.zone, made.dns.aliases = before
+
+
+@pytest.fixture
+def task(world: World, shared: tuple[World, Agent]) -> Task:
+    return Task(world, shared[1])
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[World]:
+    """Without an agent; a test starts its own."""
     with ScratchNode() as node:
         made = World(node, tmp_path)
         try:
             yield made
         finally:
-            for each in (made.dns, made.other, made.dns6):
-                each.close()
-            detach(node.bpffs / "dagwall")
+            made.close()
 
 
-def test_a_name_is_allowed_from_the_lookup_on_for_whoever_looked_it_up(world: World) -> None:
-    world.rules(fqdn("api.example.org"))
-    world.rules(fqdn("api.example.org"), dag="reports", name="reports")
-    with world.running():
-        assert not world.pod.run(connects, API), "nobody has looked it up"
-        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
-        assert world.pod.run(looks_up_and_connects, "API.Example.ORG", "AAAA", DNS6) == [True]
-        assert not world.pod.run(connects, API, 8443), "the rule has a port"
-        assert world.pod.run(looks_up_and_connects, "www.other.net") == [False], "another name"
-        assert not world.neighbour.run(connects, API), "another identity has not asked"
-        assert world.neighbour.run(looks_up_and_connects, "api.example.org") == [True]
+def test_a_name_is_allowed_from_the_lookup_on_for_whoever_looked_it_up(world: World, task: Task) -> None:
+    task.rules(fqdn("api.example.org"))
+    task.rules(fqdn("api.example.org"), other=True)
+    assert not task.pod.run(connects, API), "nobody has looked it up"
+    assert task.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    assert task.pod.run(looks_up_and_connects, "API.Example.ORG", "AAAA", DNS6) == [True]
+    assert not task.pod.run(connects, API, 8443), "the rule has a port"
+    assert task.pod.run(looks_up_and_connects, "www.other.net") == [False], "another name"
+    assert not task.neighbour.run(connects, API), "another identity has not asked"
+    assert task.neighbour.run(looks_up_and_connects, "api.example.org") == [True]
 
 
-def test_a_wildcard_means_longer_names_only(world: World) -> None:
-    world.rules(fqdn("*.example.org"))
+def test_a_wildcard_means_longer_names_only(world: World, task: Task) -> None:
+    task.rules(fqdn("*.example.org"))
     world.dns.zone["a.b.c.example.org"] = [OTHER]
-    with world.running():
-        assert world.pod.run(looks_up_and_connects, "example.org") == [False]
-        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
-        assert world.pod.run(looks_up_and_connects, "a.b.c.example.org") == [True]
+    assert task.pod.run(looks_up_and_connects, "example.org") == [False]
+    assert task.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    assert task.pod.run(looks_up_and_connects, "a.b.c.example.org") == [True]
 
 
-def test_an_alias_is_followed_to_its_addresses(world: World) -> None:
+def test_an_alias_is_followed_to_its_addresses(world: World, task: Task) -> None:
     """They belong to the name that was asked for, whatever the names between are."""
-    world.rules(fqdn("bucket.example.org"))
+    task.rules(fqdn("bucket.example.org"))
     world.dns.aliases |= {"bucket.example.org": "edge.cdn.net", "edge.cdn.net": "www.other.net"}
-    with world.running():
-        assert world.pod.run(looks_up_and_connects, "www.other.net") == [False]
-        assert world.pod.run(looks_up_and_connects, "bucket.example.org") == [True]
+    assert task.pod.run(looks_up_and_connects, "www.other.net") == [False]
+    assert task.pod.run(looks_up_and_connects, "bucket.example.org") == [True]
 
 
-def test_a_shared_address_is_allowed_by_any_of_its_names(world: World) -> None:
-    world.rules(fqdn("b.example.org"))
+def test_a_shared_address_is_allowed_by_any_of_its_names(world: World, task: Task) -> None:
+    task.rules(fqdn("b.example.org"))
     for name in ("a.example.org", "b.example.org", "c.example.org"):
         world.dns.zone[name] = [OTHER]
-    with world.running():
-        assert world.pod.run(looks_up_and_connects, "a.example.org") == [False]
-        assert world.pod.run(looks_up_and_connects, "b.example.org") == [True]
-        assert world.pod.run(looks_up_and_connects, "c.example.org") == [True], "b has the same address"
+    assert task.pod.run(looks_up_and_connects, "a.example.org") == [False]
+    assert task.pod.run(looks_up_and_connects, "b.example.org") == [True]
+    assert task.pod.run(looks_up_and_connects, "c.example.org") == [True], "b has the same address"
 
 
-def test_names_never_lead_to_metadata_node_or_cluster(world: World) -> None:
+def test_names_never_lead_to_metadata_node_or_cluster(world: World, task: Task) -> None:
     """S4: whoever owns a name may write any address into it."""
-    world.rules(fqdn("*.example.org"))
-    neighbour = world.neighbour.ipv4
+    task.rules(fqdn("*.example.org"))
+    neighbour = task.neighbour.ipv4
     world.dns.zone["pod.example.org"] = [neighbour]
     world.dns.zone["unknown.example.org"] = ["10.77.200.1"]
     world.node.serve(METADATA, 443)
-    world.neighbour.spawn(listen, neighbour, 443)
-    with world.running():
-        for name in ("meta.example.org", "pod.example.org", "unknown.example.org"):
-            assert world.pod.run(looks_up_and_connects, name) == [False], name
-        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    task.neighbour.spawn(listen, neighbour, 443)
+    for name in ("meta.example.org", "pod.example.org", "unknown.example.org"):
+        assert task.pod.run(looks_up_and_connects, name) == [False], name
+    assert task.pod.run(looks_up_and_connects, "api.example.org") == [True]
 
 
 def listen(address: str, port: int) -> None:
@@ -201,27 +241,27 @@ def listen(address: str, port: int) -> None:
             server.accept()[0].close()
 
 
-def test_an_answer_of_nobody_that_was_asked_teaches_nothing(world: World) -> None:
+def test_an_answer_of_nobody_that_was_asked_teaches_nothing(world: World, task: Task) -> None:
     """Another server than the cluster's, another id, a name that was not asked for, a second answer."""
-    world.rules(fqdn("api.example.org"), f"{{to: [{{cidr: {OTHER_DNS}/32}}], ports: [{{port: 53, protocol: UDP}}]}}")
-    with world.running() as agent:
-        assert world.pod.run(looks_up_and_connects, "api.example.org", "A", OTHER_DNS) == [False], "no server of ours"
+    task.rules(fqdn("api.example.org"), f"{{to: [{{cidr: {OTHER_DNS}/32}}], ports: [{{port: 53, protocol: UDP}}]}}")
+    assert task.pod.run(looks_up_and_connects, "api.example.org", "A", OTHER_DNS) == [False], "no server of ours"
 
-        def wrong_id(query: dns.message.Message) -> bytes:
-            query.id ^= 1
-            return world.dns.answer(query)
+    def wrong_id(query: dns.message.Message) -> bytes:
+        query.id ^= 1
+        return world.dns.answer(query)
 
-        def wrong_name(query: dns.message.Message) -> bytes:
-            other = dns.message.make_query("api.example.org", "A", id=query.id)
-            return world.dns.answer(other)
+    def wrong_name(query: dns.message.Message) -> bytes:
+        other = dns.message.make_query("api.example.org", "A", id=query.id)
+        return world.dns.answer(other)
 
-        world.dns.reply = wrong_id
-        assert not world.pod.run(looks_up_and_connects_whatever_came, "api.example.org", API)
-        world.dns.reply = wrong_name
-        assert not world.pod.run(looks_up_and_connects_whatever_came, "www.other.net", API)
-        assert losses(world, agent)["unasked_answer"] == 2
-        world.dns.reply = world.dns.answer
-        assert world.pod.run(looks_up_and_connects_whatever_came, "api.example.org", API)
+    before = losses(world, task).get("unasked_answer", 0)
+    world.dns.reply = wrong_id
+    assert not task.pod.run(looks_up_and_connects_whatever_came, "api.example.org", API)
+    world.dns.reply = wrong_name
+    assert not task.pod.run(looks_up_and_connects_whatever_came, "www.other.net", API)
+    assert losses(world, task)["unasked_answer"] == before + 2
+    world.dns.reply = world.dns.answer
+    assert task.pod.run(looks_up_and_connects_whatever_came, "api.example.org", API)
 
 
 def looks_up_and_connects_whatever_came(name: str, address: str) -> bool:
@@ -234,13 +274,12 @@ def looks_up_and_connects_whatever_came(name: str, address: str) -> bool:
     return connects(address)
 
 
-def test_a_pod_cannot_answer_itself(world: World) -> None:
+def test_a_pod_cannot_answer_itself(world: World, task: Task) -> None:
     """By its own address and by loopback, with the question asked of itself."""
-    world.rules(fqdn("api.example.org"))
-    with world.running():
-        for address in ("127.0.0.1", world.pod.ipv4):
-            assert world.pod.run(answers_itself, address), "the answer came"
-            assert not world.pod.run(connects, API)
+    task.rules(fqdn("api.example.org"))
+    for address in ("127.0.0.1", task.pod.ipv4):
+        assert task.pod.run(answers_itself, address), "the answer came"
+        assert not task.pod.run(connects, API)
 
 
 def answers_itself(address: str) -> bool:
@@ -259,16 +298,16 @@ def answers_itself(address: str) -> bool:
         return bool(client.recv(512))
 
 
-def test_a_task_that_is_its_own_dns_server_in_its_own_namespaces_learns_nothing(world: World) -> None:
+def test_a_task_that_is_its_own_dns_server_in_its_own_namespaces_learns_nothing(world: World, task: Task) -> None:
     """Without any privilege a task may make a user namespace and two network namespaces, and in one of them it may
     have the DNS server's address. Then the answer comes from outside, of the right server, to its question."""
-    world.rules(fqdn("api.example.org"))
     world.write("open.yaml", OPEN_INGRESS)
-    with world.running():
-        for again in range(2):
-            assert world.pod.run(asks_itself_in_namespaces), f"{again}: the answer came"
-            assert not world.pod.run(connects, API)
-        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    task.rules(fqdn("api.example.org"))
+    for again in range(2):
+        assert task.pod.run(asks_itself_in_namespaces), f"{again}: the answer came"
+        assert not task.pod.run(connects, API)
+    assert task.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    (world.files / "open.yaml").unlink()
 
 
 def asks_itself_in_namespaces() -> bool:
@@ -304,14 +343,16 @@ def asks_itself_in_namespaces() -> bool:
     return look_up(DNS, "api.example.org") == [API]
 
 
-def test_what_expires_is_denied_and_what_is_open_goes_on(world: World) -> None:
-    world.dns.ttl = 1
-    world.rules(fqdn("api.example.org"), fqdn("api.example.org", port=8443))
-    with world.running(dns_min_ttl_seconds=1) as agent:
-        reader = talking(world.pod, looks_up_and_keeps, "api.example.org", 12)
+def test_what_expires_is_denied_and_what_is_open_goes_on(alone: World) -> None:
+    """Also where the connection is judged anew, because the policy is another one."""
+    alone.dns.ttl, task = 1, Task(alone)
+    task.rules(fqdn("api.example.org"), fqdn("api.example.org", port=8443))
+    with alone.running(dns_min_ttl_seconds=1) as task.agent:
+        task.wait()
+        reader = talking(task.pod, looks_up_and_keeps, "api.example.org", 12)
         time.sleep(2.5)
-        assert not world.pod.run(connects, API, 8443), "the name's time is over, and no flow to this port is open"
-        world.rules(fqdn("www.other.net"), dag="reports", name="reports", agent=agent)
+        assert not task.pod.run(connects, API, 8443), "the name's time is over, and no flow to this port is open"
+        task.rules(fqdn("api.example.org"), fqdn("www.other.net"))
         assert reader() == 12, "the connection was never cut"
 
 
@@ -327,28 +368,26 @@ def looks_up_and_keeps(name: str, seconds: int) -> int:
     return came
 
 
-def test_an_edit_forgets_nothing_and_takes_away_at_once(world: World) -> None:
+def test_an_edit_forgets_nothing_and_takes_away_at_once(world: World, task: Task) -> None:
     """P10: of two names of one address one goes, then the other; and a wider name knows what was learned before."""
-    world.rules(fqdn("api.example.org"))
-    with world.running() as agent:
-        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
-        world.rules(fqdn("*.example.org"), agent=agent)
-        assert world.pod.run(connects, API), "learned for the name's text, not for the rule"
-        world.rules(fqdn("www.other.net"), agent=agent)
-        assert not world.pod.run(connects, API)
-        world.rules(fqdn("*.org"), agent=agent)
-        assert world.pod.run(connects, API)
+    task.rules(fqdn("api.example.org"))
+    assert task.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    task.rules(fqdn("*.example.org"))
+    assert task.pod.run(connects, API), "learned for the name's text, not for the rule"
+    task.rules(fqdn("www.other.net"))
+    assert not task.pod.run(connects, API)
+    task.rules(fqdn("*.org"))
+    assert task.pod.run(connects, API)
 
 
-def test_an_open_connection_ends_with_its_name(world: World) -> None:
-    world.rules(fqdn("api.example.org"))
-    with world.running() as agent:
-        ended = talking(world.pod, looks_up_and_waits_for_the_end, "api.example.org")
-        time.sleep(1)
-        began = time.monotonic()
-        world.rules(fqdn("www.other.net"), agent=agent)
-        assert ended() < 3
-        assert time.monotonic() - began < 3
+def test_an_open_connection_ends_with_its_name(world: World, task: Task) -> None:
+    task.rules(fqdn("api.example.org"))
+    ended = talking(task.pod, looks_up_and_waits_for_the_end, "api.example.org")
+    time.sleep(1)
+    began = time.monotonic()
+    task.rules(fqdn("www.other.net"))
+    assert ended() < 3
+    assert time.monotonic() - began < 3
 
 
 def looks_up_and_waits_for_the_end(name: str) -> float:
@@ -363,26 +402,27 @@ def looks_up_and_waits_for_the_end(name: str) -> float:
     return 99.0
 
 
-def test_what_was_learned_outlives_the_agent(world: World) -> None:
-    world.rules(fqdn("api.example.org"))
-    with world.running():
-        assert world.pod.run(looks_up_and_connects, "api.example.org") == [True]
-    assert world.pod.run(connects, API), "no agent"
-    assert world.pod.run(looks_up_and_connects, "api.example.org", "AAAA", DNS6) == [True], "learned without one"
-    with world.running():
-        assert world.pod.run(connects, API)
-        assert world.pod.run(connects, API6)
+def test_what_was_learned_outlives_the_agent(alone: World) -> None:
+    task = Task(alone)
+    task.rules(fqdn("api.example.org"))
+    with alone.running() as task.agent:
+        task.wait()
+        assert task.pod.run(looks_up_and_connects, "api.example.org") == [True]
+    assert task.pod.run(connects, API), "no agent"
+    assert task.pod.run(looks_up_and_connects, "api.example.org", "AAAA", DNS6) == [True], "learned without one"
+    with alone.running():
+        assert task.pod.run(connects, API)
+        assert task.pod.run(connects, API6)
 
 
-def test_datagrams_by_name_and_their_answers(world: World) -> None:
+def test_datagrams_by_name_and_their_answers(world: World, task: Task) -> None:
     world.node.serve(API, 4433, socket.SOCK_DGRAM)
-    world.rules(fqdn("api.example.org", port=4433, protocol="UDP"))
-    with world.running() as agent:
-        assert not world.pod.run(exchanges, API, 4433)
-        assert world.pod.run(look_up, DNS, "api.example.org") == [API]
-        assert world.pod.run(exchanges, API, 4433)
-        world.rules(fqdn("www.other.net"), agent=agent)
-        assert not world.pod.run(exchanges, API, 4433)
+    task.rules(fqdn("api.example.org", port=4433, protocol="UDP"))
+    assert not task.pod.run(exchanges, API, 4433)
+    assert task.pod.run(look_up, DNS, "api.example.org") == [API]
+    assert task.pod.run(exchanges, API, 4433)
+    task.rules(fqdn("www.other.net"))
+    assert not task.pod.run(exchanges, API, 4433)
 
 
 def exchanges(address: str, port: int) -> bool:
@@ -395,40 +435,37 @@ def exchanges(address: str, port: int) -> bool:
             return False
 
 
-def test_many_addresses_of_one_answer(world: World) -> None:
+def test_many_addresses_of_one_answer(world: World, task: Task) -> None:
     """As many as a message of 4,096 bytes holds (EDNS)."""
     world.dns.most = 240
     world.dns.zone["big.example.org"] = [f"203.0.{113 + n // 120}.{n % 120 + 1}" for n in range(240)]
     last = world.dns.zone["big.example.org"][-1]
     for address in (world.dns.zone["big.example.org"][0], last):
         world.node.serve(address, 443)
-    world.rules(fqdn("big.example.org"))
-    with world.running():
-        assert len(world.pod.run(look_up, DNS, "big.example.org")) == 240
-        assert world.pod.run(connects, last)
-        assert world.pod.run(connects, world.dns.zone["big.example.org"][0])
+    task.rules(fqdn("big.example.org"))
+    assert len(task.pod.run(look_up, DNS, "big.example.org")) == 240
+    assert task.pod.run(connects, last)
+    assert task.pod.run(connects, world.dns.zone["big.example.org"][0])
 
 
-def test_answers_over_tcp_are_learned(world: World) -> None:
+def test_answers_over_tcp_are_learned(world: World, task: Task) -> None:
     """What a stub resolver asks again for, when an answer was too long for a datagram."""
     world.dns.zone["big.example.org"] = [*(f"203.0.113.{n + 1}" for n in range(60)), API]
-    world.rules(fqdn("big.example.org"))
-    with world.running():
-        for server, kind in ((DNS, "A"), (DNS6, "AAAA")):
-            world.pod.run(look_up_by_stream, server, "api.example.org", kind)
-        assert not world.pod.run(connects, API)
-        assert len(world.pod.run(look_up_by_stream, DNS, "big.example.org")) == 61
-        assert world.pod.run(connects, API)
+    task.rules(fqdn("big.example.org"))
+    for server, kind in ((DNS, "A"), (DNS6, "AAAA")):
+        task.pod.run(look_up_by_stream, server, "api.example.org", kind)
+    assert not task.pod.run(connects, API)
+    assert len(task.pod.run(look_up_by_stream, DNS, "big.example.org")) == 61
+    assert task.pod.run(connects, API)
 
 
-def test_rotating_answers_are_known_at_once(world: World) -> None:
+def test_rotating_answers_are_known_at_once(world: World, task: Task) -> None:
     """0 false denials of a client that connects in the instant in which it has its answer."""
     pool = [f"203.0.113.{n}" for n in range(1, 201)]
     world.dns.zone["s3.example.org"], world.dns.most = pool, 8
     world.node.add_addresses(*pool)
-    world.rules(fqdn("s3.example.org"))
-    with world.running():
-        assert world.pod.run(connects_after_each_lookup, "s3.example.org", 1000, timeout=120) == (1000, 0)
+    task.rules(fqdn("s3.example.org"))
+    assert task.pod.run(connects_after_each_lookup, "s3.example.org", 1000, timeout=120) == (1000, 0)
 
 
 def connects_after_each_lookup(name: str, times: int) -> tuple[int, int]:
