@@ -33,6 +33,7 @@ class Reading:
 
     growths: list[Growth] = field(default_factory=list)
     idle: list[bytes] = field(default_factory=list)  # keys to evict
+    broken: list[Exception] = field(default_factory=list)  # of entries that cannot be read
     entries: int = 0
 
 
@@ -56,8 +57,12 @@ class Accountant:
             reading.entries += 1
             before = self._seen.get(key)
             if before != value:
-                growth = _growth(key, value, before)
                 self._kept.pop(key, None)
+                try:
+                    growth = _growth(key, value, before)
+                except Exception as exc:  # noqa: BLE001  the caller counts it: one entry must not hide the others
+                    reading.broken.append(exc)
+                    growth = None
                 if growth is not None and _goes_back(growth.counts):
                     continue
                 self._seen[key] = value

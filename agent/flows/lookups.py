@@ -14,7 +14,10 @@ from ipaddress import ip_address
 import dns.exception
 import dns.message
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
 
 from agent.flows.pacing import Pace, Purse
 from agent.model.cluster import Address
@@ -23,6 +26,7 @@ MOST_OF_ENDPOINT = 1024
 """Addresses whose names are kept for an endpoint; the one that was used longest ago goes."""
 MOST_ENDPOINTS = 8192
 _FOLLOWED = (dns.rdatatype.A, dns.rdatatype.AAAA)
+_WITH_ADDRESS = dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def read_answer(message: bytes) -> DnsAnswer | None:
             return None
         question = answer.question[0]
         name = question.name.to_text(omit_final_dot=True).lower()  # what is no plain sign is `\\DDD` there
-        if question.rdtype not in _FOLLOWED:
+        if question.rdtype not in _FOLLOWED or question.rdclass != dns.rdataclass.IN:
             return None
         record = dns.rdatatype.to_text(question.rdtype)
         if answer.rcode() != dns.rcode.NOERROR:
@@ -59,7 +63,12 @@ def read_answer(message: bytes) -> DnsAnswer | None:
         found = answer.resolve_chaining().answer
     except (dns.exception.DNSException, ValueError, IndexError):
         return None
-    return DnsAnswer(name, record, "NOERROR", tuple(ip_address(each.address) for each in found or ()))
+    return DnsAnswer(
+        name,
+        record,
+        "NOERROR",
+        tuple(ip_address(each.address) for each in found or () if isinstance(each, _WITH_ADDRESS)),
+    )
 
 
 Owner = tuple[int, int]
@@ -90,11 +99,13 @@ class AskedNames:
         began = self._pace.begins(owner[0])
         if began is None:
             return None
-        answer = read_answer(message)
-        if answer is not None:
-            for address in answer.addresses:
-                self._put(owner, address, answer.name)
-        self._pace.ends(owner[0], began)
+        try:
+            answer = read_answer(message)
+            if answer is not None:
+                for address in answer.addresses:
+                    self._put(owner, address, answer.name)
+        finally:
+            self._pace.ends(owner[0], began)
         return answer
 
     def name(self, owner: Owner, address: Address) -> str:

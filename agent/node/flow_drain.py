@@ -25,6 +25,7 @@ from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind
 from agent.model.verdict import Direction, DropReason
 from agent.node.folding import Folding
 from agent.node.kernel import Maps
+from agent.not_understood import NotUnderstood
 from agent.sync import learned
 from agent.sync.writer import Share
 
@@ -102,6 +103,7 @@ class FlowDrain:
         self._context: Context | None = None
         self._held: deque[tuple[float, RawEvent]] = deque()
         self._unread = 0
+        self.broken = NotUnderstood("record", self._now)
 
     def run(self) -> None:
         """Until a None comes. A flood of messages does not put the drain off."""
@@ -134,6 +136,7 @@ class FlowDrain:
         """Reports that were lost here, and those without their nearest rule, by reason."""
         return {
             "events_unread": self._unread,
+            "records_not_understood": self.broken.count,
             "nearest_rules": self._joiner.nearest.skipped,
             "dns_answers_unread": self._joiner.asked.skipped,
         }
@@ -144,7 +147,11 @@ class FlowDrain:
             self._context = message.context
             self._names.update(message.context.cluster, message.changes)
             self._joiner.learn(message.endpoints)
-        elif isinstance(message, RawAnswer):
+        else:
+            self.broken.guard(lambda: self._take_record(message), None)
+
+    def _take_record(self, message: Record) -> None:
+        if isinstance(message, RawAnswer):
             self._answer(message)
         elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
             if len(self._held) >= WAITING:
@@ -159,20 +166,33 @@ class FlowDrain:
             return
         now = self._jiffies.now()
         reading = self._accountant.read(self._maps["flows"].items(), now)
+        for exc in reading.broken:
+            self.broken.note(exc)
         growths = reading.growths + self._evict(self._without_open(reading.idle, now))
         wall = self._clocks.wall()
         times = (wall - age_seconds(growth.flow.last, now, self._hz) for growth in growths)
-        flows = [self._joiner.flow(each, self._context, at) for each, at in zip(growths, times, strict=True)]
+        flows = [flow for each, at in zip(growths, times, strict=True) if (flow := self._flow(each, at)) is not None]
         flows.sort(key=lambda flow: flow.time)
+        self._tell(lambda receiver: receiver.flows(flows))
+
+    def _flow(self, growth: Growth, at: float) -> Flow | None:
+        context = self._context
+        return self.broken.guard(lambda: self._joiner.flow(growth, context, at), None) if context else None
+
+    def _tell(self, tell: Callable[[Receiver], None]) -> None:
+        """Each receiver by itself: one that fails costs the others nothing."""
         for receiver in self._receivers:
-            receiver.flows(flows)
+            self.broken.guard(lambda: tell(receiver), None)  # noqa: B023  at once
 
     def release_held(self, now: float) -> None:
         """Denials of unknown incoming addresses that nobody has explained in time."""
         while self._held and self._held[0][0] <= now:
             _, event = self._held.popleft()
-            if self._names.name(event.peer).kind is PeerKind.UNKNOWN:
-                self._report(event)
+            self.broken.guard(lambda: self._release(event), None)  # noqa: B023  at once
+
+    def _release(self, event: RawEvent) -> None:
+        if self._names.name(event.peer).kind is PeerKind.UNKNOWN:
+            self._report(event)
 
     def _used(self) -> set[int]:
         """Numbers of identities that endpoints have; none before the first complete list."""
@@ -183,8 +203,7 @@ class FlowDrain:
     def _report(self, event: RawEvent) -> None:
         if self._context is not None:
             denials = [self._joiner.denial(event, self._context, self._clocks.wall())]
-            for receiver in self._receivers:
-                receiver.denials(denials)
+            self._tell(lambda receiver: receiver.denials(denials))
 
     def _answer(self, record: RawAnswer) -> None:
         """Only servers of entity `dns` say what an address is called."""
@@ -192,8 +211,7 @@ class FlowDrain:
             return
         failed = self._joiner.answer(record, self._context, self._clocks.wall())
         if failed is not None:
-            for receiver in self._receivers:
-                receiver.lookups([failed])
+            self._tell(lambda receiver: receiver.lookups([failed]))
 
     def _without_open(self, idle: list[bytes], now: int) -> list[bytes]:
         """An entry stays while a connection of it is open, or nobody would know who opened that (P9)."""
@@ -212,7 +230,7 @@ class FlowDrain:
             if value is None or not flows.delete(key):
                 continue
             by_share[_share(key, value)] += 1
-            growth = self._accountant.evicted(key, value)
+            growth = self.broken.guard(lambda: self._accountant.evicted(key, value), None)  # noqa: B023  at once
             if growth is not None:
                 growths.append(growth)
         if by_share:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent.abi.structs import U32
 from agent.errors import KernelError
-from agent.flows.decode import RawAnswer, RawEvent, decode_record
+from agent.flows.decode import RawEvent, decode_record
 from agent.log import event
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.classify import Classified, ClassifiedBy
@@ -184,19 +184,20 @@ class Node:
         self.publisher.publish_changes()  # the records may speak of what is new
         asked = False
         for data in self.parts.kernel.events.read():
-            record = decode_record(data)
-            if isinstance(record, RawAnswer):
-                self.parts.drain.offer(record)
-                continue
-            if record.kind is EventKind.PENDING:
-                self.parts.unknown.ask(record)
-                asked = True
-                continue
-            if stalls(record):
-                self._end(record)
-            self.parts.drain.offer(record)
+            asked |= self.parts.drain.broken.guard(lambda: self._on_record(data), False)  # noqa: B023, FBT003  at once
         if asked:
             self._answer()
+
+    def _on_record(self, data: bytes) -> bool:
+        """Does the kernel ask whose a cgroup is?"""
+        record = decode_record(data)
+        if isinstance(record, RawEvent) and record.kind is EventKind.PENDING:
+            self.parts.unknown.ask(record)
+            return True
+        if isinstance(record, RawEvent) and stalls(record):
+            self._end(record)
+        self.parts.drain.offer(record)
+        return False
 
     def _end(self, record: RawEvent) -> None:
         """A socket may be in any folder below a container's: the slot names the endpoint."""

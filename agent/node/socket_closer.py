@@ -18,6 +18,7 @@ from agent.kernel.sock_filter import Ends
 from agent.log import event
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
+from agent.not_understood import NotUnderstood
 
 MOST_STALLED = 64
 """Denied connections of one pod that wait to be ended; of others the kernel tells again when they send again."""
@@ -97,6 +98,7 @@ class SocketCloser:
         self.failed = 0
         self.left_out = 0
         self._connections, self._clock = connections, clock
+        self._broken = NotUnderstood("sockets", clock)
         self._pods: dict[int, _Pod] = {}
         self._turns: deque[int] = deque()
         self._again: deque[tuple[float, int, int]] = deque()  # when, which pod, how often it was tried
@@ -161,6 +163,9 @@ class SocketCloser:
                 self._step(pod)
         except OSError as exc:
             self._fail(cgroup_id, pod, exc)
+        except Exception as exc:  # noqa: BLE001  what a pod's sockets and processes show is the pod's to choose
+            self._broken.note(exc)
+            self._fail(cgroup_id, pod, OSError(errno.EOPNOTSUPP, repr(exc)[:200]))
         if pod.running is not None or pod.sweep or pod.stalled:
             self._turns.append(cgroup_id)
         else:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from agent import __version__
 from agent.log import event
 from agent.model.flow import Denial, FailedLookup, Flow
+from agent.not_understood import NotUnderstood
 from agent.outputs.hubble import Seen, lines_of
 from agent.outputs.output import Output
 
@@ -102,6 +103,7 @@ class FlowLog(Output):
         self._waiting = 0
         self._lock = threading.Lock()
         self._failing = False
+        self._broken = NotUnderstood("flow_log_line")
         self._thread = threading.Thread(target=self._run, name="flow-log", daemon=True)
         self._lost: Counter[str] = Counter(flow_log_queue=0, flow_log_write=0, flow_log_encode=0)
 
@@ -144,9 +146,9 @@ class FlowLog(Output):
     def _lines(self, seen: Seen) -> list[bytes]:
         try:
             return lines_of(seen, self._node, __version__)
-        except (ValueError, OverflowError) as exc:  # a clock before year 1, and the like
+        except Exception as exc:  # noqa: BLE001  a clock before year 1, and the like: one line must not cost the log
             self._lost["flow_log_encode"] += 1
-            event("flow_log.not_encoded", level=logging.ERROR, why=str(exc))
+            self._broken.note(exc)
             return []
 
     def _queue(self, batch: Batch) -> None:

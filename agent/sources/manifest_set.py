@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from agent.errors import InvalidObject
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import PodUid
+from agent.not_understood import NotUnderstood
 from agent.parse.cluster_objects import NAME_LABEL
 from agent.parse.object_kinds import Item
 from agent.parse.objects import ObjectName, is_foreign, object_name, parse_object
 from agent.sources.manifests import Document, decode
+from agent.sources.parsing import parsed
 from agent.sources.store import Key, key_of
 from agent.sources.update import Problem
 
@@ -46,6 +48,7 @@ class ManifestSet:
 
     cluster: str = "default"
     managed_namespaces: frozenset[str] = frozenset()
+    broken: NotUnderstood = field(default_factory=lambda: NotUnderstood("object"))
     _files: dict[str, _File] = field(default_factory=dict)
     _in_force: dict[ObjectName, tuple[str, _Entry]] = field(default_factory=dict)
 
@@ -57,7 +60,7 @@ class ManifestSet:
             self._files[file] = replace(old, problems=(problem,))
             return
         try:
-            documents = decode(content, file)
+            documents = parsed(lambda: decode(content, file), file, self.broken)
         except InvalidObject as error:
             self._files[file] = replace(old, problems=(Problem(file, 0, 0, error),))
             return
@@ -128,7 +131,7 @@ class ManifestSet:
                 problems.append(Problem(*where, InvalidObject(str(name), "", text)))
                 continue
             try:
-                item = parse_object(document.body, cluster=self.cluster, managed_namespaces=self.managed_namespaces)
+                item = parsed(lambda: self._parse(document.body), str(name), self.broken)  # noqa: B023  at once
                 entries[name] = _Entry(item, document.line, document.index)
             except InvalidObject as error:
                 problems.append(Problem(*where, error))
@@ -138,6 +141,9 @@ class ManifestSet:
         nameless = any(not (name.kind and name.name) for name in invalid)  # may be any of the old ones
         kept = {name: entry for name, entry in old.entries.items() if nameless and name not in entries}
         return _File({**entries, **kept}, tuple(problems), frozenset(invalid - entries.keys()), tuple(skipped))
+
+    def _parse(self, body: object) -> Item:
+        return parse_object(body, cluster=self.cluster, managed_namespaces=self.managed_namespaces)
 
     def _implied(self, chosen: Mapping[ObjectName, tuple[str, _Entry]]) -> dict[Key, Item]:
         """Namespaces that nobody wrote down and that exist, because flags name them or something is in them."""

@@ -15,9 +15,11 @@ from agent.errors import InvalidObject
 from agent.model.binding import TaskIdentityBinding
 from agent.model.policy import Policy, PolicyRef
 from agent.model.validated import ValidatedPolicy, Written
+from agent.not_understood import NotUnderstood
 from agent.parse.object_kinds import Item
 from agent.parse.objects import ObjectName, object_name
 from agent.sources.essence import essence
+from agent.sources.parsing import parsed
 from agent.sources.store import Key, key_of
 
 Parse = Callable[[Mapping[str, Any]], Item]
@@ -87,6 +89,7 @@ class Reflector:
     newest: int = 0  # the highest version that was ever seen
     problems: dict[ObjectName, InvalidObject] = field(default_factory=dict)
     remembered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    broken: NotUnderstood = field(default_factory=lambda: NotUnderstood("object"))
     _known: dict[ObjectName, _Known] = field(default_factory=dict)
 
     @property
@@ -214,10 +217,7 @@ class Reflector:
 
     def _parsed(self, name: ObjectName, obj: Mapping[str, Any]) -> Item:
         """Raises InvalidObject, whatever an object may hold: it must not cost the others."""
-        try:
-            return self.parse(obj)
-        except RecursionError as exc:
-            raise InvalidObject(str(name), "", "is nested too deep") from exc
+        return parsed(lambda: self.parse(obj), str(name), self.broken)
 
     def _restored(self, obj: Mapping[str, Any]) -> Item | None:
         """What an earlier agent had in force of this object, unless this one's validator refuses it."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.errors import InvalidObject
+from agent.parse.object_kinds import Item
 from agent.sources import files as files_source
 from agent.sources.files import FilesSource
 from agent.sources.manifest_set import ManifestSet, Unreadable
@@ -83,6 +84,25 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 def texts(update: Update) -> list[str]:
     return [str(problem) for problem in update.problems]
+
+
+class Clumsy(ManifestSet):
+    """With a parser that has a defect."""
+
+    def _parse(self, body: object) -> Item:
+        if isinstance(body, dict) and body["metadata"]["name"] == "odd":
+            raise AttributeError("no such field")
+        return super()._parse(body)
+
+
+def test_an_object_that_trips_the_parser_up_is_invalid_and_costs_no_other() -> None:
+    """P17: it says that the defect is dagwall's."""
+    manifests = Clumsy()
+    manifests.put("a.yaml", f"{policy(name='odd')}---\n{policy(name='good')}".encode())
+    items, problems = manifests.current()
+    assert [key.id.name for key in items if key.table == "policies"] == ["good"]
+    assert [("odd" in str(each), "a defect of dagwall" in str(each)) for each in problems] == [(True, True)]
+    assert manifests.broken.count == 1
 
 
 def test_start_reads_everything_and_is_complete(folder: Folder) -> None:

@@ -14,9 +14,10 @@ import pytest
 from agent.abi.structs import EPOCH, FLOW, FLOW_KEY, SLOT, U32, pack_address
 from agent.flows.account import Accountant
 from agent.flows.decode import RawAnswer
+from agent.flows.join import NameOf
 from agent.model.changes import EVERYTHING, Changes
-from agent.model.cluster import Pod, Settings
-from agent.model.flow import Denial, FailedLookup, Flow, PeerKind
+from agent.model.cluster import Address, Pod, Settings
+from agent.model.flow import Denial, FailedLookup, Flow, PeerKind, PeerName
 from agent.model.identity import Claim, PodUid
 from agent.model.verdict import Direction, DropReason, EventKind, Verdict
 from agent.node.flow_drain import UNKNOWN_PEER_SECONDS, WAITING, Clocks, FlowDrain, Snapshot, lost_evictions
@@ -82,6 +83,46 @@ def drained() -> Drained:
     found = Drained()
     found.drain.take(Snapshot(HERE, {1: FACTS}, EVERYTHING))
     return found
+
+
+class Clumsy:
+    """An output with a defect."""
+
+    def flows(self, seen: object) -> None:
+        raise AttributeError(f"no such thing in {seen}")
+
+    denials = lookups = flows
+
+
+def test_what_trips_the_agent_up_costs_one_record_and_no_thread(
+    drained: Drained, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever could send such a thing would end the node's agent with it (S1, R2)."""
+    drained.drain._receivers = (Clumsy(), drained)
+    drained.drain._joiner._name_of = _fails_for(PEER)
+    other = replace(EVENT, peer=ip_address("203.0.113.77"))
+    bad = drained.put(3, last=drained.jiffies)
+    good = FLOW_KEY.pack(cgroup_id=4711, peer=pack_address(other.peer), service_port=443, protocol=TCP)
+    drained.kernel.maps["flows"].put(good, drained.kernel.maps["flows"].get(bad) or b"")
+    drained.kernel.maps["flows"].put(bytes(FLOW_KEY.size), b"\xff" * FLOW.size)  # a verdict of another version
+    drained.drain.take(replace(EVENT, peer=PEER))
+    drained.drain.take(other)
+    drained.drain.drain_flows()
+    assert [denial.tuple.peer for denial in drained.denials_seen] == [other.peer]
+    assert [flow.tuple.peer for flow in drained.flows_seen[0]] == [other.peer]
+    assert drained.drain.lost()["records_not_understood"] == 5, "2 of the names', 2 of the output's, 1 entry"
+    said = [record for record in caplog.records if record.message == "record.not_understood"]
+    assert len(said) == 1
+    assert said[0].exc_info is not None
+
+
+def _fails_for(peer: Address) -> NameOf:
+    def name_of(address: Address) -> PeerName:
+        if address == peer:
+            raise AttributeError("no such name")
+        return PeerName(PeerKind.ENTITY, "world")
+
+    return name_of
 
 
 def test_before_a_first_snapshot_nothing_is_read_or_reported() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from ipaddress import ip_address
 
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
 import dns.rrset
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.flows.lookups import MOST_OF_ENDPOINT, AskedNames, DnsAnswer, read_answer
@@ -71,6 +74,49 @@ def test_a_name_cannot_turn_a_line() -> None:
 def test_whatever_comes_is_no_error(data: bytes) -> None:
     read_answer(data)
     read_answer(message("a.example", "a.example. 9 A 192.0.2.1")[: len(data)] + data)
+
+
+HS, CH, NONE, ANY = 4, 3, 254, 255
+CLASSES = (0, 1, 2, CH, HS, 77, NONE, ANY, 65535)
+TYPES = sorted({0, 41, 250, 251, 252, 65535, *(int(each) for each in dns.rdatatype.RdataType)})
+
+
+def raw(asked: tuple[int, int], *records: tuple[int, int, bytes], opcode: int = 0, extra: int = 0) -> bytes:
+    """Packed by hand, as a task would: (type, class) of the question; type, class and data of each record."""
+    flags = 0x8180 | opcode << 11
+    wire = struct.pack("!6H", 1, flags, 1, len(records) - extra, 0, extra) + b"\1a\0" + struct.pack("!HH", *asked)
+    for kind, of, data in records:
+        wire += b"\xc0\x0c" + struct.pack("!HHIH", kind, of, 60, len(data)) + data
+    return wire
+
+
+@pytest.mark.parametrize("of", CLASSES)
+def test_only_class_in_has_addresses(of: int) -> None:
+    """Of others dnspython knows no data of A and AAAA, or another (Hesiod's, Chaosnet's)."""
+    for kind, data in ((1, bytes(4)), (28, bytes(16)), (1, b"\1x\0\1\2")):
+        answer = read_answer(raw((kind, of), (kind, of, data)))
+        assert of == dns.rdataclass.IN or answer is None or answer.addresses == ()
+
+
+@pytest.mark.parametrize("of", CLASSES)
+def test_a_message_of_any_class_and_type_is_no_error(of: int) -> None:
+    chain = (5, of, b"\1a\0")
+    for kind in TYPES:
+        for data in (b"", b"\0", b"\xc0\x0c", bytes(4), bytes(16), b"\1a\0" + bytes(20), b"\xff" * 40):
+            for asked in ((1, 1), (28, of), (kind, of)):
+                read_answer(raw(asked, (kind, of, data)))
+                read_answer(raw(asked, chain, (kind, of, data), extra=1))
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_whole_messages_of_any_class_type_and_operation_are_no_error(data: st.DataObject) -> None:
+    classes, types = st.sampled_from(CLASSES), st.sampled_from([1, 5, 28, *TYPES])
+    record = st.tuples(types, classes, st.binary(max_size=40))
+    records = data.draw(st.lists(record, max_size=4))
+    asked = (data.draw(types), data.draw(classes))
+    extra = data.draw(st.integers(0, len(records)))
+    read_answer(raw(asked, *records, opcode=data.draw(st.integers(0, 15)), extra=extra))
 
 
 def names() -> AskedNames:

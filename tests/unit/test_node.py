@@ -278,6 +278,15 @@ def test_denials_go_to_the_draining_thread_and_stalled_sockets_to_the_closing_on
     assert [each.cookie for each in started.sweeps() if isinstance(each, Stalled)] == [77]
 
 
+def test_a_record_that_cannot_be_read_is_counted_and_the_next_is_read(started: FakeNode) -> None:
+    """What stands in it a task may have chosen: the thread goes on (S1)."""
+    good = EVENT.pack(kind=EventKind.DENIED, hook=Hook.CONNECT, cgroup_id=10, peer=pack_address(pod(B).addresses[0]))
+    started.kernel.events.records += [b"short", EVENT.pack(kind=200), good]
+    started.turn(started.kernel.events.fileno())
+    assert [each.hook for each in started.messages() if isinstance(each, RawEvent)] == [Hook.CONNECT]
+    assert started.drain.lost()["records_not_understood"] == 2
+
+
 # -- time
 
 

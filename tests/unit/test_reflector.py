@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent.errors import ApiError
 from agent.model.cluster import Cluster
 from agent.model.validated import Written
+from agent.parse.object_kinds import Item
 from agent.parse.objects import parse_object
 from agent.sources.reflector import Reflector, Resource, Step
 from agent.sources.store import Store
@@ -219,3 +220,22 @@ def test_who_wrote_a_policy_last_is_kept_and_a_status_writer_is_nobody() -> None
     found.listing([([policy], "45")])
     (judged,) = found.judgements()
     assert judged.written == Written("kubectl-edit", "Update", "2026-02-01T00:00:00Z", "44")
+
+
+def test_an_object_that_trips_the_parser_up_is_invalid_and_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect of the parser (P17): the log has its traceback, and the kind's other objects come."""
+
+    def parse(obj: object) -> Item:
+        assert isinstance(obj, dict)
+        if obj["metadata"]["name"] == "odd":
+            raise AttributeError("no such field")
+        return parse_object(obj)
+
+    served = Served()
+    served.reflector = Reflector(PODS, parse)
+    served.take(served.reflector.listing([([pod("odd", "u-1", 5), pod("b", "u-2", 6)], "7")]))
+    assert served.names().keys() == {"b"}
+    ((name, problem),) = served.reflector.problems.items()
+    assert name.name == "odd"
+    assert "no such field" in str(problem)
+    assert [each.exc_info is not None for each in caplog.records if each.message == "object.not_understood"] == [True]

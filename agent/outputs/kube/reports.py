@@ -23,6 +23,7 @@ from agent.model.node_state import NodeState
 from agent.model.policy import PolicyRef
 from agent.model.report import EndpointRow
 from agent.model.validated import ValidatedPolicy
+from agent.not_understood import NotUnderstood
 from agent.outputs.kube.events import EventSeries, EventWrite
 from agent.outputs.kube.lease import micro_time, paced
 from agent.outputs.kube.leases import Leases
@@ -58,6 +59,7 @@ class KubeReports(Output):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kube-reports", daemon=True)
         self._failures: Counter[str] = Counter()
+        self._broken = NotUnderstood("kube_answer", clock)
         self._topics = {name: _Topic(name) for name in ("events", "node", "taint", "election", "status")}
         self._leases = Leases(api, self._node, namespace or own_namespace())
         self._statuses = StatusWrites()
@@ -184,6 +186,10 @@ class KubeReports(Output):
         except ApiError as exc:
             self._failures[name] += 1
             topic.failed(exc, now)
+        except Exception as exc:  # noqa: BLE001  other nodes' reports and the server's answers are strangers' objects
+            self._failures[name] += 1
+            self._broken.note(exc)
+            topic.failed(ApiError(repr(exc)[:200], 0), now)
         else:
             if asked:
                 topic.worked()
