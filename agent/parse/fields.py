@@ -27,7 +27,10 @@ class Field:
 
     def child(self, key: str) -> Field:
         """The field below a mapping; its value is None where the key is absent."""
-        return Field(self.obj, f"{self.path}.{key}" if self.path else key, self.mapping().get(key))
+        return self._below(key, self.mapping().get(key))
+
+    def _below(self, key: str, value: Any) -> Field:
+        return Field(self.obj, f"{self.path}.{key}" if self.path else key, value)
 
     def has(self, key: str) -> bool:
         return key in self.mapping()
@@ -41,11 +44,11 @@ class Field:
         value = {} if self.value is None else self.value
         if not isinstance(value, dict):
             raise self.error(f"must be an object, not {_shown(value)}")
-        for key in value:
-            if allowed and key not in allowed:
-                near = difflib.get_close_matches(str(key), allowed, n=1)
+        for key in value if allowed else ():  # `child` asks without, once for each key of some mappings
+            if key not in allowed:
+                near = difflib.get_close_matches(str(key)[:200], allowed, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise self.error(f"unknown field {key!r}; allowed: {', '.join(allowed)}{hint}")
+                raise self.error(f"unknown field {_shown(key)}; allowed: {', '.join(allowed)}{hint}")
         return value
 
     def items(self) -> Iterator[Field]:
@@ -97,7 +100,7 @@ class Field:
 
     def string_map(self) -> tuple[tuple[str, str], ...]:
         """A mapping of strings to strings, sorted by key."""
-        return tuple(sorted((str(k), self.child(str(k)).string("")) for k in self.mapping()))
+        return tuple(sorted((str(k), self._below(str(k), v).string("")) for k, v in self.mapping().items()))
 
 
 def joined(words: Iterable[str]) -> str:

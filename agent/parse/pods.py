@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from agent.model.cluster import ContainerPort, Escape, Pod
 from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
 from agent.parse.addresses import parse_addresses, parse_port
-from agent.parse.claims import keep_first, parse_annotations, parse_claim, parse_name
+from agent.parse.claims import keep_first, parse_claim, parse_name
 from agent.parse.fields import Field
 
 MOST_ADDRESSES, MOST_PORTS = 16, 1000
@@ -28,6 +28,11 @@ _HOST_PATHS = (
 )  # fmt: skip
 """From here a pod can have others started on the node, leave its cgroup, or change what dagwall believes: its state
 folder, and the log folders that settle pods without the API (L2). What holds one of them is as good as it."""
+_BELOW = frozenset(tuple(path.strip("/").split("/")) for path in _HOST_PATHS)
+_ABOVE = frozenset(parts[:n] for parts in _BELOW for n in range(len(parts)))
+_DEPTHS = range(1, 1 + max(map(len, _BELOW)))
+MOST_ESCAPES = 16
+"""Of a pod, that are kept: whoever has so many may do what he likes."""
 
 
 def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
@@ -48,8 +53,8 @@ def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
         finished=status.child("phase").string("") in ("Succeeded", "Failed"),
         terminating=bool(metadata.child("deletionTimestamp").value),
         created=_seconds(metadata.child("creationTimestamp")),
-        escapes=tuple(dict.fromkeys(_escapes(spec))),
-        cgroup_uids=(uid, *_static_hash(parse_annotations(metadata.child("annotations")))),
+        escapes=tuple(dict.fromkeys(_escapes(spec)))[:MOST_ESCAPES],
+        cgroup_uids=(uid, *_static_hash(metadata.child("annotations"))),
     )
 
 
@@ -74,10 +79,10 @@ def _uid(field: Field) -> PodUid:
     return PodUid(uid)
 
 
-def _static_hash(annotations: dict[str, str]) -> Iterator[PodUid]:
+def _static_hash(annotations: Field) -> Iterator[PodUid]:
     """Static pods' folders carry this hash (docs/cgroups.md). Anyone can write it: it names no API pod's folder."""
-    value = annotations.get("kubernetes.io/config.hash", "")
-    if is_static_hash(value) and annotations.get("kubernetes.io/config.source", "api") != "api":
+    value = annotations.child("kubernetes.io/config.hash").string("")
+    if is_static_hash(value) and annotations.child("kubernetes.io/config.source").string("api") != "api":
         yield PodUid(value)
 
 
@@ -127,12 +132,6 @@ def _host_paths(spec: Field) -> Iterator[Escape]:
     """Parts of the node from which a pod can move itself out of its cgroup, or have others started outside (S6)."""
     for volume in spec.child("volumes").optional_items():
         path = volume.child("hostPath").child("path").string("")
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        clean = "/" + "/".join(parts)
-        if path and (".." in parts or clean == "/" or any(_overlap(clean, p) for p in _HOST_PATHS)):
-            yield Escape("hostPath", clean[:80])
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Is either in the other, or the same?"""
-    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+        parts = tuple(part for part in path.split("/") if part not in ("", "."))
+        if path and (".." in parts or parts in _ABOVE or any(parts[:n] in _BELOW for n in _DEPTHS)):
+            yield Escape("hostPath", f"/{'/'.join(parts)}"[:80])
