@@ -10,7 +10,7 @@ from immutables import Map
 from agent.flows.account import Growth
 from agent.flows.decode import RawAnswer, RawEvent
 from agent.flows.lookups import AskedNames
-from agent.flows.pacing import Pace, Purse
+from agent.flows.pacing import Pace
 from agent.judge.claims import worth_of
 from agent.judge.judge import judge
 from agent.model.binding import Contradiction
@@ -56,7 +56,7 @@ class NearestRules:
     _pace: Pace = field(init=False)
 
     def __post_init__(self, clock: Callable[[], float]) -> None:
-        self._pace = Pace(clock, Purse(0.5, 0.5, 0.5), rate=0.05, most=0.1)
+        self._pace = Pace(clock, rate=0.5, most=0.5, own_rate=0.05, own_most=0.1)
 
     @property
     def skipped(self) -> int:
@@ -73,13 +73,13 @@ class NearestRules:
         names = frozenset({peer.name} if peer.kind is PeerKind.FQDN else ())
         asked = (event.slot, event.identity, event.direction, event.peer, event.protocol, event.service_port, names)
         if asked not in self._answers:
-            began = self._pace.begins(event.slot)
-            if began is None:
+            begun = self._pace.begins(event.slot, endpoint.namespace)
+            if begun is None:
                 return None
             at = (event.direction, event.peer, event.protocol, event.service_port)
             decision = judge(cluster, pod, *at, names=names)
             self._answers[asked] = decision.nearest
-            self._pace.ends(event.slot, began)
+            self._pace.ends(begun)
         return self._answers[asked]
 
 
@@ -115,12 +115,13 @@ class Joiner:
     def answer(self, record: RawAnswer, context: Context, time: float) -> FailedLookup | None:
         """Take in what a DNS server answered an endpoint; what it asked in vain is something to report."""
         event = record.event
-        answer = self.asked.learn((event.slot, event.identity), record.message)
+        endpoint = self.facts(event.slot, event.identity, context, event.cgroup_id)
+        answer = self.asked.learn((event.slot, event.identity), endpoint.namespace, record.message)
         if answer is None or not answer.failed:
             return None
         return FailedLookup(
             time=time,
-            endpoint=self.facts(event.slot, event.identity, context, event.cgroup_id),
+            endpoint=endpoint,
             server=Tuple(event.peer, event.protocol, event.service_port, event.direction),
             peer=self._name_of(event.peer),
             name=answer.name,

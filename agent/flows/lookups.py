@@ -19,7 +19,7 @@ import dns.rdatatype
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 
-from agent.flows.pacing import Pace, Purse
+from agent.flows.pacing import Pace
 from agent.model.cluster import Address
 
 MOST_OF_ENDPOINT = 1024
@@ -88,16 +88,16 @@ class AskedNames:
     _pace: Pace = field(init=False)
 
     def __post_init__(self, clock: Callable[[], float]) -> None:
-        self._pace = Pace(clock, Purse(0.1, 0.2, 0.2), rate=0.02, most=0.05)
+        self._pace = Pace(clock, rate=0.1, most=0.2, own_rate=0.02, own_most=0.05)
 
     @property
     def skipped(self) -> int:
         return self._pace.skipped
 
-    def learn(self, owner: Owner, message: bytes) -> DnsAnswer | None:
-        """Take in an answer, and return what is in it."""
-        began = self._pace.begins(owner[0])
-        if began is None:
+    def learn(self, owner: Owner, namespace: str, message: bytes) -> DnsAnswer | None:
+        """Take in an answer to an endpoint of a namespace, and return what is in it."""
+        begun = self._pace.begins(owner[0], namespace)
+        if begun is None:
             return None
         try:
             answer = read_answer(message)
@@ -105,7 +105,7 @@ class AskedNames:
                 for address in answer.addresses:
                     self._put(owner, address, answer.name)
         finally:
-            self._pace.ends(owner[0], began)
+            self._pace.ends(begun)
         return answer
 
     def name(self, owner: Owner, address: Address) -> str:

@@ -125,18 +125,18 @@ def names() -> AskedNames:
 
 def test_an_address_has_the_name_that_this_endpoint_asked_for_last() -> None:
     asked = names()
-    asked.learn(OWNER, message("a.example", "a.example. 9 A 192.0.2.1"))
-    asked.learn(OWNER, message("b.example", "b.example. 9 A 192.0.2.1"))
-    asked.learn(OTHER, message("c.example", "c.example. 9 A 192.0.2.1"))
+    asked.learn(OWNER, "etl", message("a.example", "a.example. 9 A 192.0.2.1"))
+    asked.learn(OWNER, "etl", message("b.example", "b.example. 9 A 192.0.2.1"))
+    asked.learn(OTHER, "etl", message("c.example", "c.example. 9 A 192.0.2.1"))
     assert [asked.name(owner, ONE) for owner in (OWNER, OTHER, (7, 5))] == ["b.example", "c.example", ""]
 
 
 def test_who_asks_for_many_names_forgets_his_own_oldest() -> None:
     asked = names()
-    asked.learn(OTHER, message("kept.example", "kept.example. 9 A 192.0.2.1"))
+    asked.learn(OTHER, "etl", message("kept.example", "kept.example. 9 A 192.0.2.1"))
     for i in range(MOST_OF_ENDPOINT + 1):
         address = f"10.0.{i >> 8}.{i & 255}"
-        asked.learn(OWNER, message(f"n{i}.example", f"n{i}.example. 9 A {address}"))
+        asked.learn(OWNER, "etl", message(f"n{i}.example", f"n{i}.example. 9 A {address}"))
     assert asked.name(OWNER, ip_address("10.0.0.0")) == ""
     assert asked.name(OWNER, ip_address("10.0.0.1")) == "n1.example"
     assert asked.name(OTHER, ONE) == "kept.example"
@@ -146,5 +146,5 @@ def test_reading_answers_takes_a_share_of_the_thread_s_time_and_what_is_left_out
     now = iter(step / 10 for step in range(1000))
     asked = AskedNames(lambda: next(now))
     for _ in range(10):
-        asked.learn(OWNER, message("a.example", "a.example. 9 A 192.0.2.1"))
+        asked.learn(OWNER, "etl", message("a.example", "a.example. 9 A 192.0.2.1"))
     assert 0 < asked.skipped < 10
