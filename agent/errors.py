@@ -22,6 +22,14 @@ class InvalidObject(DagwallError):
         self.obj, self.field, self.problem = obj, field, problem
         super().__init__(f"{obj}: {field}: {problem}" if field else f"{obj}: {problem}")
 
+    def to_keep(self) -> InvalidObject:
+        """The same without its traceback, whose frames hold the whole object and all that was read beside it."""
+        return type(self)(self.obj, self.field, self.problem)
+
+
+class NoRoom(InvalidObject):
+    """Nothing is wrong with the object, but what it needs is more than it may have, or than there is (P17)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ApiStatus:

@@ -15,6 +15,7 @@ from agent.model.policy import CidrPeer, Network, PolicyRef, PortMatch
 from agent.model.selector import LabelSelector
 from agent.model.verdict import Direction
 from agent.parse.addresses import parse_protocol
+from agent.parse.bounds import refuse_excess
 from agent.parse.claims import parse_name
 from agent.parse.fields import Field
 from agent.parse.peers import MAPPED, parse_port
@@ -32,6 +33,7 @@ def parse_network_policy(root: Field) -> NetworkPolicy:
     metadata, spec = root.child("metadata"), root.child("spec")
     namespace = parse_name(metadata.child("namespace"), "default")
     types = _policy_types(spec)
+    _refuse_excess(spec)
     rules = {each: _rules(spec, each, namespace) for each in Direction}  # checked, even where they do not count
     return NetworkPolicy(
         ref=PolicyRef(namespace, NETWORK_POLICY[1], parse_name(metadata.child("name"))),
@@ -63,6 +65,15 @@ def _rules(spec: Field, direction: Direction, namespace: str) -> tuple[NetworkPo
         )
         for i, item in enumerate(spec.child(key).optional_items())
     )
+
+
+def _refuse_excess(spec: Field) -> None:
+    """Before anything is made of it."""
+    items = [(item, side) for key, side in _KEYS.values() for item in spec.child(key).optional_items()]
+    peers = [peer for item, side in items for peer in item.child(side).optional_items()]
+    holes = sum(1 for peer in peers for _ in peer.child("ipBlock").child("except").optional_items())
+    ports = sum(1 for item, _ in items for _ in item.child("ports").optional_items())
+    refuse_excess(spec, len(items), len(peers) + holes, ports)
 
 
 def _peer(field: Field, namespace: str) -> CidrPeer | LivePodPeer:

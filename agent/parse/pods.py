@@ -12,7 +12,7 @@ from agent.parse.claims import keep_first, parse_claim, parse_name
 from agent.parse.fields import Field
 
 MOST_ADDRESSES, MOST_PORTS = 16, 1000
-"""Of a pod, and of one of its containers."""
+"""Of a pod; named ports of all its containers together."""
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
 _RUNTIME_DEFAULT = frozenset({"NET_RAW"})  # of containerd's and Docker's default set, what matters here
 _ESCAPES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF")
@@ -97,9 +97,13 @@ def _containers(spec: Field) -> Iterator[Field]:
 
 
 def _named_ports(spec: Field) -> Iterator[ContainerPort]:
+    named = 0
     for container in _containers(spec):
         for port in container.child("ports").optional_items(MOST_PORTS):
             if port.child("name").value:
+                named += 1
+                if named > MOST_PORTS:
+                    raise spec.error(f"has more than {MOST_PORTS:,} named ports, all containers together")
                 yield parse_port(port, number="containerPort")
 
 

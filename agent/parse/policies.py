@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.model.identity import Attestation, Kind
-from agent.model.policy import Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
+from agent.model.policy import CidrPeer, Peer, Policy, PolicyRef, PortMatch, Posture, Rule, Subject
 from agent.model.verdict import Direction
+from agent.parse.bounds import refuse_excess
 from agent.parse.faults import Faults
 from agent.parse.fields import Field
 from agent.parse.peer_kinds import parse_peer
@@ -21,9 +22,6 @@ API_VERSION = "dagwall.io/v1alpha1"
 NAMESPACED_KIND = "TaskNetworkPolicy"
 CLUSTER_KIND = "ClusterTaskNetworkPolicy"
 KINDS = (NAMESPACED_KIND, CLUSTER_KIND)
-
-MAX_RULES, MAX_PEERS, MAX_PORTS = 500, 10_000, 1000
-"""Of one policy, all rules together: far beyond what people write, and what keeps one tenant from stalling a node."""
 
 _PEERS = {Direction.EGRESS: "to", Direction.INGRESS: "from"}
 _DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
@@ -212,10 +210,11 @@ def _refuse_duplicates(spec: Field, policy: Policy) -> None:
 
 def _refuse_excess(spec: Field, policy: Policy) -> None:
     rules = [rule for _, rule in policy.rules()]
-    for what, count, most in (
-        ("rules", len(rules), MAX_RULES),
-        ("peers", sum(len(rule.peers or ()) for rule in rules), MAX_PEERS),
-        ("ports", sum(len(rule.ports or ()) for rule in rules), MAX_PORTS),
-    ):
-        if count > most:
-            raise spec.error(f"has {count} {what}; at most {most} fit into one policy, write several")
+    refuse_excess(
+        spec,
+        len(rules),
+        sum(
+            1 + len(peer.excluded) if isinstance(peer, CidrPeer) else 1 for rule in rules for peer in rule.peers or ()
+        ),
+        sum(len(rule.ports or ()) for rule in rules),
+    )

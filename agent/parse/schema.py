@@ -11,9 +11,10 @@ from __future__ import annotations
 from agent.model.identity import Kind
 from agent.model.policy import Posture
 from agent.model.protocol import WITH_PORTS
+from agent.parse.bounds import MAX_RULES
 from agent.parse.peer_kinds import peer_schema
 from agent.parse.peers import MAX_PORT, PROTOCOLS
-from agent.parse.policies import ATTESTATIONS, MAX_RULES
+from agent.parse.policies import ATTESTATIONS
 from agent.parse.schema_words import (
     MAX_ITEMS,
     PORT_NAME_PATTERN,

@@ -11,6 +11,8 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _ID = re.compile(r"[\w.*-]{1,250}")
+MOST = 1000
+"""Ids of a list, conditions of a selector, values of a condition; as many as the definitions allow."""
 _WITHOUT_VALUES = (Operator.EXISTS, Operator.DOES_NOT_EXIST)
 
 
@@ -27,7 +29,7 @@ def parse_subdomain(field: Field) -> str:
 def parse_ids(field: Field) -> tuple[str, ...]:
     """Dag or task ids; `*` stands for any run of characters (P16). Absent: none given."""
     ids = []
-    for item in field.optional_items():
+    for item in field.optional_items(MOST):
         text = item.nonempty()
         if not _ID.fullmatch(text):
             raise item.error(
@@ -43,10 +45,12 @@ def parse_selector(field: Field) -> LabelSelector:
     """A metav1.LabelSelector; `{}` selects everything."""
     field.mapping("matchLabels", "matchExpressions")
     labels = field.child("matchLabels")
+    if len(labels.mapping()) > MOST:
+        raise labels.error(f"has {len(labels.mapping()):,} labels; at most {MOST:,} are allowed")
     requirements = [
         Requirement(_key(labels, key), Operator.IN, (_value(labels.child(key)),)) for key in labels.mapping()
     ]
-    requirements += [_expression(item) for item in field.child("matchExpressions").optional_items()]
+    requirements += [_expression(item) for item in field.child("matchExpressions").optional_items(MOST)]
     return LabelSelector(tuple(sorted(set(requirements))))
 
 
@@ -56,7 +60,7 @@ def _expression(field: Field) -> Requirement:
     key = _key(field.child("key"), field.child("key").nonempty())
     operator = field.child("operator").choice(Operator)
     values = field.child("values")
-    given = tuple(sorted({_value(item) for item in values.optional_items()}))
+    given = tuple(sorted({_value(item) for item in values.optional_items(MOST)}))
     if operator in _WITHOUT_VALUES and given:
         raise values.error(f"must be absent with operator {operator.value}")
     if operator not in _WITHOUT_VALUES and not given:

@@ -105,7 +105,7 @@ class FilesSource:
         was away and is back.
         """
         revision, problems = self.store.snapshot.revision, self.problems
-        if not self._list(named):
+        if not self._list(named | self.manifests.may_fit()):
             return None
         update = self._publish()
         same = self.store.snapshot.revision == revision and update.problems == problems

@@ -98,9 +98,10 @@ class Informer:
         """One list, where that is due, and one watch to its end. Raises ApiError.
 
         After a failure no watch goes on from where it was: an etcd that was restored from a backup soon passes the
-        versions that are known here, and a quiet watch would be silent for a minute.
+        versions that are known here, and a quiet watch would be silent for a minute. What found no room is
+        not kept: where there may be some now, it comes with a list.
         """
-        if self._recheck or self.failing_since:
+        if self._recheck or self.failing_since or self.reflector.may_fit():
             self.reflector.version = ""
         if not self.reflector.listed:
             self._list()

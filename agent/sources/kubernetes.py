@@ -27,6 +27,7 @@ from agent.sources.informer import Backoff, Informer
 from agent.sources.kube_api import KubeApi
 from agent.sources.last_valid import LastValid
 from agent.sources.reflector import Reflector, Resource, Step
+from agent.sources.room import Room
 from agent.sources.store import Key, Store
 from agent.sources.update import Problem, Update
 
@@ -76,6 +77,7 @@ class KubernetesSource:
     name: str = "kubernetes"
     whole_truth: bool = False
     kept: LastValid | None = None
+    room: Room = field(default_factory=Room)
     informers: list[Informer] = field(default_factory=list)
     expected: int = 0  # informers whose first lists make the snapshot complete; 0 before the server has answered
     _others: Informer | None = None
@@ -173,7 +175,7 @@ class KubernetesSource:
 
     def _start_informer(self, resource: Resource) -> Informer:
         remembered = self._remembered if resource.kept else {}
-        reflector = Reflector(resource, self._parse, remembered=remembered)
+        reflector = Reflector(resource, self._parse, remembered=remembered, room=self.room)
         informer = Informer(self.api, reflector, lambda of, step: self._answers.put(_Answer(of, step)), self._stop)
         self.informers.append(informer)
         threading.Thread(target=informer.run, name=f"watch-{resource.plural}", daemon=True).start()

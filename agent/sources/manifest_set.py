@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.errors import InvalidObject
+from agent.errors import InvalidObject, NoRoom
 from agent.model.cluster import Namespace, Pod
 from agent.model.identity import PodUid
+from agent.model.weight import weight_of
 from agent.not_understood import NotUnderstood
 from agent.parse.cluster_objects import NAME_LABEL
 from agent.parse.object_kinds import Item
 from agent.parse.objects import ObjectName, is_foreign, object_name, parse_object
 from agent.sources.manifests import Document, decode
 from agent.sources.parsing import parsed
+from agent.sources.room import Room
 from agent.sources.store import Key, key_of
 from agent.sources.update import Problem
 
@@ -40,6 +42,7 @@ class _File:
     problems: tuple[Problem, ...] = ()
     invalid: frozenset[ObjectName] = frozenset()  # never valid in this file
     skipped: tuple[str, ...] = ()  # objects of kinds that dagwall does not read
+    freed: int = 0  # the room's, when it was read
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class ManifestSet:
     cluster: str = "default"
     managed_namespaces: frozenset[str] = frozenset()
     broken: NotUnderstood = field(default_factory=lambda: NotUnderstood("object"))
+    room: Room = field(default_factory=Room)
     _files: dict[str, _File] = field(default_factory=dict)
     _in_force: dict[ObjectName, tuple[str, _Entry]] = field(default_factory=dict)
 
@@ -62,17 +66,27 @@ class ManifestSet:
         try:
             documents = parsed(lambda: decode(content, file), file, self.broken)
         except InvalidObject as error:
-            self._files[file] = replace(old, problems=(Problem(file, 0, 0, error),))
+            self._files[file] = replace(old, problems=(Problem(file, 0, 0, error.to_keep()),))
             return
         if not documents and old.entries:
             why = "holds no object any more; what it held stays in force until the file is removed"
             self._files[file] = replace(old, problems=(Problem(file, 0, 0, InvalidObject(file, "", why)),))
             return
         self._files[file] = self._read(file, documents, old)
+        self.room.keep(file, self._files[file].entries.keys())
 
     def remove(self, file: str) -> None:
         """A file has gone, and with it its objects."""
         self._files.pop(file, None)
+        self.room.keep(file, ())
+
+    def may_fit(self) -> frozenset[str]:
+        """Files with objects that found no room, and something has given room back since they were read."""
+        return frozenset(
+            path
+            for path, file in self._files.items()
+            if file.freed != self.room.freed and any(isinstance(each.error, NoRoom) for each in file.problems)
+        )
 
     def current(self) -> tuple[dict[Key, Item], tuple[Problem, ...]]:
         """Everything in force, and everything that is wrong."""
@@ -115,6 +129,7 @@ class ManifestSet:
 
     def _read(self, file: str, documents: list[Document], old: _File) -> _File:
         entries: dict[ObjectName, _Entry] = {}
+        freed = self.room.freed
         problems: list[Problem] = []
         invalid: set[ObjectName] = set()
         skipped: list[str] = []
@@ -132,15 +147,16 @@ class ManifestSet:
                 continue
             try:
                 item = parsed(lambda: self._parse(document.body), str(name), self.broken)  # noqa: B023  at once
+                self.room.take(file, name, weight_of(item))
                 entries[name] = _Entry(item, document.line, document.index)
             except InvalidObject as error:
-                problems.append(Problem(*where, error))
+                problems.append(Problem(*where, error.to_keep()))
                 invalid.add(name)
                 if name in old.entries:
                     entries[name] = old.entries[name]
         nameless = any(not (name.kind and name.name) for name in invalid)  # may be any of the old ones
         kept = {name: entry for name, entry in old.entries.items() if nameless and name not in entries}
-        return _File({**entries, **kept}, tuple(problems), frozenset(invalid - entries.keys()), tuple(skipped))
+        return _File({**entries, **kept}, tuple(problems), frozenset(invalid - entries.keys()), tuple(skipped), freed)
 
     def _parse(self, body: object) -> Item:
         return parse_object(body, cluster=self.cluster, managed_namespaces=self.managed_namespaces)

@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.errors import InvalidObject
+from agent.errors import InvalidObject, NoRoom
 from agent.model.binding import TaskIdentityBinding
 from agent.model.policy import Policy, PolicyRef
 from agent.model.validated import ValidatedPolicy, Written
+from agent.model.weight import weight_of
 from agent.not_understood import NotUnderstood
 from agent.parse.object_kinds import Item
 from agent.parse.objects import ObjectName, object_name
 from agent.sources.essence import essence
 from agent.sources.parsing import parsed
+from agent.sources.room import Room
 from agent.sources.store import Key, key_of
 
 Parse = Callable[[Mapping[str, Any]], Item]
@@ -81,6 +83,7 @@ class Reflector:
     """State of one resource. `version` is where the next watch begins, "" before the first list.
 
     `remembered`: objects, by uid, that an earlier agent had in force; each counts until its first valid generation.
+    `room`: of all resources together.
     """
 
     resource: Resource
@@ -90,6 +93,8 @@ class Reflector:
     problems: dict[ObjectName, InvalidObject] = field(default_factory=dict)
     remembered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     broken: NotUnderstood = field(default_factory=lambda: NotUnderstood("object"))
+    room: Room = field(default_factory=Room)
+    _freed: int = 0  # the room's, when a list was read last
     _known: dict[ObjectName, _Known] = field(default_factory=dict)
 
     @property
@@ -99,6 +104,14 @@ class Reflector:
     def holds(self, key: Key) -> bool:
         """Is the object of this key one of ours? From another thread: at that moment."""
         return any(known.key == key for known in list(self._known.values()))
+
+    def may_fit(self) -> bool:
+        """Has something given room back since the last list, and is there what found none?"""
+        return self.room.freed != self._freed and any(isinstance(each, NoRoom) for each in self.problems.values())
+
+    @property
+    def _holder(self) -> str:
+        return f"{self.resource.plural} {self.resource.field_selector}"
 
     def names(self) -> frozenset[ObjectName]:
         """Objects that the server has, valid or not, and those that were restored."""
@@ -124,6 +137,7 @@ class Reflector:
         """Pages are read one after the other, so that no more than one is held; the last version counts. Changes
         nothing yet, nor does an error of `pages`.
         """
+        self._freed = self.room.freed
         known: dict[ObjectName, _Known] = {}
         problems: dict[ObjectName, InvalidObject] = {}
         upserts: list[Item] = []
@@ -142,6 +156,7 @@ class Reflector:
         before, self._known, self.problems = self._known, dict(listing.known), dict(listing.problems)
         self.version, self.newest = listing.version, number_of(listing.version)
         kept = {each.key for each in self._known.values()}
+        self.room.keep(self._holder, {name for name, each in self._known.items() if each.key is not None})
         gone = [each.key for each in before.values() if each.key is not None and each.key not in kept]
         return Step(listing.upserts, tuple(gone))
 
@@ -153,6 +168,7 @@ class Reflector:
             if name.kind != self.resource.kind or name in self._known or (item := self._restored(obj)) is None:
                 continue
             self._known[name] = _Known(uid, 0, key_of(item), self._judged(name, obj, obj, item, ""), obj)
+            self.room.take(self._holder, name, weight_of(item, obj), forced=True)
             upserts.append(item)
         return Step(tuple(upserts))
 
@@ -189,6 +205,7 @@ class Reflector:
             return Step()
         del self._known[name]
         self.problems.pop(name, None)
+        self.room.leave(self._holder, name)
         return Step(deletes=(known.key,) if known.key is not None else ())
 
     def _read(
@@ -197,23 +214,25 @@ class Reflector:
         """The object, if it is valid; else what was valid before stays, and the problem is reported."""
         version = number_of(_metadata(obj).get("resourceVersion"))
         typed = self._typed(obj)
+        source: Mapping[str, Any]
         try:
             item = self._parsed(name, typed)
+            source = essence(typed) if self.resource.kept else {}
+            judged = self._judged(name, obj, source, item, "")
+            self.room.take(self._holder, name, weight_of(item, source, judged.status if judged else None))
         except InvalidObject as exc:
             if old is None and (restored := self._restored(obj)) is not None:
                 source = self.remembered[_uid(obj)]
+                self.room.take(self._holder, name, weight_of(restored, source), forced=True)
                 judged = self._judged(name, obj, source, restored, str(exc))
-                return _Known(_uid(obj), version, key_of(restored), judged, source), exc, [restored]
+                return _Known(_uid(obj), version, key_of(restored), judged, source), exc.to_keep(), [restored]
+            if old is None or old.key is None:
+                self.room.leave(self._holder, name)
             before = old.judged if old else None
             source = old.source if old else {}
             judged = self._judged(name, obj, source, before.item if before else None, str(exc))
-            return _Known(_uid(obj), version, old.key if old else None, judged, source), exc, []
-        source = essence(typed) if self.resource.kept else {}
-        return (
-            _Known(_uid(obj), version, key_of(item), self._judged(name, obj, source, item, ""), source),
-            None,
-            [item],
-        )
+            return _Known(_uid(obj), version, old.key if old else None, judged, source), exc.to_keep(), []
+        return _Known(_uid(obj), version, key_of(item), judged, source), None, [item]
 
     def _parsed(self, name: ObjectName, obj: Mapping[str, Any]) -> Item:
         """Raises InvalidObject, whatever an object may hold: it must not cost the others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ FRESH_SECONDS = 10.0
 """After a pod is made its claim is taken as that of its making; later it is `late` (I2)."""
 KEPT_CLAIMS = 20_000
 """Claims of pods that have gone, kept so that a pod that comes back is no new first sight (I2, L4)."""
+KEPT_LABELS = 200_000
+"""Labels of these claims, together: who makes pods with very many has fewer of them kept."""
 
 
 class Key(NamedTuple):
@@ -51,6 +54,12 @@ class Store:
     claims: dict[PodUid, Claim] = field(default_factory=dict)
     clock: Callable[[], float] | None = None
     """Seconds since the epoch; None where what is read is trusted whenever it is read, as files are."""
+    _gone: OrderedDict[PodUid, int] = field(default_factory=OrderedDict)  # how many labels claims of gone pods have
+    _gone_labels: int = 0
+
+    def __post_init__(self) -> None:
+        for uid in self.claims:
+            self._note(uid)
 
     def apply(
         self, upserts: Iterable[Item] = (), deletes: Iterable[Key] = (), *, complete: bool | None = None
@@ -65,6 +74,8 @@ class Store:
         changed, whole = step.changed(), before.complete if complete is None else complete
         if changed or whole != before.complete:
             self.snapshot = replace(before, **step.maps(), revision=before.revision + 1, complete=whole)
+            for uid in changed.get("pods", ()):
+                self._note(uid)
             self._forget_oldest()
         fine = {table: ids for table, ids in changed.items() if table in _FINE}
         rest = changed.keys() - _FINE - {"service_accounts"}
@@ -101,12 +112,18 @@ class Store:
         late = self.clock is not None and self.clock() - pod.created > FRESH_SECONDS
         return replace(pod.claim, late=True) if late else pod.claim
 
+    def _note(self, uid: PodUid) -> None:
+        """Of this pod a claim is known; is the pod there?"""
+        self._gone_labels -= self._gone.pop(uid, 0)
+        if uid not in self.snapshot.pods and uid in self.claims:
+            self._gone[uid] = len(self.claims[uid].labels)
+            self._gone_labels += self._gone[uid]
+
     def _forget_oldest(self) -> None:
-        excess = len(self.claims) - len(self.snapshot.pods) - KEPT_CLAIMS
-        if excess > 0:
-            gone = [uid for uid in self.claims if uid not in self.snapshot.pods]
-            for uid in gone[:excess]:
-                del self.claims[uid]
+        while len(self._gone) > KEPT_CLAIMS or self._gone_labels > KEPT_LABELS:
+            uid, labels = self._gone.popitem(last=False)
+            self._gone_labels -= labels
+            del self.claims[uid]
 
 
 _ABSENT: Any = object()

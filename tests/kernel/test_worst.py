@@ -28,6 +28,11 @@ REFUSED = ("EACCES", "EPERM")
 EVERY_PORT = [{"port": 1, "endPort": 65535}]
 
 
+NAMESPACE: Obj = {
+    "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "worst", "labels": {"dagwall.io/managed": "true"}},
+}  # fmt: skip
+
+
 def task_policy(name: str, rules: list[Obj], dag: str = "*") -> Obj:
     return {
         "apiVersion": "dagwall.io/v1alpha1", "kind": "TaskNetworkPolicy",
@@ -171,15 +176,70 @@ def running(tmp_path: Path, memory: MemoryLimit) -> Iterator[Running]:
             detach(running.pins)
 
 
+def native(name: str, peers: list[Obj]) -> Obj:
+    spec = {"podSelector": {"matchLabels": {"app": "none"}}, "policyTypes": ["Egress"], "egress": [{"to": peers}]}
+    return {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": "worst"}, "spec": spec,
+    }  # fmt: skip
+
+
+def blocks(name: str, count: int, of: int) -> Obj:
+    return native(
+        name, [{"ipBlock": {"cidr": f"{20 + i // 65536}.{of}.{i >> 8 & 255}.{i & 255}/32"}} for i in range(count)]
+    )
+
+
+def much_to_keep() -> Iterator[tuple[str, list[Obj]]]:
+    """Files of less than 8 MiB whose objects select nobody and are each below what an API server takes."""
+    for n in range(5):
+        yield f"blocks{n}", [blocks(f"n{n}x{i}", 30_000, n) for i in range(6)]
+    for n in range(6):
+        yield f"fewer{n}", [blocks(f"f{n}x{i}", 9_990, n * 18 + i) for i in range(18)]
+    for n in range(2):
+        each = [[{"podSelector": {"matchLabels": {f"k{i}x{n}x{j}": "v"}}} for j in range(9_990)] for i in range(14)]
+        yield f"selectors{n}", [native(f"s{n}x{i}", peers) for i, peers in enumerate(each)]
+    for n in range(6):
+        pods = [pod(4 * n + i) for i in range(4)]
+        for each in pods:
+            name = each["metadata"]["name"]
+            each["metadata"]["labels"] = {f"{name}x{i}".ljust(40, "q"): f"v{i}".ljust(20, "w") for i in range(20_000)}
+        yield f"labels{n}", pods
+
+
+@pytest.mark.timeout(600)
+def test_what_objects_bring_to_be_kept_leaves_the_agent_its_memory(running: Running, memory: MemoryLimit) -> None:
+    """P17: thirty NetworkPolicies of 30,000 ipBlocks, which nothing refused, ended it at 512 MiB."""
+    files = running.folder / "manifests"
+    own = (files / "all.yaml").read_text()
+    (files / "namespace.json").write_text(json.dumps(NAMESPACE))
+    for name, items in much_to_keep():
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, separators=(",", ":"))
+        assert len(text) < 8 << 20, name
+        (files / f"{name}.json").write_text(text)
+        time.sleep(1)
+        assert running.process.poll() is None, (name, running.said()[-2000:])
+    assert eventually(lambda: "Pod/worst/p23" in running.said(), 300), "all of it is read"
+    (files / "all.yaml").write_text(own.replace("port: 8001", "port: 8100"))
+    moved = eventually(lambda: running.pod.run(tcp, V4, 8001) in REFUSED, 60)
+    assert running.process.poll() is None, running.said()[-2000:]
+    assert moved, "another namespace's edit"
+    print(f"peak {peak_bytes(running.process.pid) >> 20} MB, {memory.peak() >> 20} MB charged")
+    assert peak_bytes(running.process.pid) < LIMIT * 7 // 8
+    said = running.said()
+    for name in (
+        "NetworkPolicy/worst/n0x0: spec: has 30000 peers",
+        "/worst/f5x17: is too big: it needs",
+        "Pod/worst/p23",
+    ):
+        assert name in said, f"{name}: by name (P17)"
+
+
 @pytest.mark.timeout(600)
 def test_the_worst_policies_over_and_over_starve_nobody(running: Running, memory: MemoryLimit) -> None:
     files, probes = running.folder / "manifests", Probes(running)
     own = (files / "all.yaml").read_text()
-    namespace = {
-        "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": "worst", "labels": {"dagwall.io/managed": "true"}},
-    }  # fmt: skip
-    (files / "namespace.json").write_text(json.dumps(namespace))
+    (files / "namespace.json").write_text(json.dumps(NAMESPACE))
     probes.start()
     port = 8001
     for _ in range(2):

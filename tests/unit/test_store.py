@@ -21,7 +21,7 @@ from agent.model.cluster import Cluster, Namespace, Pod, Service, ServiceAccount
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.parse.objects import parse_object
 from agent.sources.reflector import Reflector, Resource
-from agent.sources.store import KEPT_CLAIMS, Key, Store, key_of
+from agent.sources.store import KEPT_CLAIMS, KEPT_LABELS, Key, Store, key_of
 
 UID = PodUid("u1")
 
@@ -100,6 +100,23 @@ def test_claims_of_pods_that_have_gone_are_bounded() -> None:
     store.apply(deletes=[key_of(each) for each in pods])
     assert len(store.claims) == KEPT_CLAIMS + 1
     assert "stays" in store.claims
+
+
+def test_claims_of_gone_pods_with_very_many_labels_are_fewer() -> None:
+    """P17: pods of 20,000 labels, made and deleted again, would fill the agent's memory with what they claimed."""
+    store = Store(claims={PodUid("old"): pod("old").claim})
+    labels = tuple((f"k{i}", "v") for i in range(KEPT_LABELS // 4))
+    for n in range(20):
+        each = pod(f"u{n}")
+        each = replace(each, claim=replace(each.claim, labels=labels))
+        store.apply([each])
+        store.apply(deletes=[key_of(each)])
+    assert list(store.claims) == ["u16", "u17", "u18", "u19"], "the newest of them"
+    back = pod("u19", dag="other")
+    store.apply([back])
+    assert store.snapshot.pods[back.uid].claim.identity.dag_id == "d"
+    store.apply([replace(pod(f"v{n}"), claim=replace(pod().claim, labels=labels)) for n in range(9)])
+    assert len(store.claims) == 13, "pods that are there keep theirs"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([None, "10.0.0.1", "10.0.0.2"])), max_size=12))
