@@ -17,14 +17,12 @@ from agent.compiler.atoms import (
     SPECIAL,
     UNKNOWN,
     AtomId,
-    BackedAtom,
-    Backend,
     BlockAtom,
     CidrAtom,
     Members,
-    PortAtom,
     closed,
 )
+from agent.compiler.backends import Behind
 from agent.compiler.peerpods import PeerPods
 from agent.compiler.prefixes import Guard, Lpm, host_of, memberships
 from agent.compiler.services import ServiceAtoms, targets
@@ -153,33 +151,26 @@ class Addresses:
         ready, and where none is, at any, so that what is open goes on."""
         ends: dict[tuple[int, int], set[tuple[Host, int]]] = {}
         ready: dict[tuple[int, int], set[tuple[Host, int]]] = {}
+        every: set[Host] = set()
         for name in services:
             for piece_name in self._slices_of.get(name, ()):
                 piece = self._cluster.slices[piece_name]
+                there = {host_of(address): address not in piece.waiting for address in piece.addresses}
+                every |= there.keys()
+                serving = [host for host, serves in there.items() if serves]
                 for port, number in targets(self._cluster.services[name], piece):
                     at = (port.protocol, port.port)
-                    ends.setdefault(at, set()).update((host_of(a), number) for a in piece.addresses)
-                    serving = (a for a in piece.addresses if a not in piece.waiting)
-                    ready.setdefault(at, set()).update((host_of(a), number) for a in serving)
-        table, found = self._pods.table, set[AtomId]()
-        for at, every in ends.items():
-            if chosen := ready[at] or every:
-                backends = {self._backend(host, at[0], number) for host, number in chosen}
-                found.add(table.number(BackedAtom(*at, tuple(sorted(backends)))))
-        return frozenset(found)
+                    ends.setdefault(at, set()).update((host, number) for host in there)
+                    ready.setdefault(at, set()).update((host, number) for host in serving)
+        behind = Behind(self._pods.table, {host: self._endpoint(host) for host in every})
+        chosen = ((at, ready[at] or found) for at, found in ends.items())
+        return frozenset(behind.atom(*at, found) for at, found in chosen if found)
 
-    def _backend(self, host: Host, protocol: int, port: int) -> Backend:
-        """What NetworkPolicies can ask about this port of an endpoint."""
-        table, owners = self._pods.table, self._owners.get(host)
-        members = self._around.get(host, NOTHING)
+    def _endpoint(self, host: Host) -> Members:
+        owners, members = self._owners.get(host), self._around.get(host, NOTHING)
         if owners is not None and owners.pods and METADATA not in members:
             members |= self._pods.atoms(self._pod_of(owners))
-        parts = set(members & table.native)
-        for number in members:
-            atom = table.atoms[number]
-            if isinstance(atom, PortAtom) and (atom.protocol, atom.number) == (protocol, port):
-                parts.add(number)
-        return tuple(sorted(parts)), port
+        return members
 
     def _move(self, owner: tuple[str, PodUid | Name], old: set[Host], new: set[Host]) -> set[Host]:
         kind, name = owner

@@ -109,17 +109,27 @@ class ServicePortAtom:
 
 @dataclass(frozen=True, slots=True)
 class BackedAtom:
-    """A service's address: what connects to `port` ends at one of `backends`, nobody knows which (P13).
+    """A service's address: what connects to `port` ends at one of `ends`, nobody knows which (P13).
 
-    Each backend is what NetworkPolicies can ask about an endpoint (atoms, sorted), and the number of its port.
+    Each is the number of the endpoints' port, and their kinds (a KindsAtom's number).
     """
 
     protocol: int
     port: int
-    backends: tuple[Backend, ...]
+    ends: tuple[tuple[int, AtomId], ...]
 
 
-Backend = tuple[tuple[AtomId, ...], int]
+Kind = tuple[AtomId, ...]
+"""What NetworkPolicies can ask about an endpoint, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindsAtom:
+    """Kinds of endpoints, sorted. In no class: BackedAtoms refer to it."""
+
+    kinds: tuple[Kind, ...]
+
+
 Atom = (
     Mark
     | CidrAtom
@@ -134,6 +144,7 @@ Atom = (
     | PortlessAtom
     | ServicePortAtom
     | BackedAtom
+    | KindsAtom
 )
 
 MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
@@ -222,7 +233,11 @@ class AtomTable:
     def _parts(self, number: AtomId) -> Iterator[AtomId]:
         atom = self.atoms.get(number)
         if isinstance(atom, BackedAtom):
-            yield from (part for parts, _ in atom.backends for part in parts)
+            for _, group in atom.ends:
+                yield group
+                yield from self._parts(group)
+        elif isinstance(atom, KindsAtom):
+            yield from (part for kind in atom.kinds for part in kind)
 
     def _index_keys(self, number: AtomId, atom: Atom) -> frozenset[Hashable]:
         match atom:
@@ -231,7 +246,9 @@ class AtomTable:
             case ServicePortAtom():
                 return frozenset([atom.service])
             case BackedAtom():  # a rule must reach every backend, so those of one are enough
-                return min((self._keys_of(parts) for parts, _ in atom.backends), key=len)
+                return min((self.index_keys[group] for _, group in atom.ends), key=len)
+            case KindsAtom():
+                return min((self._keys_of(kind) for kind in atom.kinds), key=len)
             case (
                 Mark()
                 | CidrAtom()

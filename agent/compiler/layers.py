@@ -54,6 +54,21 @@ class LoweredRule:
     action: str = ""
 
 
+RulePosition = tuple[int, Direction, Part]
+"""Layer, direction, and in which part of it a rule stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedTerm:
+    """A term of a rule, and where the rule stands."""
+
+    place: RulePosition
+    position: int
+    rule: LoweredRule
+    term: Term
+    kind: LayerKind
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One direction of a layer: rules in the order of P2, and isolation by the enforced policies, and by all.

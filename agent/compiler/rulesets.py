@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
@@ -29,31 +28,28 @@ from agent.compiler.atoms import (
     PortAtom,
     ServicePortAtom,
 )
-from agent.compiler.layers import DirectionView, Hit, Hits, Layer, LayerKind, LoweredRule, Part
-from agent.compiler.ports import Interval, Ports, covers, mentioned, together
+from agent.compiler.backends import BackendTerms
+from agent.compiler.layers import (
+    DirectionView,
+    Hit,
+    Hits,
+    IndexedTerm,
+    Layer,
+    LayerKind,
+    LoweredRule,
+    Part,
+    RulePosition,
+)
+from agent.compiler.ports import Interval, Ports, mentioned, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
 from agent.model.policy import FqdnPeer, PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
-RulePosition = tuple[int, Direction, Part]
-"""Layer, direction, and in which part of it a rule stands."""
-
 NOTHING_SEEN: Members = frozenset()
 ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN, NAMED})
 CHART = ("Airflow chart",)
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedTerm:
-    """A term of a rule, and where the rule stands."""
-
-    place: RulePosition
-    position: int
-    rule: LoweredRule
-    term: Term
-    kind: LayerKind
 
 
 class RulesetContent:
@@ -79,8 +75,10 @@ class RulesetContent:
         self._visible = self._atoms | ALWAYS_SEEN | self._parts()
         if self.asks_names:
             self._visible |= MAY_BE_NAMED | NEVER_NAMED
-        self._judging_backends = [
-            (i, Direction.EGRESS, Part.ALLOW) for i, layer in enumerate(layers) if layer.kind.judges_backends
+        self._backends = [
+            self._backend_terms((i, Direction.EGRESS, Part.ALLOW))
+            for i, layer in enumerate(layers)
+            if layer.kind.judges_backends
         ]
 
     def text(self) -> str:
@@ -99,6 +97,10 @@ class RulesetContent:
         for position, rule in enumerate(rules):
             for term in rule.terms:
                 self._asked.setdefault(_key(term), []).append(IndexedTerm(place, position, rule, term, kind))
+
+    def _backend_terms(self, place: RulePosition) -> BackendTerms:
+        every = (asked for group in self._asked.values() for asked in group if asked.place == place)
+        return BackendTerms(place, self._table, tuple(sorted(every, key=lambda asked: asked.position)))
 
     def _parts(self) -> Members:
         """Atoms of rules that name a port by its name: they are not what the terms are found by."""
@@ -126,8 +128,12 @@ class RulesetContent:
                 for ref, rows in weights.get(key, {}).items():
                     found[ref] += rows * count
             for number in seen & self._table.at_ports:
-                for asked in self._at_one_port(self._table.atoms[number]):
+                atom = self._table.atoms[number]
+                for asked in self._at_one_port(atom):
                     found[asked.rule.ref.policy] += count
+                if isinstance(atom, BackedAtom):
+                    for ref in (ref for each in self._backends for ref in each.needs(atom)):
+                        found[ref] += count
         return found
 
     def _at_one_port(self, atom: Atom) -> Iterable[IndexedTerm]:
@@ -213,16 +219,9 @@ class RulesetContent:
     def _at_backends(self, atom: BackedAtom) -> Iterator[tuple[IndexedTerm, Ports]]:
         """P13: what a layer lets pass to every backend passes; the earliest of those rules is named."""
         index = port_index(atom.protocol, atom.port)
-        for place in self._judging_backends:
-            found = [self._first(place, frozenset(parts), target, atom.protocol) for parts, target in atom.backends]
-            reached = [asked for asked in found if asked is not None]
-            if len(reached) == len(found):
-                yield min(reached, key=lambda asked: asked.position), ((index, index),)
-
-    def _first(self, place: RulePosition, members: Members, port: int, protocol: int) -> IndexedTerm | None:
-        index = port_index(protocol, port)
-        hits = (a for a, ports in self._matches(members) if a.place == place and covers(ports, index))
-        return min(hits, key=lambda asked: asked.position, default=None)
+        for backends in self._backends:
+            if (reaching := backends.reaching(atom)) is not None:
+                yield reaching, ((index, index),)
 
     def _at_service(self, atom: ServicePortAtom) -> Iterator[tuple[IndexedTerm, Ports]]:
         index = port_index(atom.protocol, atom.number)
