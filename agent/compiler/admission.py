@@ -15,6 +15,7 @@ from immutables import Map
 from agent.compiler.addresses import builtin_prefixes
 from agent.compiler.names import NAMES
 from agent.compiler.needs import MEMBERSHIPS, AnyPolicy, Needs, needs_of
+from agent.compiler.port_shares import PortShares
 from agent.compiler.service_shares import ServiceShares
 from agent.compiler.shares import DISTINCT_PORTS, PORTS_APART, Excess, blamed, each_by_itself, excess
 from agent.errors import InvalidObject, TooMuch
@@ -51,13 +52,14 @@ class Admission:
     services: ServiceShares = field(default_factory=ServiceShares)
     digests: dict[str, str] = field(default_factory=dict)
     names: int = 14_000
+    named_ports: PortShares = field(default_factory=PortShares)
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refusal] = field(default_factory=dict)  # refused by what only the work has shown
 
     def admit(self, cluster: Cluster, changes: Changes) -> tuple[Cluster, Changes]:
         """The snapshot without what is refused, and what is different in it from the one before."""
-        changes = self.services.admit(cluster, changes)
+        changes = self.named_ports.admit(cluster, self.services.admit(cluster, changes))
         if changes.everything_else:
             self._judge(cluster)
         return self.substituted(cluster), changes
@@ -99,7 +101,7 @@ class Admission:
 
     def substituted(self, cluster: Cluster) -> Cluster:
         """The snapshot with the versions in force of what is refused; without those that never had one."""
-        cluster = self.services.substituted(cluster)
+        cluster = self.named_ports.substituted(self.services.substituted(cluster))
         if not self.refused:
             return cluster
         return replace(
@@ -123,6 +125,7 @@ class Admission:
     def took(self, admitted: Cluster) -> None:
         """This snapshot, as `admit` returned it, is in force."""
         self.services.took(admitted)
+        self.named_ports.took()
         before, self._in_force = self._in_force, {**admitted.policies, **admitted.network_policies}
         if not admitted.complete or before == self._in_force:
             return
@@ -132,7 +135,11 @@ class Admission:
         }
 
     def errors(self) -> tuple[InvalidObject, ...]:
-        return (*(refusal.error for _, refusal in sorted(self.refused.items())), *self.services.errors())
+        return (
+            *(refusal.error for _, refusal in sorted(self.refused.items())),
+            *self.services.errors(),
+            *self.named_ports.errors(),
+        )
 
     def sentences(self) -> dict[PolicyRef, str]:
         """Why a policy's newest version is not taken."""

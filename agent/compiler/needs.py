@@ -104,6 +104,12 @@ def _ports(policy: AnyPolicy) -> set[Interval]:
     return {interval(match) for _, ports in _rules(policy) for match in ports if match.name is None}
 
 
+def names_of_ports(policies: Iterable[AnyPolicy]) -> frozenset[tuple[int, str]]:
+    """Protocols and names of ports that rules give by their names."""
+    ports = (match for policy in policies for _, each in _rules(policy) for match in each)
+    return frozenset((match.protocol, match.name) for match in ports if match.name is not None)
+
+
 def _inside(firsts: list[int], prefix: Prefix) -> int:
     first, length = prefix
     return bisect_right(firsts, first + (1 << (128 - length)) - 1) - bisect_left(firsts, first)
