@@ -49,25 +49,39 @@ static __always_inline __u32 ports_at(struct __sk_buff *skb, __u8 *protocol)
 	return is_ipv4 ? (first & 15) * 4 : sizeof(struct ipv6hdr);
 }
 
-/* Where the message is, behind the ports at `ports`. Over TCP its length is in front of it (RFC 7766 section 8): of an
- * answer in several segments the first is read. 0: there is none.
+/* Does a connection's stream begin with this segment? Only there a message begins for sure: what stands at the start of a
+ * later segment may be any part of an answer, and its text be whatever the owner of some name likes.
  */
-static __always_inline __u32 message_at(struct __sk_buff *skb, __u32 ports, __u8 protocol)
+static __always_inline int begins_stream(struct __sk_buff *skb, __u32 ports)
+{
+	enum { SEQUENCE = 4 };
+	struct bpf_sock *sk = skb->sk;
+	__be32 sequence = 0;
+
+	sk = sk ? bpf_sk_fullsock(sk) : 0;
+	struct bpf_tcp_sock *tcp = sk ? bpf_tcp_sock(sk) : 0;
+
+	if (!tcp || bpf_skb_load_bytes(skb, ports + SEQUENCE, &sequence, sizeof(sequence)))
+		return 0;
+	return tcp->bytes_received == 0 && tcp->rcv_nxt == bpf_ntohl(sequence);
+}
+
+/* Where the message is, behind the ports at `ports`. Over TCP its length is in front of it (RFC 7766 section 8): of what a
+ * server answers the first message is read, as far as its first segment goes. 0: there is none.
+ */
+static __always_inline __u32 message_at(struct __sk_buff *skb, __u32 ports, __u8 protocol, int way)
 {
 	enum { UDP_HEADER = 8, DATA_OFFSET = 12, LENGTH = 2 };
-	__u8 words, length[LENGTH];
+	__u8 words;
 
 	if (!ports)
 		return 0;
 	if (protocol == PROTOCOL_UDP)
 		return ports + UDP_HEADER;
-	if (bpf_skb_load_bytes(skb, ports + DATA_OFFSET, &words, 1))
+	if (bpf_skb_load_bytes(skb, ports + DATA_OFFSET, &words, 1) ||
+	    (way == DIRECTION_INGRESS && !begins_stream(skb, ports)))
 		return 0;
-	ports += (words >> 4) * 4;
-	if (bpf_skb_load_bytes(skb, ports, length, LENGTH) ||
-	    (length[0] << 8 | length[1]) < (int)(skb->len - ports - LENGTH))
-		return 0;
-	return ports + LENGTH;
+	return ports + (words >> 4) * 4 + LENGTH;
 }
 
 static __always_inline void address_at_end(struct __sk_buff *skb, int way, struct address *server)
@@ -176,17 +190,25 @@ static __always_inline void remember_question(struct __sk_buff *skb, __u64 seal)
 
 	if (!asked)
 		return;
-	__u32 at = asked->next & (QUESTIONS - 1);
+	__u64 at = asked->next & (QUESTIONS - 1);
 
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < QUESTIONS; i++) { /* one that was answered, else the oldest */
+		__u64 is_free = is_zero(asked->seal[i]);
+
+		asm volatile("" : "+r"(is_free)); /* as in is_zero */
+		at ^= (at ^ i) & -is_free;
+	}
+	at &= QUESTIONS - 1;
 	asked->seal[at] = seal;
 	asked->next = at + 1;
 }
 
-/* Has this socket asked it? It counts as answered then. */
+/* Has this socket asked it? It counts as answered then, however often it was asked. */
 static __always_inline int take_question(struct __sk_buff *skb, __u64 seal)
 {
 	struct questions *asked = questions_of(skb, 0);
-	__u64 found = 0, at = 0;
+	__u64 found = 0;
 
 	if (!asked)
 		return 0;
@@ -196,10 +218,8 @@ static __always_inline int take_question(struct __sk_buff *skb, __u64 seal)
 
 		asm volatile("" : "+r"(is_it)); /* as in is_zero */
 		found |= is_it;
-		at |= -is_it & i;
+		asked->seal[i] &= is_it - 1;
 	}
-	if (found)
-		asked->seal[at & (QUESTIONS - 1)] = 0;
 	return found;
 }
 
@@ -470,7 +490,7 @@ int dns_question(struct __sk_buff *skb)
 {
 	struct endpoint *endpoint = managed_endpoint(skb);
 	__u8 protocol = 0, header[DNS_HEADER];
-	__u32 offset = message_at(skb, ports_at(skb, &protocol), protocol);
+	__u32 offset = message_at(skb, ports_at(skb, &protocol), protocol, DIRECTION_EGRESS);
 	struct address server = {};
 
 	if (!endpoint || !is_learning(endpoint) || !offset || !is_in_own_network(skb) ||
@@ -485,7 +505,7 @@ int dns_answer(struct __sk_buff *skb)
 {
 	struct endpoint *endpoint = managed_endpoint(skb);
 	__u8 protocol = 0, header[DNS_HEADER];
-	__u32 offset = message_at(skb, ports_at(skb, &protocol), protocol);
+	__u32 offset = message_at(skb, ports_at(skb, &protocol), protocol, DIRECTION_INGRESS);
 
 	if (!endpoint || !offset || !read_header(skb, offset, 1, header))
 		return 1;
@@ -500,7 +520,7 @@ int dns_report(struct __sk_buff *skb)
 	struct config *config = configuration();
 	struct endpoint *endpoint = managed_endpoint(skb);
 	__u8 protocol = 0;
-	__u32 ports = ports_at(skb, &protocol), offset = message_at(skb, ports, protocol);
+	__u32 ports = ports_at(skb, &protocol), offset = message_at(skb, ports, protocol, DIRECTION_INGRESS);
 
 	if (!config || !endpoint || !offset)
 		return 1;

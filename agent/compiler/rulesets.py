@@ -108,8 +108,9 @@ class RulesetContent:
         return frozenset(term.atom for term in terms if isinstance(term, AtNamedPort) and term.atom != ANY_ADDRESS)
 
     def index_keys(self) -> set[Hashable]:
-        """What a class must have for this content to treat it otherwise than its base class."""
-        return set(self._asked)
+        """What a class must have for this content to treat it otherwise than its base class. With rules on names:
+        also what lets a name lead to an address, or not."""
+        return {*self._asked, *(MAY_BE_NAMED | NEVER_NAMED if self.asks_names else ())}
 
     def needs(self, classes: Iterable[Members], pieces: Callable[[Ports], int]) -> Counter[PolicyRef]:
         """By policy: most rows that these classes can need. `pieces`: into how many port classes ports fall."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -83,14 +84,15 @@ class Resolver:
                     self._socket.sendto(reply, peer)
 
     def _streams(self) -> None:
-        """One message of a connection (RFC 7766)."""
+        """Every message of a connection in order, each answer in a segment of its own (RFC 7766)."""
         while not self._stopped.is_set():
-            with suppress(TimeoutError, OSError), self._listener.accept()[0] as connection:
-                connection.settimeout(2)
-                message = dns.query.receive_tcp(connection)[0]
-                reply = self.reply(message)
-                if reply is not None:
-                    connection.sendall(len(reply).to_bytes(2, "big") + reply)
+            with suppress(TimeoutError, OSError, EOFError), self._listener.accept()[0] as connection:
+                connection.settimeout(1)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while True:
+                    reply = self.reply(dns.query.receive_tcp(connection)[0])
+                    if reply is not None:
+                        connection.sendall(len(reply).to_bytes(2, "big") + reply)
 
 
 def look_up(server: str, name: str, kind: str = "A", **more: Any) -> list[str]:
@@ -110,6 +112,22 @@ def look_up(server: str, name: str, kind: str = "A", **more: Any) -> list[str]:
 def look_up_by_stream(server: str, name: str, kind: str = "A") -> list[str]:
     """As a stub resolver does after a cut answer."""
     return addresses_in(dns.query.tcp(dns.message.make_query(name, kind), server, timeout=5), kind)
+
+
+def look_up_two_by_stream(server: str, names: tuple[str, str], *, pause: float = 0.0) -> list[list[str]]:
+    """Both questions on one connection, at once or one after the other."""
+    with socket.create_connection((server, 53), timeout=5) as sock:
+        wires = [dns.message.make_query(name, "A").to_wire() for name in names]
+        framed = [len(wire).to_bytes(2, "big") + wire for wire in wires]
+        if not pause:
+            sock.sendall(b"".join(framed))
+            return [addresses_in(dns.query.receive_tcp(sock)[0], "A") for _ in names]
+        found = []
+        for each in framed:
+            sock.sendall(each)
+            found.append(addresses_in(dns.query.receive_tcp(sock)[0], "A"))
+            time.sleep(pause)
+        return found
 
 
 def addresses_in(answer: dns.message.Message, kind: str) -> list[str]:

@@ -88,6 +88,23 @@ def ask(questions: list[bytes]) -> int:
     return came
 
 
+def ask_at_once(questions: list[bytes], answers: int) -> int:
+    """All of them from one socket, then so many answers."""
+    came = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2)
+        sock.connect((SERVER, 53))
+        for each in questions:
+            sock.send(each)
+        for _ in range(answers):
+            came += len(sock.recv(65535)) > 0
+    return came
+
+
+def learned_names(rig: Rig) -> set[str]:
+    return {unpack_name(LEARNED.unpack(raw)["text"]) for _, raw in rig.maps["learned"].items()}
+
+
 def exchange(rig: Rig, pod: Pod, server: Answers, exchanges: list[Exchange]) -> dict[str, set[str]]:
     """What is learned by all of them: addresses by name."""
     rig.maps["learned"].delete_all(key for key, _ in rig.maps["learned"].items())
@@ -187,6 +204,31 @@ def test_an_answer_teaches_once_and_only_to_its_question(rig: Rig, pod: Pod, ser
     assert rig.losses()[Loss.UNASKED_ANSWER] == lost + 2
     assert exchange(rig, pod, server, [(other.to_wire(), right), (question("c.net").to_wire(), right)]) == {}
     assert exchange(rig, pod, server, [(asked.to_wire(), right)]) == {"a.example.org": {PEER}}
+
+
+def test_a_question_that_is_asked_again_makes_no_other_one_be_forgotten(rig: Rig, pod: Pod, server: Answers) -> None:
+    """Resolvers ask again by the same socket with the same id."""
+    asked = [question(f"q{i}.example.org", number=i) for i in range(4)]
+    wires = [answer(each, (each.question[0].name.to_text(), "A", f"198.51.100.{i}")) for i, each in enumerate(asked)]
+    rig.maps["learned"].delete_all(key for key, _ in rig.maps["learned"].items())
+    questions = [asked[i].to_wire() for i in (0, 1, 1, 2, 3)]
+    server.next = [answer(question("c.net")), wires[1], wires[1], wires[2], wires[3]]
+    lost = rig.losses()[Loss.UNASKED_ANSWER]
+    assert pod.run(ask_at_once, questions, 5) == 5
+    assert learned_names(rig) == {f"q{i}.example.org" for i in (1, 2, 3)}
+    assert rig.losses()[Loss.UNASKED_ANSWER] - lost <= 2, "what nobody asked, and one that is answered already"
+
+
+def test_an_open_question_outlives_later_ones_that_are_answered(rig: Rig, pod: Pod, server: Answers) -> None:
+    slow = question("slow.example.org", number=9)
+    later = [question(f"l{i}.example.org", number=100 + i) for i in range(100)]
+    of_later = [answer(each, (each.question[0].name.to_text(), "A", "198.51.100.3")) for each in later]
+    of_slow = answer(slow, ("slow.example.org.", "A", PEER))
+    rig.maps["learned"].delete_all(key for key, _ in rig.maps["learned"].items())
+    questions = [slow.to_wire(), *(each.to_wire() for each in later)]
+    server.next = [answer(question("c.net")), *of_later, of_slow]
+    assert pod.run(ask, [*questions, question("d.net").to_wire()]) == 102
+    assert "slow.example.org" in learned_names(rig)
 
 
 def test_what_is_learned_of_one_identity_stays_in_its_share(rig: Rig, pod: Pod, server: Answers) -> None:

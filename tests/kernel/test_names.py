@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,7 @@ import pytest
 from agent.app.agent import Agent
 from agent.kernel.datapath import detach
 from lab.node import Pod, ScratchNode, ip
-from tests.kernel.resolver import Resolver, look_up, look_up_by_stream
+from tests.kernel.resolver import Resolver, look_up, look_up_by_stream, look_up_two_by_stream
 from tests.kernel.rig import eventually
 from tests.kernel.test_agent import SETTINGS, Machine, pod_manifest
 
@@ -457,6 +458,36 @@ def test_answers_over_tcp_are_learned(world: World, task: Task) -> None:
     assert not task.pod.run(connects, API)
     assert len(task.pod.run(look_up_by_stream, DNS, "big.example.org")) == 61
     assert task.pod.run(connects, API)
+
+
+def test_only_the_first_answer_of_a_stream_is_learned(world: World, task: Task) -> None:
+    """A later segment may begin anywhere in an answer, in a text that the owner of a name has chosen: a server that
+    does its duty would teach whatever stands there."""
+    world.dns.zone["late.example.org"] = [OTHER]
+    task.rules(fqdn("api.example.org", "late.example.org"))
+    names = ("api.example.org", "late.example.org")
+    for pause in (0.0, 0.2):
+        assert task.pod.run(partial(look_up_two_by_stream, pause=pause), DNS, names) == [[API], [OTHER]]
+    assert task.pod.run(connects, API)
+    assert not task.pod.run(connects, OTHER)
+    assert task.pod.run(looks_up_and_connects, "late.example.org") == [True]
+
+
+def test_an_address_that_becomes_a_pod_s_is_no_name_s_any_more(world: World, task: Task) -> None:
+    """S4, P10: its connections end within a second, and so do exchanges of datagrams."""
+    assert task.agent is not None
+    world.node.serve("203.0.113.77", 443)
+    world.dns.zone["moving.example.org"] = ["203.0.113.77"]
+    task.rules(fqdn("moving.example.org"))
+    ended = talking(task.pod, looks_up_and_waits_for_the_end, "moving.example.org")
+    assert eventually(lambda: task.pod.run(connects, "203.0.113.77"), 20)
+    time.sleep(0.5)
+    world.write("moved.yaml", pod_manifest("moved", "12345678-0000-4000-8000-000000000077", "203.0.113.77", "other"))
+    try:
+        assert ended() < 10
+        assert not task.pod.run(connects, "203.0.113.77")
+    finally:
+        (world.files / "moved.yaml").unlink()
 
 
 def test_rotating_answers_are_known_at_once(world: World, task: Task) -> None:
