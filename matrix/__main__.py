@@ -24,7 +24,7 @@ from matrix.run import Job, Limits, run_job
 from matrix.tools import find_tools
 from matrix.vm import can_run, project_folder
 
-_SECONDS = {"none": 600, "core": 1500, "all": 7200}
+_SECONDS = {"none": 900, "core": 3000, "all": 7200}
 _WIDTH = 118
 
 
@@ -54,7 +54,7 @@ class Options:
 )
 @click.option("--tests", type=click.Choice([*_SECONDS]), help="Default: all with KVM, core without.")
 @click.option("--jobs", default=2, show_default=True, help="Guests side by side.")
-@click.option("--timeout", type=float, help="Seconds a guest may take. Default: 1500 for core, 7200 for all.")
+@click.option("--timeout", type=float, help="Seconds a guest may take. Default: 3000 for core, 7200 for all.")
 @click.option("--boot-timeout", type=float, default=180, show_default=True, help="Seconds until its first word.")
 @click.option("--memory", default=2048, show_default=True, help="MiB a guest.")
 @click.option("--share", type=click.Choice(["virtiofs", "9p"]), default="virtiofs", show_default=True)
