@@ -58,10 +58,19 @@ class Requests:
         except urllib.error.HTTPError as exc:
             if exc.code != 409:
                 raise RuntimeError(f"{obj['kind']}: {exc.code} {exc.read().decode()[:2000]}") from exc
-            old = self.request("GET", self.path_of(obj, named=True))
-            metadata = {**obj["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
-            made = self.request("PUT", self.path_of(obj, named=True), {**obj, "metadata": metadata})
+            made = self._replace(obj)
         return dict(made)
+
+    def _replace(self, obj: dict[str, Any], tries: int = 5) -> Any:
+        """An agent may write the object's status in between."""
+        old = self.request("GET", self.path_of(obj, named=True))
+        metadata = {**obj["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
+        try:
+            return self.request("PUT", self.path_of(obj, named=True), {**obj, "metadata": metadata})
+        except urllib.error.HTTPError as exc:
+            if exc.code != 409 or tries <= 1:
+                raise
+            return self._replace(obj, tries - 1)
 
 
 _PLURALS = {
