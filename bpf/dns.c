@@ -132,16 +132,19 @@ static __always_inline __u32 read_some(struct __sk_buff *skb, __u32 offset, void
 static __always_inline int is_in_own_network(struct __sk_buff *skb)
 {
 #ifdef HAVE_NETNS_OWNER
+	enum { HELPER_PROBE_READ_KERNEL = 113 }; /* by number: bcc takes another one where it may not read kallsyms */
+	long (*read_kernel)(void *, __u32, const void *) =
+		(long (*)(void *, __u32, const void *))HELPER_PROBE_READ_KERNEL;
 	struct bpf_sock *sk = skb->sk;
 	__u8 start[SOCK_NET_OFFSET + 8];
 	__u64 network = 0, owner = 0;
 	__u32 level = ~0;
 
-	if (!sk || bpf_probe_read_kernel(start, sizeof(start), sk))
+	if (!sk || read_kernel(start, sizeof(start), sk))
 		return 0;
 	__builtin_memcpy(&network, start + SOCK_NET_OFFSET, sizeof(network));
-	if (bpf_probe_read_kernel(&owner, sizeof(owner), (void *)(network + NET_USER_NS_OFFSET)) ||
-	    bpf_probe_read_kernel(&level, sizeof(level), (void *)(owner + USER_NS_LEVEL_OFFSET)))
+	if (read_kernel(&owner, sizeof(owner), (void *)(network + NET_USER_NS_OFFSET)) ||
+	    read_kernel(&level, sizeof(level), (void *)(owner + USER_NS_LEVEL_OFFSET)))
 		return 0;
 	return level == 0;
 #else

@@ -33,7 +33,7 @@ BAD = {
     "range backwards": (f"{HEAD}  egress: [{{ports: [{{port: 90, endPort: 80}}]}}]", "endPort"),
     "empty to": (f"{HEAD}  egress: [{{to: []}}]", "spec.egress[0].to"),
     "unknown entity": (f"{HEAD}  egress: [{{to: [{{entity: moon}}]}}]", "must be one of"),
-    "names": (f"{HEAD}  egress: [{{to: [{{fqdn: a.example}}]}}]", "not supported by this build"),
+    "names": (f"{HEAD}  egress: [{{to: [{{fqdn: a..example}}]}}]", "is no DNS name"),
     "tls": (f"{HEAD}  egress: [{{tls: {{serverNames: [a.example]}}}}]", "not supported by this build"),
     "pod without uid": (
         "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: airflow}\nspec: {}",
