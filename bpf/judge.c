@@ -129,11 +129,14 @@ static __always_inline __u32 openness(__u8 verdict)
 static __always_inline void lift(const struct rule *best, struct rule *out)
 {
 	if (openness(best->verdict) <= openness(out->verdict)) {
-		if (out->lift == LIFT_TO_AUDIT)
+		if (out->lift != LIFT_BY_NAME)
 			out->rule = 0;
 	} else if (out->lift == LIFT_TO_AUDIT) {
 		out->verdict = VERDICT_AUDIT;
 		out->reason = DROP_DENY_RULE;
+	} else if (out->lift == LIFT_TO_ALLOW) {
+		out->verdict = VERDICT_ALLOW;
+		out->reason = DROP_NONE;
 	} else {
 		*out = *best;
 	}

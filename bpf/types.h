@@ -48,6 +48,7 @@ enum lift {
 	LIFT_NONE = 0,
 	LIFT_BY_NAME = 1,  /* the name's verdict */
 	LIFT_TO_AUDIT = 2, /* VERDICT_AUDIT by the row's rule, a deny rule of a policy in audit; not lifted it has no rule */
+	LIFT_TO_ALLOW = 3, /* of VERDICT_AUDIT: VERDICT_ALLOW by the row's rule; not lifted it has no rule */
 };
 
 enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_UNKNOWN = 255 };

@@ -188,7 +188,8 @@ class DirectionView:
             return replace(enforced, rule=wished.rule, lift=Lift.TO_AUDIT)
         if passes:
             return enforced
-        return Outcome(Verdict.AUDIT, wished.reason, wished.rule, lift=Lift.BY_NAME if by_name else Lift.NONE)
+        audited = Outcome(Verdict.AUDIT, wished.reason, wished.rule)
+        return replace(audited, rule=enforced.rule, lift=Lift.TO_ALLOW) if by_name else audited
 
     def _lacks_a_rule(self, port: int, *, audited: bool) -> bool:
         """Would it pass if there were a rule in the layer that judges names?"""

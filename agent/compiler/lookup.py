@@ -63,11 +63,11 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
 
 def lifted(found: RuleValue, by_name: RuleValue | None) -> RuleValue:
     """What a verdict on an address becomes; `by_name`: the best verdict on its names."""
-    to_audit = found.lift is Lift.TO_AUDIT
-    opens = by_name is not None and _BY_OPENNESS.index(by_name.verdict) > _BY_OPENNESS.index(found.verdict)
-    if by_name is None or not opens:
-        return replace(found, rule=NO_RULE_ID if to_audit else found.rule, lift=Lift.NONE)
-    return RuleValue(Verdict.AUDIT, DropReason.DENY_RULE, found.rule) if to_audit else by_name
+    if by_name is None or _BY_OPENNESS.index(by_name.verdict) <= _BY_OPENNESS.index(found.verdict):
+        return replace(found, rule=found.rule if found.lift is Lift.BY_NAME else NO_RULE_ID, lift=Lift.NONE)
+    if found.lift is Lift.TO_AUDIT:
+        return RuleValue(Verdict.AUDIT, DropReason.DENY_RULE, found.rule)
+    return RuleValue(Verdict.ALLOW, rule=found.rule) if found.lift is Lift.TO_ALLOW else by_name
 
 
 def _rule(  # noqa: PLR0917  as lookup

@@ -91,6 +91,7 @@ class Lift(IntEnum):
     NONE = 0  # what it is
     BY_NAME = 1  # the name's
     TO_AUDIT = 2  # AUDIT by the row's `rule`: a deny rule of a policy in audit, which no name lifts (P3)
+    TO_ALLOW = 3  # of AUDIT: ALLOW by the row's `rule`, which allows the address already; not lifted it has no rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ BPF = Path(__file__).parents[2] / "bpf"
 ENUMS: dict[str, type[IntEnum]] = {
     "DIRECTION": verdict.Direction,
     "VERDICT": verdict.Verdict,
+    "LIFT": want.Lift,
     "DROP": verdict.DropReason,
     "STATE": verdict.EndpointState,
     "HOOK": verdict.Hook,
