@@ -44,9 +44,8 @@ class Refusal:
 @dataclass(slots=True)
 class Admission:
     """Kept by whoever compiles. `prefixes`, `names`: entries that these maps have room for; no `names`: the
-    kernel cannot judge by them. `digests`: of
-    what is in force, by name; it begins with what an agent before had in force, so that a restart refuses nothing of
-    it."""
+    kernel cannot judge by them. `digests`: of what is in force, by name; it begins with what an agent before had in
+    force, so that a restart refuses nothing of it."""
 
     prefixes: int = 100_000
     services: ServiceShares = field(default_factory=ServiceShares)

@@ -7,7 +7,7 @@ costs the work of its own addresses: their atoms, hence classes, and rows only w
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.compiler.addresses import NOTHING, Addresses, closed_prefixes
 from agent.compiler.atoms import AtomId, AtomTable, BlockAtom, CidrAtom, Members, PerhapsTasks, ServiceAtom
@@ -33,8 +33,9 @@ from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer
 from agent.model.policy import CidrPeer, PodPeer, PolicyRef, RuleRef, TaskPeer
 from agent.model.verdict import EndpointState
-from agent.model.want import Assignment, Delta, Host, NameNode, Prefix, RuleId, RulesetId, Want
+from agent.model.want import Assignment, Classes, Delta, Host, NameNode, Prefix, RuleId, RulesetId, Want
 
+K = TypeVar("K", bound=Hashable)
 NO_RULESET = RulesetId(0)
 MOST_TERMS = 150_000
 """In all contents together."""
@@ -216,11 +217,7 @@ class Compiler:
             before, after = old.get(prefix), new.get(prefix)
             if before == after:
                 continue
-            if after is not None:
-                self._registry.acquire_class(after)
-            if before is not None:
-                self._old_classes.append(before)
-            self._peers.put(prefix, None if after is None else self._registry.classes(after))
+            self._put_class(self._peers, prefix, before, after)
             host, length = prefix
             transitions.add((was.get(host, NOTHING, length), self._around.get(host, NOTHING, length)))
         return transitions
@@ -233,11 +230,7 @@ class Compiler:
             before, after = old.get(node), new.get(node)
             if before == after:
                 continue
-            if after is not None:
-                self._registry.acquire_class(after)
-            if before is not None:
-                self._old_classes.append(before)
-            self._names.put(node, None if after is None else self._registry.classes(after))
+            self._put_class(self._names, node, before, after)
 
     def _move_hosts(self, hosts: Iterable[Host], was: Lpm[Members]) -> set[Transition]:
         """`was`: the prefixes before this step."""
@@ -250,13 +243,20 @@ class Compiler:
                 del self._host_members[host]
             else:
                 self._host_members[host] = after
-                self._registry.acquire_class(after)
-            if before is not None:
-                self._old_classes.append(before)
-            self._hosts.put(host, None if after is None else self._registry.classes(after))
+            self._put_class(self._hosts, host, before, after)
             old = was.get(host, NOTHING) if before is None else before
             transitions.add((old, self._around.get(host, NOTHING) if after is None else after))
         return transitions
+
+    def _put_class(
+        self, written: ChangeLog[K, Classes], key: K, before: Members | None, after: Members | None
+    ) -> None:
+        """What was there keeps its class until this snapshot's last step."""
+        if after is not None:
+            self._registry.acquire_class(after)
+        if before is not None:
+            self._old_classes.append(before)
+        written.put(key, None if after is None else self._registry.classes(after))
 
     def _check_terms(self, cluster: Cluster, uids: Iterable[PodUid]) -> None:
         """Before the contents are made: each holds all terms of all its policies."""

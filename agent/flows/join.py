@@ -18,7 +18,7 @@ from agent.model.cluster import Address, Cluster
 from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind, PeerName, RuleMatch, Tuple
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
 from agent.model.nearest import Nearest
-from agent.model.policy import Entity, Rule, RuleRef
+from agent.model.policy import Entity, FqdnPeer, Policy, PolicyRef, Rule, RuleRef
 from agent.model.verdict import Direction, DropReason
 from agent.model.want import RuleId
 
@@ -93,6 +93,8 @@ class Joiner:
         self._learned = learned
         self._name_of, self.nearest, self.asked = name_of, NearestRules(clock), AskedNames(clock)
         self._past: dict[tuple[int, int], EndpointFacts] = {}
+        self._policies: Mapping[PolicyRef, Policy] | None = None
+        self._has_names = False
 
     def learn(self, endpoints: Mapping[int, EndpointFacts]) -> None:
         """Who has which slot now, before records that may refer to it."""
@@ -129,14 +131,24 @@ class Joiner:
             rcode=answer.rcode,
         )
 
-    def _peer(self, address: Address, owner: tuple[int, int]) -> PeerName:
+    def _peer(self, address: Address, owner: tuple[int, int], cluster: Cluster) -> PeerName:
         """An address of the world has the name under which the endpoint asked for it last; where nobody has seen that
         (yet), one that its identity has learned."""
         peer = self._name_of(address)
         if peer.kind is not PeerKind.ENTITY or peer.name != Entity.WORLD.value:
             return peer
-        asked = self.asked.name(owner, address) or self._learned(owner[1], address)
+        asked = self.asked.name(owner, address)
+        if not asked and self._learns(cluster):
+            asked = self._learned(owner[1], address)
         return replace(peer, kind=PeerKind.FQDN, name=asked) if asked else peer
+
+    def _learns(self, cluster: Cluster) -> bool:
+        """Without a policy that names peers by `fqdn` nothing is, and each flow would ask the kernel in vain."""
+        if cluster.policies is not self._policies:
+            self._policies = cluster.policies
+            peers = (peer for policy in cluster.policies.values() for _, _, peer in policy.peers())
+            self._has_names = any(isinstance(peer, FqdnPeer) for peer in peers)
+        return self._has_names
 
     def flow(self, growth: Growth, context: Context, time: float) -> Flow:
         raw = growth.flow
@@ -144,7 +156,7 @@ class Joiner:
             time=time,
             endpoint=self.facts(raw.slot, raw.identity, context, raw.cgroup_id),
             tuple=raw.tuple,
-            peer=self._peer(raw.tuple.peer, (raw.slot, raw.identity)),
+            peer=self._peer(raw.tuple.peer, (raw.slot, raw.identity), context.cluster),
             verdict=raw.verdict,
             rule=context.rules.get(RuleId(raw.rule)),
             counts=growth.counts,
@@ -158,7 +170,8 @@ class Joiner:
         """A denial, an audit or a foreign socket, with the nearest rule that would have allowed it (R1)."""
         endpoint = self.facts(event.slot, event.identity, context, event.cgroup_id)
         opener = context.by_cgroup.get(event.task_cgroup_id) if event.task_cgroup_id else None
-        peer = self._peer(event.peer, (event.slot, event.identity)) if event.hook.has_peer else NO_PEER
+        owner = (event.slot, event.identity)
+        peer = self._peer(event.peer, owner, context.cluster) if event.hook.has_peer else NO_PEER
         return Denial(
             time=time,
             endpoint=endpoint,

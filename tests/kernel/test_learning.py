@@ -15,7 +15,16 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from agent.abi.structs import FLAG_NAMES, LEARNED, LEARNED_KEY, LEARNED_SETS, LEARNED_WAYS, unpack_address
+from agent.abi.structs import (
+    ENDPOINT,
+    FLAG_NAMES,
+    LEARNED,
+    LEARNED_KEY,
+    LEARNED_SETS,
+    LEARNED_WAYS,
+    pack_folder,
+    unpack_address,
+)
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import DropReason, Loss, Verdict
 from agent.model.want import Lift
@@ -247,8 +256,6 @@ def test_what_is_learned_of_one_identity_stays_in_its_share(rig: Rig, pod: Pod, 
 
 def test_the_number_that_identities_share_learns_nothing(rig: Rig, pod: Pod, server: Answers) -> None:
     """Identities beyond the last number of their own have the same one: what one is answered is not the others'."""
-    from agent.abi.structs import ENDPOINT, pack_folder  # noqa: PLC0415
-
     for folder in (pod.folder, pod.container):
         key = pack_folder(folder.stat().st_ino)
         value = ENDPOINT.unpack(rig.maps["endpoints"].get(key) or b"")
