@@ -91,9 +91,14 @@ def test_what_was_in_force_before_a_restart_is_never_refused() -> None:
     assert not fits(room, name("b"), 1)
 
 
-@pytest.mark.parametrize("made", [lambda n: native(n, 2000), many_labels, lambda n: pod(f"p{n}", f"u{n}", 1)])
-def test_a_weight_is_near_what_memory_an_object_takes(made: Any) -> None:
-    texts = [json.dumps({"apiVersion": "v1", "kind": "Pod", **made(n)}) for n in range(40)]
+@pytest.mark.parametrize(
+    ("made", "count"),
+    [(lambda n: native(n, 2000), 40), (many_labels, 40), (lambda n: pod(f"p{n}", f"u{n}", 1), 4000)],
+    ids=["blocks", "labels", "pods"],
+)
+def test_a_weight_is_near_what_memory_an_object_takes(made: Any, count: int) -> None:
+    """So many objects that what other threads of the process allocate meanwhile does not count."""
+    texts = [json.dumps({"apiVersion": "v1", "kind": "Pod", **made(n)}) for n in range(count)]
     parse_object(json.loads(texts[0]))
     gc.collect()
     tracemalloc.start()
