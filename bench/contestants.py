@@ -20,7 +20,7 @@ from agent.kernel.programs import HOOKS, Program
 from agent.kernel.syscall import ProgType
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import DropReason, EndpointState, Verdict
-from agent.model.want import port_index
+from agent.model.want import PORT_BITS, port_index
 from lab.node import Pod, ScratchNode, cgroup_mount
 
 ADDRESS = "10.88.0.2"
@@ -131,16 +131,13 @@ def _fill(datapath: Datapath, pod: Pod, *, managed: bool) -> None:
     )  # fmt: skip
     classes = structs.CLASSES.pack(peer=3, base=3)
     maps["peers"].put_all((_prefix(address, length), classes) for address, length in prefixes())
-    maps["ports"].put_all(
-        (structs.U32.pack(value=port_index(protocol, port)), structs.U64.pack(value=5))
-        for protocol in (6, 17)
-        for port in PORTS
-    )
     allow = structs.RULE.pack(verdict=int(Verdict.ALLOW))
     maps["rules"].put_all(
-        (structs.RULE_KEY.pack(length=128, ruleset=ruleset, peer_class=peer_class, port_class=5), allow)
+        (structs.pack_rule_key(ruleset, peer_class, 0, (port_index(protocol, port), PORT_BITS)), allow)
         for ruleset in range(1, 501)
         for peer_class in (3, 4, 5)
+        for protocol in (6, 17)
+        for port in PORTS
     )
     deny = structs.RULE.pack(reason=int(DropReason.NO_RULE)) * 2
     own = structs.ENDPOINT.pack(

@@ -94,6 +94,13 @@ def ranges_and_ports() -> Cluster:
     return cluster(1, one("big", *wide, Rule("ports", EGRESS, (cidr("30.0.0.0/8"),), ports)))
 
 
+def inside_of_ports() -> Cluster:
+    """A CIDR at 999 ports, and 300 rules of networks in it: each network needs the rows of the ports as well."""
+    ports = tuple(PortMatch(6, 3 + 2 * i) for i in range(999))
+    inner = [rule(f"r{i}", (cidr(f"20.{i >> 8}.{i & 255}.0/24"),)) for i in range(300)]
+    return cluster(1, one("big", Rule("ports", EGRESS, (cidr("20.0.0.0/9"),), ports), *inner))
+
+
 def hole(i: int) -> CidrPeer:
     return CidrPeer(EVERYTHING, (IPv4Network((int(IPv4Address("20.0.0.0")) + 256 * i, 24)),))
 
@@ -179,6 +186,7 @@ def services(count: int, addresses: int, ports: int, policies: int) -> Callable[
 
 INPUTS: dict[str, Callable[[], Cluster]] = {
     "499 rules at 1-65535 and 501 ports, 1 pod": ranges_and_ports,
+    "300 networks inside of one at 999 ports, 1 pod": inside_of_ports,
     "200 holes, 100 pods": holes(200, 100),
     "400 holes, 100 pods": holes(400, 100),
     "800 holes, 100 pods": holes(800, 100),

@@ -86,37 +86,29 @@ static __always_inline void classify(const struct address *peer, union any_key *
 	}
 }
 
-/* A ruleset's verdict on a class, a port and a direction: four probes at most (model/want.py). */
+/* A ruleset's verdict on a class, a port and a direction; 0: it has none of its own. */
+static __always_inline struct rule *find_row(__u32 ruleset, __u32 peer_class, __u32 port_index, int direction,
+					     union any_key *key)
+{
+	key->rule = (struct rule_key){
+		.length = 128,
+		.ruleset = ruleset,
+		.peer_class = peer_class,
+		.direction = direction,
+		.port_index = bpf_htonl(port_index),
+	};
+	return rules.lookup(&key->rule);
+}
+
+/* Its verdict on an address: two probes at most (model/want.py). */
 static __always_inline void find_rule(const struct endpoint *endpoint, const struct classes *classes, __u8 protocol,
 				      __be16 port, int direction, union any_key *key, struct rule *out)
 {
-	int index = port_index(protocol, port);
-	__u32 any = unmentioned_port_class(protocol);
-	__u64 *mentioned = ports.lookup(&index);
-	__u32 port_class = mentioned && *mentioned ? *mentioned : any;
-	struct rule *rule = 0;
+	__u32 index = port_index(protocol, port);
+	struct rule *rule = find_row(endpoint->ruleset, classes->peer, index, direction, key);
 
-	key->rule = (struct rule_key){
-		.length = 128,
-		.ruleset = endpoint->ruleset,
-		.peer_class = classes->peer,
-		.port_class = port_class,
-		.direction = direction,
-	};
-	rule = rules.lookup(&key->rule);
-	if (!rule && port_class != any) {
-		key->rule.port_class = any;
-		rule = rules.lookup(&key->rule);
-	}
-	if (!rule && classes->base != classes->peer) {
-		key->rule.peer_class = classes->base;
-		key->rule.port_class = port_class;
-		rule = rules.lookup(&key->rule);
-		if (!rule && port_class != any) {
-			key->rule.port_class = any;
-			rule = rules.lookup(&key->rule);
-		}
-	}
+	if (!rule && classes->base != classes->peer)
+		rule = find_row(endpoint->ruleset, classes->base, index, direction, key);
 	*out = rule ? *rule : endpoint->defaults[direction & 1];
 }
 
@@ -159,32 +151,12 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 	find_rule(endpoint, &classes, protocol, port, direction, &key, out);
 }
 
-/* The ruleset's verdict on a name: without a row for its class no rule is on it. 0: none. */
-static __always_inline struct rule *find_rule_on_name(__u32 ruleset, __u32 name_class, __u32 port_class, __u32 any,
-						      union any_key *key)
-{
-	struct rule *rule;
-
-	key->rule = (struct rule_key){
-		.length = 128,
-		.ruleset = ruleset,
-		.peer_class = name_class,
-		.port_class = port_class,
-		.direction = DIRECTION_EGRESS,
-	};
-	rule = rules.lookup(&key->rule);
-	if (rule || port_class == any)
-		return rule;
-	key->rule.port_class = any;
-	return rules.lookup(&key->rule);
-}
-
 /* The verdict on an address to which an endpoint opens, or on the names that it knows it by. While there is a flow of
  * this key, its names do not expire.
  */
 static __always_inline void judge_names(const struct endpoint *endpoint, struct flow_key *flow, struct rule *out)
 {
-	__u32 any = unmentioned_port_class(flow->protocol), port_class = any;
+	__u32 index = port_index(flow->protocol, flow->service_port);
 	__u32 first = first_learned(&flow->peer);
 	struct rule best = {};
 	union any_key key;
@@ -193,11 +165,7 @@ static __always_inline void judge_names(const struct endpoint *endpoint, struct 
 	if (!out->lift)
 		return;
 	__u64 now = flows.lookup(flow) ? 0 : bpf_ktime_get_ns();
-	int index = port_index(flow->protocol, flow->service_port);
-	__u64 *mentioned = ports.lookup(&index);
 
-	if (mentioned && *mentioned)
-		port_class = *mentioned;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < LEARNED_WAYS; i++) {
 		key.learned = (struct learned_key){ .identity = endpoint->identity, .index = first + i };
@@ -205,7 +173,7 @@ static __always_inline void judge_names(const struct endpoint *endpoint, struct 
 
 		if (!name_class)
 			continue;
-		struct rule *rule = find_rule_on_name(endpoint->ruleset, name_class, port_class, any, &key);
+		struct rule *rule = find_row(endpoint->ruleset, name_class, index, DIRECTION_EGRESS, &key);
 
 		if (rule && openness(rule->verdict) > openness(best.verdict))
 			best = *rule;

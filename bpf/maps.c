@@ -23,7 +23,6 @@ SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO
 SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct dns_name, struct classes, names, NAMES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("hash", struct learned_key, struct learned, learned, LEARNED_ENTRIES, BPF_F_NO_PREALLOC); /* kernel; agent deletes; full: counted */
-SHARED("array", int, __u64, ports, PORT_INDEXES, 0);           /* agent -> kernel: port class */
 SHARED("lpm_trie", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
 SHARED("hash", struct denial_key, struct denial, denials, DENIALS_ENTRIES, 0); /* kernel; agent drains; full: counted */

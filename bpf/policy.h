@@ -5,27 +5,27 @@
 
 #include "packet.h"
 
-/* Index into `ports`, as agent/model/want.py computes it. */
+/* Protocol and port as one number, as agent/model/want.py computes it: one bit in front holds what a rule without ports
+ * means (P4), TCP, UDP, ICMP and ICMPv6.
+ */
 static __always_inline __u32 port_index(__u8 protocol, __be16 port)
 {
-	enum { PORTS = 65536 };
+	const __u32 ORDINARY = 0x8000;
 
-	if (protocol == PROTOCOL_TCP)
-		return bpf_ntohs(port);
-	if (protocol == PROTOCOL_UDP)
-		return PORTS + bpf_ntohs(port);
-	if (protocol == PROTOCOL_SCTP)
-		return 2 * PORTS + bpf_ntohs(port);
-	return 3 * PORTS + protocol;
-}
-
-/* Port class of what no policy mentions: a rule without ports means TCP, UDP, ICMP and ICMPv6 (P4). */
-static __always_inline __u32 unmentioned_port_class(__u8 protocol)
-{
-	return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP ||
-			       protocol == PROTOCOL_ICMPV6
-		       ? PORT_ANY
-		       : PORT_OTHER;
+	switch (protocol) {
+	case PROTOCOL_TCP:
+		return ORDINARY << 16 | bpf_ntohs(port);
+	case PROTOCOL_UDP:
+		return (ORDINARY + 1) << 16 | bpf_ntohs(port);
+	case PROTOCOL_ICMP:
+		return (ORDINARY + 2) << 16;
+	case PROTOCOL_ICMPV6:
+		return (ORDINARY + 3) << 16;
+	case PROTOCOL_SCTP:
+		return PROTOCOL_SCTP << 16 | bpf_ntohs(port);
+	default:
+		return (__u32)protocol << 16;
+	}
 }
 
 /* P9: is an answer that comes now still one to the question that was asked, or answered, at `last`? */

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 5
+#define ABI_VERSION 6
 
 /* Of a packet ("way") and of a flow, a connection or a rule ("direction": who opened). */
 enum direction { DIRECTION_EGRESS = 0, DIRECTION_INGRESS = 1 };
@@ -79,9 +79,6 @@ enum limit {
 	ENDPOINT_SLOTS = 4096,    /* slot 0 is never an endpoint's */
 	NEARBY_SLOTS = 65536,
 	CREATOR_SLOTS = 65536,
-	PORT_INDEXES = 196864,    /* TCP, UDP, SCTP: 65536 each; then one for each other protocol */
-	PORT_ANY = 0,             /* a port of TCP, UDP, ICMP, ICMPv6 that no policy mentions */
-	PORT_OTHER = 1,           /* any other protocol that no policy mentions */
 	POD_LEVELS = 2,
 	ANSWER_SLOTS = 32, /* entries of `answers` for an endpoint and a direction; a power of two */
 	ANSWER_WAYS = 8,   /* of these, where the questions of a peer may be; a power of two */
@@ -290,12 +287,12 @@ struct questions { /* value of `questions`, a storage of sockets: what it has as
 _Static_assert(sizeof(struct questions) == 8 + 8 * QUESTIONS, "ABI: agent/abi/layout.py");
 
 struct rule_key { /* key of `rules` */
-	__u32 length; /* bits: always 128 */
+	__u32 length; /* bits: 128 of a lookup, at least 96 of a row, which has a prefix of port indexes */
 	__u32 ruleset;
 	__u32 peer_class;
-	__u32 port_class;
 	__u8 direction;
 	__u8 pad[3];
+	__be32 port_index;
 };
 _Static_assert(sizeof(struct rule_key) == 20, "ABI: agent/abi/layout.py");
 

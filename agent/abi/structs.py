@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.abi.layout import Layout, array, be16, nested, raw, u8, u16, u32, u64
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 IDENTITY_SLOTS = 4096
 ENDPOINT_SLOTS = 4096
@@ -126,7 +126,9 @@ DNS_NAME = Layout("dns_name", length=u32, bytes=raw(NAME_BYTES))
 LEARNED_KEY = Layout("learned_key", identity=u32, index=u32)
 LEARNED = Layout("learned", address=ADDRESS, seal=u64, digest=u64, expires=u64, text=nested(DNS_NAME), pad=u32)
 ASKED = Layout("questions", next=u32, pad=u32, seal=array(u64, QUESTIONS))
-RULE_KEY = Layout("rule_key", length=u32, ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
+RULE_KEY = Layout(
+    "rule_key", length=u32, ruleset=u32, peer_class=u32, direction=u8, pad=raw(3), port_index=raw(4, align=4)
+)
 IDENTITY_COUNTS = Layout(
     "identity_counts",
     sent_packets=u64,
@@ -214,7 +216,6 @@ MAPS: dict[str, MapSpec] = {
     "hosts": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
     "names": MapSpec(DNS_NAME, CLASSES, 16384, resizable=True, lpm=True),
     "learned": MapSpec(LEARNED_KEY, LEARNED, 65536, resizable=True),
-    "ports": MapSpec(U32, U64, 196864),
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
     "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
@@ -224,6 +225,19 @@ MAPS: dict[str, MapSpec] = {
     "sockets": MapSpec(U32, PROMOTED, 0, kernel_only=True),
     "questions": MapSpec(U32, ASKED, 0, kernel_only=True),
 }
+
+
+RULE_KEY_BITS = 96
+"""Of a key of `rules` before its port index, which may be a prefix."""
+
+
+def pack_rule_key(ruleset: int, peer_class: int, direction: int, ports: tuple[int, int]) -> bytes:
+    """Key of `rules`; `ports`: a prefix of port indexes (agent/model/want.py), all 32 bits of one for a lookup."""
+    index, length = ports
+    return RULE_KEY.pack(
+        length=RULE_KEY_BITS + length, ruleset=ruleset, peer_class=peer_class, direction=direction,
+        port_index=index.to_bytes(4, "big"),
+    )  # fmt: skip
 
 
 def pack_folder(cgroup_id: int) -> bytes:

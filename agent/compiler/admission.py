@@ -15,9 +15,8 @@ from immutables import Map
 from agent.compiler.addresses import builtin_prefixes
 from agent.compiler.names import NAMES
 from agent.compiler.needs import MEMBERSHIPS, AnyPolicy, Needs, needs_of
-from agent.compiler.port_shares import PortShares
 from agent.compiler.service_shares import ServiceShares
-from agent.compiler.shares import DISTINCT_PORTS, PORTS_APART, Excess, blamed, each_by_itself, excess
+from agent.compiler.shares import Excess, blamed, each_by_itself, excess
 from agent.errors import InvalidObject, TooMuch
 from agent.model.changes import Changes
 from agent.model.cluster import Cluster
@@ -51,14 +50,13 @@ class Admission:
     services: ServiceShares = field(default_factory=ServiceShares)
     digests: dict[str, str] = field(default_factory=dict)
     names: int = 14_000
-    named_ports: PortShares = field(default_factory=PortShares)
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refusal] = field(default_factory=dict)  # refused by what only the work has shown
 
     def admit(self, cluster: Cluster, changes: Changes) -> tuple[Cluster, Changes]:
         """The snapshot without what is refused, and what is different in it from the one before."""
-        changes = self.named_ports.admit(cluster, self.services.admit(cluster, changes))
+        changes = self.services.admit(cluster, changes)
         if changes.everything_else:
             self._judge(cluster)
         return self.substituted(cluster), changes
@@ -90,7 +88,6 @@ class Admission:
             ("CIDRs and exceptions", needs.prefixes, max(self.prefixes - builtin, 0), excess),
             ("places of CIDRs in one another", needs.memberships, MEMBERSHIPS, excess),
             ("terms: peers of rules, with their ports", needs.terms, TERMS, excess),
-            (PORTS_APART, needs.ports, DISTINCT_PORTS, excess),
             (NAMES, needs.names, self.names, excess),
             ("conditions on peers", needs.conditions, CONDITIONS, each_by_itself),
             ("conditions on peers, times the kinds of pods", needs.matches, MATCHES, excess),
@@ -100,7 +97,7 @@ class Admission:
 
     def substituted(self, cluster: Cluster) -> Cluster:
         """The snapshot with the versions in force of what is refused; without those that never had one."""
-        cluster = self.named_ports.substituted(self.services.substituted(cluster))
+        cluster = self.services.substituted(cluster)
         if not self.refused:
             return cluster
         return replace(
@@ -117,14 +114,20 @@ class Admission:
         known = {ref: need for ref, need in found.needs.items() if ref in policies and ref not in self.refused}
         unchanged = {ref for ref in known if self._has_in_force(ref, policies[ref])}
         over = excess(known, found.limit, unchanged) or blamed(known, found.over, found.limit, unchanged)
-        self._refuse(policies, over, found.what)
-        self._found_later |= {ref: self.refused[ref] for ref in over}
+        self.refuse(cluster, over, found.what)
         return bool(over)
+
+    def refuse(self, cluster: Cluster, over: Mapping[PolicyRef, Excess], what: str) -> None:
+        """Policies, services and slices, for what only the work has shown."""
+        policies: dict[PolicyRef, AnyPolicy] = {**cluster.policies, **cluster.network_policies}
+        of_policies = {ref: each for ref, each in over.items() if ref in policies}
+        self._refuse(policies, of_policies, what)
+        self._found_later |= {ref: self.refused[ref] for ref in of_policies}
+        self.services.refuse(cluster, {ref: each for ref, each in over.items() if ref not in policies}, what)
 
     def took(self, admitted: Cluster) -> None:
         """This snapshot, as `admit` returned it, is in force."""
         self.services.took(admitted)
-        self.named_ports.took()
         before, self._in_force = self._in_force, {**admitted.policies, **admitted.network_policies}
         if not admitted.complete or before == self._in_force:
             return
@@ -137,7 +140,6 @@ class Admission:
         return (
             *(refusal.error for _, refusal in sorted(self.refused.items())),
             *self.services.errors(),
-            *self.named_ports.errors(),
         )
 
     def sentences(self) -> dict[PolicyRef, str]:

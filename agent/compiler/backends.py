@@ -71,6 +71,7 @@ class BackendTerms:
     _asked: frozenset[AtomId] = field(init=False)
     _names: frozenset[tuple[int, str]] = field(init=False)
     _seen: dict[AtomId, frozenset[Members]] = field(default_factory=dict)
+    _reaching: dict[BackedAtom, IndexedTerm | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at = [asked.term for asked in self.terms if isinstance(asked.term, AtPorts | AtNamedPort)]
@@ -79,6 +80,13 @@ class BackendTerms:
 
     def reaching(self, atom: BackedAtom) -> IndexedTerm | None:
         """The earliest term that lets pass to some endpoint, if every one is reached by some."""
+        if atom not in self._reaching:
+            if len(self._reaching) >= KNOWN:
+                self._reaching.clear()
+            self._reaching[atom] = self._found(atom)
+        return self._reaching[atom]
+
+    def _found(self, atom: BackedAtom) -> IndexedTerm | None:
         found: list[IndexedTerm] = []
         for number, group in atom.ends:
             hits = self._hits(atom.protocol, number)

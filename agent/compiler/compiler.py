@@ -60,9 +60,9 @@ class Compiler:
         self._table = AtomTable()
         self._peers, self._hosts = ChangeLog(self.want.peers), ChangeLog(self.want.hosts)
         self._names = ChangeLog(self.want.names)
-        self._ports, self._rules = ChangeLog(self.want.ports), ChangeLog(self.want.rules)
+        self._rules = ChangeLog(self.want.rules)
         self._rulesets, self._assignments = ChangeLog(self.want.rulesets), ChangeLog(self.want.assignments)
-        self._registry = Registry(self._table, self._refs, self._ports, self._rules, self._rulesets)
+        self._registry = Registry(self._table, self._refs, self._rules, self._rulesets)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
@@ -326,7 +326,6 @@ class Compiler:
             peers=of(self._peers),
             hosts=of(self._hosts),
             names=of(self._names),
-            ports=of(self._ports),
             rules=of(self._rules),
             rulesets=of(self._rulesets),
             assignments=of(self._assignments),
@@ -335,7 +334,7 @@ class Compiler:
 
     def _commit_all(self) -> None:
         addresses = (self._peers, self._hosts, self._names)
-        for tracked in (*addresses, self._ports, self._rules, self._rulesets, self._assignments):
+        for tracked in (*addresses, self._rules, self._rulesets, self._assignments):
             tracked.commit()
 
 

@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from agent.compiler.ports import Interval, Ports, covers_in_order, mentioned
+from agent.compiler.firsts import Firsts
+from agent.compiler.ports import Interval, Ports, covers_in_order
 from agent.compiler.terms import Term
 from agent.model.policy import RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.model.want import Lift
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
+
+FEW = 8
+"""So many rules are looked through one by one."""
 
 
 class Part(IntEnum):
@@ -133,24 +137,32 @@ class Hits:
     parts: tuple[tuple[Hit, ...], ...]  # in the order of Part
     unknown: bool  # nobody known has the address (P15)
     from_host: bool  # it is this host's (P8)
+    _firsts: dict[tuple[Part, bool], Firsts[Hit]] = field(default_factory=dict, compare=False, repr=False)
 
     def decide(self, port: int, *, audited: bool) -> Outcome:
         """The verdict at a port; `audited`: with the policies in audit as if enforced."""
         return self.kind.decide(self, port, audited)
 
     def first(self, part: Part, port: int, audited: bool) -> Hit | None:  # noqa: FBT001  as in decide
-        """The first rule that counts at this port."""
-        for hit in self.parts[part]:
-            if (audited or hit.rule.enforced) and covers_in_order(hit.ports, port):
-                return hit
-        return None
+        """The first rule that counts at this port. To the node's own pods only a rule that names it denies (P8)."""
+        hits = self.parts[part]
+        if len(hits) <= FEW:
+            return next((h for h in hits if self._counts(h, part, audited) and covers_in_order(h.ports, port)), None)
+        found = self._firsts.get((part, audited))
+        if found is None:
+            counting = ((hit.ports, hit) for hit in hits if self._counts(hit, part, audited))
+            found = self._firsts[part, audited] = Firsts.of(counting)
+        return found.at(port)
+
+    def _counts(self, hit: Hit, part: Part, audited: bool) -> bool:  # noqa: FBT001  as in decide
+        return (audited or hit.rule.enforced) and (hit.node or part is not Part.DENY or not self.from_host)
 
 
 def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa: FBT001  a LayerKind's
     """P2: deny rules, allow rules, isolation; to the node's own pods only what names the node may deny (P8)."""
-    for hit in hits.parts[Part.DENY]:
-        if (audited or hit.rule.enforced) and covers_in_order(hit.ports, port) and (hit.node or not hits.from_host):
-            return Outcome(Verdict.DENY, DropReason.DENY_RULE, hit.rule.ref)
+    denying = hits.first(Part.DENY, port, audited)
+    if denying is not None:
+        return Outcome(Verdict.DENY, DropReason.DENY_RULE, denying.rule.ref)
     if hits.from_host:
         return Outcome(Verdict.ALLOW, DropReason.NONE, NODE_TO_OWN_PODS)
     allowing = hits.first(Part.ALLOW, port, audited)
@@ -173,7 +185,7 @@ class DirectionView:
     may_be_named: bool = False  # a rule on a name may allow what no rule on these addresses does
 
     def at(self, port: int) -> Outcome:
-        """The verdict at a port index, ANY_PORT or OTHER_PORT; computed twice for the sake of audit (P3)."""
+        """The verdict at a port index; computed twice for the sake of audit (P3)."""
         enforced = self._through(port, audited=False)
         denied = enforced.verdict is Verdict.DENY
         lacks = denied and self.may_be_named and self._lacks_a_rule(port, audited=False)
@@ -220,6 +232,6 @@ class DirectionView:
         return outcome
 
     def intervals(self) -> set[Interval]:
-        """The only ports at which the verdict may differ from that at ANY_PORT or OTHER_PORT."""
+        """The verdict is the same at all ports that the same of these hold."""
         hits = (hit for layer in self.layers for part in layer.parts for hit in part)
-        return {each for hit in hits for each in mentioned(hit.ports)}
+        return {each for hit in hits for each in hit.ports}

@@ -8,17 +8,14 @@ from agent.compiler.names import classes_of_name
 from agent.compiler.prefixes import Lpm, host_of
 from agent.model.cluster import Address
 from agent.model.identity import PodUid
-from agent.model.protocol import ORDINARY
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 from agent.model.want import (
     NO_CLASS,
     NO_RULE_ID,
-    PORT_ANY,
-    PORT_OTHER,
+    PORT_BITS,
     Classes,
     Lift,
     PeerClass,
-    PortClass,
     RuleKey,
     RulesetId,
     RuleValue,
@@ -80,9 +77,9 @@ def _rule(  # noqa: PLR0917  as lookup
 def _row(  # noqa: PLR0917  as lookup
     want: Want, ruleset: RulesetId, peer_class: PeerClass, direction: Direction, protocol: int, port: int
 ) -> RuleValue | None:
-    fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
-    mentioned = want.ports.get(port_index(protocol, port), PortClass(0)) or fallback
-    keys = (RuleKey(ruleset, peer_class, port_class, direction) for port_class in (mentioned, fallback))
+    index = port_index(protocol, port)
+    around = ((index >> free << free, PORT_BITS - free) for free in range(PORT_BITS + 1))
+    keys = (RuleKey(ruleset, peer_class, direction, prefix) for prefix in around)
     return next((want.rules[key] for key in keys if key in want.rules), None)
 
 

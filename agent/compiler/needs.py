@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing_extensions import assert_never
 
 from agent.compiler.names import nodes_needed
-from agent.compiler.ports import Interval, interval
 from agent.compiler.prefixes import prefix_of
-from agent.compiler.shares import distinct
 from agent.compiler.terms import PORTS, is_wide
 from agent.model.cluster import Cluster, Pod
 from agent.model.network_policy import LivePodPeer, NetworkPolicy
@@ -44,8 +42,7 @@ class Needs:
     """By policy. `prefixes`: CIDRs and exceptions. `memberships`: which of all prefixes lie in which of its CIDRs.
     `terms`: peers of its rules, with their ports. `conditions`: on peers, patterns of ids by their length; `matches`:
     each of them once for every kind of pod that it is held against. `subjects`, `selections`: the same of what says
-    which pods of this node it selects. `ports`: that others with fewer do not name. `names`: entries of map
-    `names`."""
+    which pods of this node it selects. `names`: entries of map `names`."""
 
     prefixes: Mapping[PolicyRef, int]
     memberships: Mapping[PolicyRef, int]
@@ -54,7 +51,6 @@ class Needs:
     matches: Mapping[PolicyRef, int]
     subjects: Mapping[PolicyRef, int]
     selections: Mapping[PolicyRef, int]
-    ports: Mapping[PolicyRef, int]
     names: Mapping[PolicyRef, int]
 
 
@@ -78,7 +74,6 @@ def needs_of(cluster: Cluster, policies: Mapping[PolicyRef, AnyPolicy]) -> Needs
         matches={ref: sum(weight * pods.get(where, 0) for weight, where in each) for ref, each in weights.items()},
         subjects=subjects,
         selections={ref: weight * here[ref.namespace or None] for ref, weight in subjects.items()},
-        ports=distinct({ref: _ports(policy) for ref, policy in policies.items()}),
         names={ref: nodes_needed(p.pattern for p in each if isinstance(p, FqdnPeer)) for ref, each in peers.items()},
     )
 
@@ -98,16 +93,6 @@ def peers_of(policy: AnyPolicy) -> Iterator[AnyPeer]:
 def _rules(policy: AnyPolicy) -> Iterator[tuple[tuple[AnyPeer, ...], tuple[PortMatch, ...]]]:
     rules = (rule for _, rule in policy.rules()) if isinstance(policy, Policy) else iter(policy.rules())
     return ((tuple(rule.peers or ()), rule.ports or ()) for rule in rules)
-
-
-def _ports(policy: AnyPolicy) -> set[Interval]:
-    return {interval(match) for _, ports in _rules(policy) for match in ports if match.name is None}
-
-
-def names_of_ports(policies: Iterable[AnyPolicy]) -> frozenset[tuple[int, str]]:
-    """Protocols and names of ports that rules give by their names."""
-    ports = (match for policy in policies for _, each in _rules(policy) for match in each)
-    return frozenset((match.protocol, match.name) for match in ports if match.name is not None)
 
 
 def _inside(firsts: list[int], prefix: Prefix) -> int:

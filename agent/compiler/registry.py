@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 
-from agent.compiler.atoms import DNS, HOST, AtomId, AtomTable, BackedAtom, Members, PortAtom, ServicePortAtom
+from agent.compiler.atoms import DNS, HOST, AtomId, AtomTable, Members
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import ChangeLog
-from agent.compiler.ports import Interval, PortTable
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
 from agent.compiler.rulesets import RulesetContent
@@ -18,13 +17,10 @@ from agent.model.want import (
     NO_CLASS,
     Classes,
     PeerClass,
-    PortClass,
-    PortIndex,
     RuleKey,
     Ruleset,
     RulesetId,
     RuleValue,
-    port_index,
 )
 
 NO_MEMBERS: Members = frozenset()
@@ -40,11 +36,10 @@ def text_of_members(members: Members) -> str:
 class Registry:
     """Numbers classes and rulesets by content. `emit` writes what follows from all that was acquired and released."""
 
-    def __init__(  # noqa: PLR0917  the maps that it writes, in the order of want.py
+    def __init__(
         self,
         table: AtomTable,
         refs: RuleRefs,
-        ports: ChangeLog[PortIndex, PortClass],
         rules: ChangeLog[RuleKey, RuleValue],
         rulesets: ChangeLog[RulesetId, Ruleset],
         room: int | None = None,
@@ -53,8 +48,7 @@ class Registry:
         self._written_rows, self.room = rules, room
         self.at_once: int | None = None
         self._table, self._refs = table, refs
-        self._ports = PortTable(ports)
-        self._rows = Rows(rules, self._ports, refs)
+        self._rows = Rows(rules, refs)
         self._written = rulesets
         self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
         self._rulesets: Interner[RulesetContent] = Interner(1, RulesetContent.text)
@@ -103,7 +97,7 @@ class Registry:
         return {atom for members in self._classes.numbers for atom in members}
 
     def emit(self) -> None:
-        """Brings ports, rules and rulesets up to date. Once a step, after the last acquire and release.
+        """Brings rules and rulesets up to date. Once a step, after the last acquire and release.
 
         Raises TooMuch, before the work; then nothing here is of use any more.
         """
@@ -123,7 +117,6 @@ class Registry:
         for content, _ in dead_rulesets:
             self._refs.release(content.refs())
         self._check_room([content for content, _ in born_rulesets])
-        self._rows.rewrite(self._ports.refresh())
         for content, number in born_rulesets:
             self._written.put(RulesetId(number), self._rows.ruleset(content))
             for members in self._touched(content):
@@ -134,26 +127,23 @@ class Registry:
                 self._write(content, members)
 
     def _check_room(self, born: list[RulesetContent]) -> None:
-        """Where ports fall into other classes, every ruleset's rows may be more than they were."""
-        if self.room is None or not (born or self._ports.stale):
+        if self.room is None or not born:
             return
-        there = 0 if self._ports.stale else len(self._written_rows.entries)
-        needs = self.needs(self._rulesets.numbers if self._ports.stale else born)
-        if needs.total() + there > self.room:
+        needs = self.needs(born)
+        if needs.total() + len(self._written_rows.entries) > self.room:
             raise TooMuch(ROWS, needs, self.room)
         if self.at_once is not None and needs.total() > self.at_once:
             raise TooMuch(ROWS, needs, self.at_once)
 
     def needs(self, contents: Iterable[RulesetContent] | None = None) -> Counter[PolicyRef]:
         """By policy: most rows that these rulesets, or all, can need."""
-        self._ports.recut()
         needs = Counter[PolicyRef]()
         for content in self._rulesets.numbers if contents is None else contents:
-            needs.update(content.needs(self._touched(content), self._ports.pieces))
+            needs.update(content.needs(self._touched(content)))
         return needs
 
     def commit(self) -> None:
-        for interner in (self._classes, self._rulesets, self._ports.classes):
+        for interner in (self._classes, self._rulesets):
             interner.commit()
         self._rows.commit()
         if len(self._bases) > 2 * len(self._classes.numbers) + MOST_BASES:
@@ -187,39 +177,24 @@ class Registry:
 
     def _learn_ruleset(self, content: RulesetContent) -> None:
         self._refs.acquire(content.refs())
-        self._ports.add(content.intervals())
         for key in content.index_keys():
             self.rulesets_by_key.setdefault(key, set()).add(content)
 
     def _forget_ruleset(self, content: RulesetContent) -> None:
-        self._ports.remove(content.intervals())
         for key in content.index_keys():
             self.rulesets_by_key[key].discard(content)
             if not self.rulesets_by_key[key]:
                 del self.rulesets_by_key[key]
 
     def _learn_class(self, members: Members) -> None:
-        self._ports.add(self._intervals(members))
         if members <= self._table.base:
             self._base_classes.add(members)
         for key in self._keys(members):
             self._classes_by_key.setdefault(key, set()).add(members)
 
     def _forget_class(self, members: Members) -> None:
-        self._ports.remove(self._intervals(members))
         self._base_classes.discard(members)
         for key in set(self._keys(members)):
             self._classes_by_key[key].discard(members)
             if not self._classes_by_key[key]:
                 del self._classes_by_key[key]
-
-    def _intervals(self, members: Members) -> Iterator[Interval]:
-        """Ports that addresses of the class bring along: of services and of named ports."""
-        for number in members:
-            atom = self._table.atoms[number]
-            if isinstance(atom, PortAtom | ServicePortAtom):
-                index = port_index(atom.protocol, atom.number)
-                yield index, index
-            elif isinstance(atom, BackedAtom):
-                index = port_index(atom.protocol, atom.port)
-                yield index, index

@@ -6,7 +6,6 @@ from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 
 from agent.compiler.atoms import HOST, METADATA, AtomId, AtomTable, Members, ServicePortAtom
 from agent.compiler.layers import DirectionView, Outcome
-from agent.compiler.ports import ANY_PORT, OTHER_PORT
 from agent.compiler.rulesets import CHART, RulesetContent
 from agent.model.verdict import Verdict
 from agent.model.want import PORT_INDEXES, Lift
@@ -77,6 +76,5 @@ def _openness(outcome: Outcome) -> int:
 
 def _probes(*views: DirectionView) -> Iterator[int]:
     """Ports that stand for all: verdicts change only where an interval begins or has ended."""
-    yield from (ANY_PORT, OTHER_PORT)
     intervals = {each for view in views for each in view.intervals()}
-    yield from {port for low, high in intervals for port in (low, high + 1) if port < PORT_INDEXES}
+    yield from {0, *(port for low, high in intervals for port in (low, high + 1) if port < PORT_INDEXES)}

@@ -6,7 +6,7 @@ A content is made of layers (P1), dagwall's own first, then NetworkPolicy's: a p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 from typing_extensions import assert_never
 
@@ -40,7 +40,7 @@ from agent.compiler.layers import (
     Part,
     RulePosition,
 )
-from agent.compiler.ports import Interval, Ports, mentioned, together
+from agent.compiler.ports import Ports, rows_of, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
 from agent.model.policy import FqdnPeer, PolicyRef, PortMatch, RuleRef
 from agent.model.verdict import Direction
@@ -112,8 +112,8 @@ class RulesetContent:
         also what lets a name lead to an address, or not."""
         return {*self._asked, *(MAY_BE_NAMED | NEVER_NAMED if self.asks_names else ())}
 
-    def needs(self, classes: Iterable[Members], pieces: Callable[[Ports], int]) -> Counter[PolicyRef]:
-        """By policy: most rows that these classes can need. `pieces`: into how many port classes ports fall."""
+    def needs(self, classes: Iterable[Members]) -> Counter[PolicyRef]:
+        """By policy: most rows that these classes can need: one for each prefix of the ports of each term."""
         weights = {
             key: Counter[PolicyRef]()
             for key, group in self._asked.items()
@@ -122,7 +122,7 @@ class RulesetContent:
         for key, weight in weights.items():
             for asked in self._asked[key]:
                 if isinstance(asked.term, AtPorts):
-                    weight[asked.rule.ref.policy] += pieces(asked.term.ports)
+                    weight[asked.rule.ref.policy] += rows_of(asked.term.ports)
         found = Counter[PolicyRef]()
         for seen, count in Counter(self.seen(members) for members in classes).items():
             for key in (ANY_ADDRESS, *seen):
@@ -155,11 +155,6 @@ class RulesetContent:
         named = {rule.ref for side in sides for rule in side.rules()}
         return named | {NODE_TO_OWN_PODS, OBSERVED}
 
-    def intervals(self) -> set[Interval]:
-        """Ports that the rules name by number."""
-        terms = [asked.term for group in self._asked.values() for asked in group]
-        return {each for t in terms if isinstance(t, AtPorts) for each in mentioned(t.ports)}
-
     def views(self, members: Members) -> tuple[DirectionView, DirectionView]:
         """Its verdicts on addresses with these members, by direction."""
         by_rule: dict[tuple[RulePosition, int, bool], tuple[LoweredRule, list[Ports]]] = {}
@@ -168,7 +163,7 @@ class RulesetContent:
             by_rule.setdefault((asked.place, asked.position, node), (asked.rule, []))[1].append(ports)
         groups: dict[RulePosition, list[tuple[int, Hit]]] = {}
         for (place, position, node), (rule, found) in by_rule.items():
-            groups.setdefault(place, []).extend((position, Hit(rule, ports, node)) for ports in together(found))
+            groups.setdefault(place, []).append((position, Hit(rule, together(found), node)))
         ordered = {
             place: tuple(hit for _, hit in sorted(hits, key=lambda each: each[0])) for place, hits in groups.items()
         }

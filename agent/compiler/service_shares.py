@@ -5,20 +5,16 @@ Of a refused one the version before stays; one that never had any is not there: 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.compiler.shares import (
-    DISTINCT_PORTS,
     OF_NAMESPACE,
     OF_OBJECT,
-    PORTS_APART,
     Excess,
     blamed,
     by_namespace,
-    distinct,
     excess,
     leaves_no_room,
 )
@@ -32,8 +28,6 @@ PLACES = 600_000
 ADDRESSES, AT_PORTS = "addresses in map hosts", "ports at addresses"
 _TABLES = {"Service": "services", "EndpointSlice": "slices"}
 Piece = Service | EndpointSlice
-Port = tuple[int, int]
-"""Protocol and number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,6 @@ class Size:
 
     addresses: int
     places: int
-    ports: frozenset[Port]
 
 
 @dataclass(slots=True)
@@ -61,7 +54,6 @@ class ServiceShares:
     refused: dict[PolicyRef, Refused] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refused] = field(default_factory=dict)
     _sizes: dict[PolicyRef, Size] = field(default_factory=dict)
-    _users: Counter[Port] = field(default_factory=Counter)  # how many have a port
     _touched: set[PolicyRef] = field(default_factory=set)  # refused, or no more, since a snapshot was taken
     _seen: Cluster = field(default_factory=Cluster)
     _taken: Cluster = field(default_factory=Cluster)
@@ -92,9 +84,14 @@ class ServiceShares:
             return False
         needs = self._left(lambda size: size.addresses)
         over = blamed(needs, found.over, found.limit, self._in_force(cluster, needs))
-        self._refuse(cluster, over, ADDRESSES)
-        self._found_later |= {ref: self.refused[ref] for ref in over}
+        self.refuse(cluster, over, ADDRESSES)
         return bool(over)
+
+    def refuse(self, cluster: Cluster, over: Mapping[PolicyRef, Excess], what: str) -> None:
+        """What only the work has shown."""
+        self._refuse(cluster, over, what)
+        self._found_later |= {ref: self.refused[ref] for ref in over if ref in self.refused}
+        self._touched |= over.keys()
 
     def substituted(self, cluster: Cluster) -> Cluster:
         if not self.refused:
@@ -118,15 +115,9 @@ class ServiceShares:
         return tuple(refused.error for _, refused in sorted(self.refused.items()))
 
     def _measure(self, ref: PolicyRef, piece: Piece | None) -> None:
-        before = self._sizes.pop(ref, None)
-        if before is not None:
-            self._users.subtract(before.ports)
-            for port in before.ports:
-                if not self._users[port]:
-                    del self._users[port]
+        self._sizes.pop(ref, None)
         if piece is not None:
-            now = self._sizes[ref] = _size(piece)
-            self._users.update(now.ports)
+            self._sizes[ref] = _size(piece)
 
     def _share_all(self, cluster: Cluster) -> None:
         limit = max(self.hosts - _count_of_others(cluster), 0)
@@ -136,9 +127,6 @@ class ServiceShares:
         places = self._left(lambda size: size.places)
         if not _harmless(places, PLACES):
             self._share(cluster, places, PLACES, AT_PORTS)
-        if len(self._users) > DISTINCT_PORTS // OF_OBJECT:
-            ports = distinct({ref: size.ports for ref, size in self._sizes.items() if ref not in self.refused})
-            self._share(cluster, ports, DISTINCT_PORTS, PORTS_APART)
 
     def _left(self, of: Callable[[Size], int]) -> dict[PolicyRef, int]:
         return {ref: of(size) for ref, size in self._sizes.items() if ref not in self.refused}
@@ -191,7 +179,7 @@ def _addresses(piece: Piece) -> Iterator[Address]:
 
 def _size(piece: Piece) -> Size:
     count = len(piece.addresses) + (len(piece.external) if isinstance(piece, Service) else 0)
-    return Size(count, count * (1 + len(piece.ports)), frozenset((port.protocol, port.port) for port in piece.ports))
+    return Size(count, count * (1 + len(piece.ports)))
 
 
 def _of_others(cluster: Cluster) -> Iterator[Address]:

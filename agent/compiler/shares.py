@@ -24,10 +24,6 @@ class Ref(Protocol):
 
 
 R = TypeVar("R", bound=Ref)
-T = TypeVar("T")
-DISTINCT_PORTS = 4_000
-"""Ports that policies tell apart, and as many of services. A range of ports costs a row for each of them in it."""
-PORTS_APART = "distinct ports"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +81,12 @@ def blamed(needs: Mapping[R, int], over: int, limit: int, in_force: Collection[R
     return shares.found
 
 
-def distinct(things: Mapping[R, Collection[T]]) -> dict[R, int]:
-    """How many each brings that nobody who has fewer brings: what many share costs as much as if one had it."""
-    seen: set[T] = set()
-    found: dict[R, int] = {}
-    for ref in sorted(things, key=lambda each: (len(things[each]), each)):
-        new = set(things[ref]) - seen
-        found[ref] = len(new)
-        seen |= new
-    return found
+def beside_others(needs: Mapping[R, int], limit: int, in_force: Collection[R]) -> dict[R, Excess]:
+    """As `excess` of what has been counted: no quota for one object, nor for all together."""
+    shares = _Shares(needs, limit, in_force)
+    shares.of_namespaces()
+    shares.of_reserve()
+    return shares.found
 
 
 class _Shares:
@@ -114,11 +107,15 @@ class _Shares:
         limit = self._limit
         while self._left.total() > limit and (namespace := self.greediest(0)) is not None:
             self.refuse(namespace, limit, "this node")
+        self.of_reserve()
+        return self.found
+
+    def of_reserve(self) -> None:
+        limit = self._limit
         kept = limit - limit // RESERVE
         whose = f"all that have more than {little(limit):,} together"
         while _beyond(self._left, limit) and (namespace := self.greediest(little(limit))) is not None:
             self.refuse(namespace, kept, whose)
-        return self.found
 
     def of_objects(self) -> None:
         quota = self._limit // OF_OBJECT

@@ -24,7 +24,7 @@ from agent.compiler.atoms import (
     PortlessAtom,
     ServiceAtom,
 )
-from agent.compiler.ports import DNS_PORTS, EVERY_PORT, Interval, Ports, intersection, interval
+from agent.compiler.ports import DNS_PORTS, EVERY_PORT, ORDINARY_PORTS, Interval, Ports, intersection, interval
 from agent.model.cluster import Destination, Name, Settings
 from agent.model.network_policy import LivePodPeer, NetworkPolicyRule
 from agent.model.policy import (
@@ -90,13 +90,13 @@ PORTS = 16
 
 
 def weight_of(terms: Iterable[Term]) -> int:
-    return sum(1 + (len(t.ports or ()) // PORTS if isinstance(t, AtPorts) else 0) for t in terms)
+    return sum(1 + (len(t.ports) // PORTS if isinstance(t, AtPorts) else 0) for t in terms)
 
 
 def port_terms(atom: AtomId, ports: tuple[PortMatch, ...] | None, direction: Direction) -> Iterator[Term]:
     """An atom at the ports of a rule."""
     if ports is None:
-        yield AtPorts(atom, None)
+        yield AtPorts(atom, ORDINARY_PORTS)
         return
     if numbers := _numbers(ports):
         yield AtPorts(atom, numbers)

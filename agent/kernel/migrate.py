@@ -20,6 +20,7 @@ from agent.abi.schema import Convert, Schema, Table, converter, is_same, own_sch
 from agent.abi.structs import MAPS, U32, MapSpec
 from agent.errors import LoadError
 from agent.kernel import syscall
+from agent.kernel.former_rules import has_port_classes, rows_by_prefix
 from agent.kernel.maps import Item, KernelMap, possible_cpus
 from agent.kernel.pins import Pins
 from agent.log import event
@@ -109,7 +110,10 @@ class Migration:
                 continue
             self._copied[name] = found = _opened(self.old, name, before)
             items = list(_items(found))
-            maps[name].put_all(_converted(items, before, table))
+            if name == "rules" and has_port_classes(before):
+                maps[name].put_all(rows_by_prefix(items, self._old_items("ports"), before))
+            else:
+                maps[name].put_all(_converted(items, before, table))
             self._base[name] = dict(items) if name in COUNTED else {}
         shared = sum(self._is_shared(name, table) for name, table in now.items())
         event("pins.migrated", abi=self._was.abi, to=self.new.abi, shared=shared, copied=sorted(self._copied))
@@ -134,6 +138,13 @@ class Migration:
         for each in self._copied.values():
             each.close()
         self.old.remove_version()
+
+    def _old_items(self, name: str) -> list[Item]:
+        found = _opened(self.old, name, self._was.tables[name])
+        try:
+            return found.items()
+        finally:
+            found.close()
 
     def _bring_flows(self, flows: KernelMap, before: Table, now: Table) -> None:
         """Those that the old programs opened since the copy: their answers are still on the way."""

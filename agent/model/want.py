@@ -1,14 +1,12 @@
 """What should be in the kernel maps: the output of the compiler, in values, not bytes.
 
-How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A, port class P and direction D,
-`any` = PORT_ANY for TCP, UDP, ICMP, ICMPv6 and PORT_OTHER for all else, P = `any` where no policy mentions the port:
+How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A, port index P and direction D:
 
 1. (peer class, base class) of A: exact in `hosts`, else longest prefix in `peers`.
-2. The first of these rules that exists decides:
-   (R, peer class, P, D)  (R, peer class, any, D)  (R, base class, P, D)  (R, base class, any, D)
+2. The rule with the longest prefix around P of (R, peer class, D) decides; without any, that of (R, base class, D);
 3. else the ruleset's default of direction D.
 4. Egress, and what decided has a `lift`: for each DNS name by which the endpoint's identity knows A, the peer class C
-   of the name's longest suffix in `names`, and the first that exists of (R, C, P, D) and (R, C, any, D); the best of
+   of the name's longest suffix in `names`, and the rule with the longest prefix around P of (R, C, D); the best of
    these verdicts decides, if it is better.
 """
 
@@ -16,23 +14,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from agent.model.binding import Contradiction
 from agent.model.cluster import Address
 from agent.model.identity import Attestation, Identity, PodUid
 from agent.model.policy import PolicyRef
-from agent.model.protocol import WITH_PORTS
+from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 
 PeerClass = NewType("PeerClass", int)
-PortClass = NewType("PortClass", int)
 RulesetId = NewType("RulesetId", int)
 RuleId = NewType("RuleId", int)
 
-PORT_ANY = PortClass(0)
-PORT_OTHER = PortClass(1)
-FIRST_PORT_CLASS = 2
 NO_CLASS = PeerClass(0)
 """Class of an address that is in no peer set at all."""
 
@@ -48,17 +42,24 @@ NameNode = str
 """A DNS name in lower case, or `*.` and one: every longer name that ends in it, unless a longer node is its own."""
 
 PortIndex = int
-"""protocol and port as one number: see port_index."""
+"""Protocol and port as one number of 32 bits: see port_index."""
 
-PORT_BASES: dict[int, int] = {protocol: 65536 * i for i, protocol in enumerate(WITH_PORTS)}
-OTHER_PROTOCOLS = 196608
-PORT_INDEXES = OTHER_PROTOCOLS + 256
+PortPrefix = tuple[int, int]
+"""(first port index, prefix length 0..32)."""
+
+PORT_BITS = 32
+PORT_INDEXES = 1 << PORT_BITS
+FIRST_ORDINARY = 1 << 31
+_ORDINARY: dict[int, int] = {
+    protocol: (FIRST_ORDINARY >> 16) + i
+    for i, protocol in enumerate((IpProtocol.TCP, IpProtocol.UDP, IpProtocol.ICMP, IpProtocol.ICMPV6))
+}
 
 
 def port_index(protocol: int, port: int = 0) -> PortIndex:
-    """Index into `ports`: TCP, UDP and SCTP have one for each port, every other protocol has one."""
-    base = PORT_BASES.get(protocol)
-    return OTHER_PROTOCOLS + protocol if base is None else base + port
+    """The upper half: the protocol, with the four of a rule without `ports` (P4) behind one prefix of one bit. The
+    lower half: the port; 0 of a protocol that has none."""
+    return _ORDINARY.get(protocol, protocol) << 16 | (port if protocol in WITH_PORTS else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,13 @@ class Classes:
     of_dns: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RuleKey:
+class RuleKey(NamedTuple):
     """Key of `rules`."""
 
     ruleset: RulesetId
     peer_class: PeerClass
-    port_class: PortClass
     direction: Direction
+    ports: PortPrefix
 
 
 class Lift(IntEnum):
@@ -143,7 +143,6 @@ class Want:
     peers: dict[Prefix, Classes] = field(default_factory=dict)
     hosts: dict[Host, Classes] = field(default_factory=dict)
     names: dict[NameNode, Classes] = field(default_factory=dict)
-    ports: dict[PortIndex, PortClass] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment] = field(default_factory=dict)
@@ -164,7 +163,6 @@ class Delta:
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)
     hosts: dict[Host, Classes | None] = field(default_factory=dict)
     names: dict[NameNode, Classes | None] = field(default_factory=dict)
-    ports: dict[PortIndex, PortClass | None] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue | None] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset | None] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment | None] = field(default_factory=dict)

@@ -17,31 +17,22 @@ from agent.abi.structs import (
     NEARBY,
     PREFIX,
     RULE,
-    RULE_KEY,
     U32,
-    U64,
     pack_address,
+    pack_rule_key,
 )
 from agent.model.cluster import Address
 from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Classes, Host, NameNode, Prefix, RuleKey, Ruleset, RuleValue
 from agent.semantics.names import WILDCARD
 
-NO_PORT_CLASS = U64.pack(value=0)
 _DENY_ALL = RULE.pack() * 2
-_RULE_KEY_BITS = 128
 _ADDRESS_BITS = 128
 _NO_ADDRESS = bytes(16)
 
 
-def pack_rule_key(key: RuleKey) -> bytes:
-    return RULE_KEY.pack(
-        length=_RULE_KEY_BITS,
-        ruleset=key.ruleset,
-        peer_class=key.peer_class,
-        port_class=key.port_class,
-        direction=int(key.direction),
-    )
+def pack_row(key: RuleKey) -> bytes:
+    return pack_rule_key(key.ruleset, key.peer_class, int(key.direction), key.ports)
 
 
 def pack_rule(rule: RuleValue) -> bytes:
@@ -82,10 +73,6 @@ def pack_classes(classes: Classes) -> bytes:
 
 def pack_index(index: int) -> bytes:
     return U32.pack(value=index)
-
-
-def pack_u64(value: int) -> bytes:
-    return U64.pack(value=value)
 
 
 def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, slot: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The writes of one step in their order: rules, ports, hosts and peers; then hosts and peers that go; then endpoints,
+"""The writes of one step in their order: rules, hosts and peers; then hosts and peers that go; then endpoints,
 epochs and `nearby`; then endpoints and rules that go.
 
 A rule is there before anything refers to it, and goes after everything that did. Addresses are what they will be
@@ -59,18 +59,18 @@ class Plan:
 
 
 _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
-    ("rules", entries.pack_rule_key, entries.pack_rule),
+    ("rules", entries.pack_row, entries.pack_rule),
     ("hosts", entries.pack_host, entries.pack_classes),
     ("peers", entries.pack_prefix, entries.pack_classes),
     ("names", entries.pack_name, entries.pack_classes),
 )
 
 
-_OF_PREFIXES = frozenset({"peers", "names"})
+_OF_PREFIXES = frozenset({"peers", "names", "rules"})
 
 
 def _order(plan: Plan) -> None:
-    """Exact addresses and long prefixes come first and go last: nothing falls to a wider prefix in between."""
+    """Whole keys and long prefixes come first and go last: nothing falls to a wider prefix in between."""
     for name, items in plan.upserts:
         if name in _OF_PREFIXES:
             items.sort(key=lambda item: -_length(item[0]))
@@ -93,8 +93,6 @@ def plan_delta(delta: Delta) -> Plan:
         plan.upserts.append((name, [(pack_key(k), pack_value(v)) for k, v in changes.items() if v is not None]))
         plan.deletes.append((name, [pack_key(k) for k, v in changes.items() if v is None]))
         plan.peaks[name] = delta.sizes.get(name, 0) + len(plan.deletes[-1][1])
-    ports = [(entries.pack_index(k), entries.pack_u64(v or 0)) for k, v in delta.ports.items()]
-    plan.upserts.insert(1, ("ports", ports))
     _order(plan)
     return plan
 
@@ -115,7 +113,7 @@ def deletes_addresses(plan: Plan) -> bool:
 
 
 def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
-    """The writes that bring rules, peers, hosts and ports to what is wanted, from whatever is in them now."""
+    """The writes that bring rules, peers, hosts and names to what is wanted, from whatever is in them now."""
     plan = Plan()
     for name, pack_key, pack_value in _PACKERS:
         have = dict(maps[name].items())
@@ -123,11 +121,6 @@ def plan_whole(want: Want, maps: Mapping[str, Map]) -> Plan:
         plan.upserts.append((name, [(k, v) for k, v in wanted.items() if have.get(k) != v]))
         plan.deletes.append((name, [k for k in have if k not in wanted]))
         plan.peaks[name] = len(have.keys() | wanted.keys())
-    mentioned = {entries.pack_index(k): entries.pack_u64(v) for k, v in want.ports.items()}
-    have = {k: v for k, v in maps["ports"].items() if v != entries.NO_PORT_CLASS}
-    ports = [(k, v) for k, v in mentioned.items() if have.get(k) != v]
-    ports += [(k, entries.NO_PORT_CLASS) for k in have if k not in mentioned]
-    plan.upserts.insert(1, ("ports", ports))
     _order(plan)
     return plan
 
@@ -199,7 +192,7 @@ class Carrier:
 
 _NOTHING: frozenset[str] = frozenset()
 _ADDRESSES = frozenset({"hosts", "peers", "names"})
-_MOVES = _ADDRESSES | {"endpoints", "ports"}
+_MOVES = _ADDRESSES | {"endpoints"}
 """Maps that lead to a rule."""
 _BEFORE_UPSERTS = {"peers": frozenset({"hosts"})}
 """A program reads `hosts` first: one that has missed a new host there must not find the new prefix around it."""

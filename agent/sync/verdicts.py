@@ -5,14 +5,13 @@ For what no packet asks about: an open connection that is idle while a revision 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from agent.abi.structs import CLASSES, PREFIX, RULE, RULE_KEY, U32
+from agent.abi.structs import CLASSES, PREFIX, RULE, pack_rule_key
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, Verdict
-from agent.model.want import PORT_ANY, port_index
+from agent.model.want import PORT_BITS, port_index
 from agent.sync.learned import Reader, texts
 
 _BITS = 128
@@ -50,15 +49,6 @@ def _on_address(
 def _row(
     maps: Mapping[str, Reader], endpoint: Mapping[str, Any], peer_class: int, direction: Direction, port: int
 ) -> Mapping[str, Any] | None:
-    mentioned = maps["ports"].get(U32.pack(value=port_index(IpProtocol.TCP, port))) or b""
-    for port_class in (int.from_bytes(mentioned, sys.byteorder) or PORT_ANY, PORT_ANY):
-        key = RULE_KEY.pack(
-            length=_BITS,
-            ruleset=endpoint["ruleset"],
-            peer_class=peer_class,
-            port_class=port_class,
-            direction=int(direction),
-        )
-        if (raw := maps["rules"].get(key)) is not None:
-            return RULE.unpack(raw)
-    return None
+    index = port_index(IpProtocol.TCP, port)
+    raw = maps["rules"].get(pack_rule_key(endpoint["ruleset"], peer_class, int(direction), (index, PORT_BITS)))
+    return RULE.unpack(raw) if raw is not None else None

@@ -161,13 +161,10 @@ def test_a_status_says_what_is_in_force_and_what_is_wrong(cluster: Reporting) ->
 
 
 def too_big(namespace: str) -> dict[str, Any]:
-    """251,001 rows: 499 rules of one address at every port, and one of 501 ports (P17)."""
-    addresses = [
-        {"to": [{"cidr": f"10.9.{i // 250}.{i % 250}/32"}], "ports": [{"port": 1, "endPort": 65535}]}
-        for i in range(499)
-    ]
-    many = {"to": [{"cidr": "10.10.0.1/32"}], "ports": [{"port": 2 * i + 1} for i in range(501)]}
-    return policy(namespace, 8305) | {"spec": {"subject": {}, "egress": [*addresses, many]}}
+    """300,000 rows: a CIDR at 999 ports, and 300 networks in it (P17)."""
+    many = {"to": [{"cidr": "20.0.0.0/9"}], "ports": [{"port": 3 + 2 * i} for i in range(999)]}
+    inner = [{"to": [{"cidr": f"20.{i >> 8}.{i & 255}.0/24"}]} for i in range(300)]
+    return policy(namespace, 8305) | {"spec": {"subject": {}, "egress": [many, *inner]}}
 
 
 def test_a_policy_that_is_too_big_says_so_in_its_status(cluster: Reporting) -> None:

@@ -21,7 +21,7 @@ from agent.kernel.probe import Jiffies, features, ticks_a_second
 from agent.kernel.programs import PROGRAMS, TAIL_ARRAYS, Tail
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import Direction, DropReason, EndpointState, EventKind, Loss, Verdict
-from agent.model.want import PORT_ANY, PORT_OTHER, Lift, port_index
+from agent.model.want import FIRST_ORDINARY, PORT_BITS, Lift, PortPrefix, port_index
 from agent.semantics.names import WILDCARD
 from agent.sync.entries import pack_name
 from lab.node import Pod, ScratchNode, cgroup_mount
@@ -44,13 +44,19 @@ def attached(*without: str, **entries: int) -> Iterator[Rig]:
             datapath.close()
 
 
+def at(protocol: int, port: int) -> PortPrefix:
+    """One port; 0: what a rule without ports means, or of SCTP all others."""
+    if port:
+        return port_index(protocol, port), PORT_BITS
+    return (0, 1) if protocol == SCTP else (FIRST_ORDINARY, 1)
+
+
 class Rig:
     """Hands out rulesets, classes and slots; one `world` class for all addresses that no test has named."""
 
     def __init__(self, node: ScratchNode, datapath: Datapath, loaded: Loaded) -> None:
         self.node, self.datapath, self.maps, self.loaded = node, datapath, datapath.maps, loaded
         self._numbers = itertools.count(1)
-        self._port_classes = itertools.count(2)
         self.jiffies = Jiffies()
         self.hz = ticks_a_second()
         self.settings: dict[str, Any] = {}
@@ -100,7 +106,7 @@ class Rig:
         self, ruleset: int, address: str, protocol: int, port: int, *, direction: Direction = Direction.EGRESS,
         verdict: Verdict = Verdict.ALLOW, reason: DropReason = DropReason.NONE, rule: int = 0, lift: Lift = Lift.NONE,
     ) -> None:  # fmt: skip
-        """A verdict of a ruleset on one address (or prefix) and port; port 0: every unmentioned one."""
+        """A verdict of a ruleset on one address (or prefix) and port; port 0: every one that no other row names."""
         self.maps["rules"].put(
             self._rule_key(ruleset, address, protocol, port, direction),
             structs.RULE.pack(rule=rule, verdict=int(verdict), reason=int(reason), lift=int(lift)),
@@ -113,7 +119,7 @@ class Rig:
         self.maps["names"].put(key, structs.CLASSES.pack(peer=number, base=number))
         if node.startswith(WILDCARD):  # which does not mean the name that it stands below
             self.maps["names"].put(pack_name(node.removeprefix(WILDCARD)), structs.CLASSES.pack())
-        row = structs.RULE_KEY.pack(length=128, ruleset=ruleset, peer_class=number, port_class=self.port(TCP, port))
+        row = structs.pack_rule_key(ruleset, number, int(Direction.EGRESS), at(TCP, port))
         self.maps["rules"].put(row, structs.RULE.pack(verdict=int(Verdict.ALLOW)))
 
     def dns_server(self, ruleset: int, address: str) -> None:
@@ -132,11 +138,7 @@ class Rig:
         assert self.maps["rules"].delete(self._rule_key(ruleset, address, protocol, port, direction))
 
     def _rule_key(self, ruleset: int, address: str, protocol: int, port: int, direction: Direction) -> bytes:
-        peer_class = self.peer(address)
-        port_class = self.port(protocol, port) if port else (PORT_ANY if protocol != SCTP else PORT_OTHER)
-        return structs.RULE_KEY.pack(
-            length=128, ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=int(direction)
-        )
+        return structs.pack_rule_key(ruleset, self.peer(address), int(direction), at(protocol, port))
 
     def peer(self, address: str) -> int:
         """The class of an address or prefix; made where it has none."""
@@ -149,14 +151,6 @@ class Rig:
             return int(structs.CLASSES.unpack(value)["peer"])
         number = next(self._numbers) + 1000
         self.maps["peers"].put(key, structs.CLASSES.pack(peer=number, base=number))
-        return number
-
-    def port(self, protocol: int, port: int) -> int:
-        key = structs.U32.pack(value=port_index(protocol, port))
-        number = int.from_bytes(self.maps["ports"].get(key) or b"", "little")
-        if not number:
-            number = next(self._port_classes)
-            self.maps["ports"].put(key, structs.U64.pack(value=number))
         return number
 
     @contextlib.contextmanager

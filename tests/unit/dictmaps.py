@@ -18,16 +18,16 @@ from agent.abi.structs import (
     NEARBY_SLOTS,
     PREFIX,
     RULE,
-    RULE_KEY,
+    RULE_KEY_BITS,
     U32,
     pack_address,
     pack_folder,
+    pack_rule_key,
 )
 from agent.errors import MapError
 from agent.model.cluster import Address
-from agent.model.protocol import ORDINARY
 from agent.model.verdict import Direction, EndpointState, Verdict
-from agent.model.want import PORT_ANY, PORT_OTHER, port_index
+from agent.model.want import PORT_BITS, port_index
 from agent.semantics.names import parents
 from agent.sync.entries import pack_name
 
@@ -51,6 +51,10 @@ Probe = tuple[Direction, Address, int, int]
 """(direction, peer, protocol, port)"""
 
 
+LENGTHS: set[int] = set()
+"""Of the prefixes of ports of all rows that were ever written: others need not be probed."""
+
+
 @dataclass
 class DictMap:
     """One map. `refuse`: how many more items it takes (None: all). `room`: entries that it holds."""
@@ -70,6 +74,8 @@ class DictMap:
             if self.room is not None and key not in self.entries and len(self.entries) >= self.room:
                 raise MapError(f"map {self.name}: update key={key.hex()}: No space left on device")
             self.entries[key] = value
+            if self.name == "rules":
+                LENGTHS.add(int.from_bytes(key[:4], sys.byteorder) - RULE_KEY_BITS)
             self.journal.append((self.name, key, value))
 
     def delete_all(self, keys: Iterable[bytes]) -> None:
@@ -135,10 +141,10 @@ def passes(maps: Reader, cgroup_id: int, probe: Probe) -> bool | None:
 
 def _row(maps: Reader, ruleset: int, peer_class: int, probe: Probe) -> Mapping[str, int] | None:
     direction, _, protocol, port = probe
-    fallback = PORT_ANY if protocol in ORDINARY else PORT_OTHER
-    mentioned = maps.get("ports", _u32(port_index(protocol, port))) or b""
-    for port_class in (int.from_bytes(mentioned, sys.byteorder) or fallback, fallback):
-        rule = maps.get("rules", _rule_key(ruleset, peer_class, port_class, int(direction)))
+    index = port_index(protocol, port)
+    for length in sorted(LENGTHS, reverse=True):
+        free = PORT_BITS - length
+        rule = maps.get("rules", _rule_key(ruleset, peer_class, int(direction), (index >> free << free, length)))
         if rule is not None:
             return RULE.unpack(rule)
     return None
@@ -181,11 +187,7 @@ def _prefixes(address: Address) -> tuple[bytes, ...]:
     return tuple(PREFIX.pack(length=n, address=address_) for n, address_ in masked)
 
 
-@cache
-def _rule_key(ruleset: int, peer_class: int, port_class: int, direction: int) -> bytes:
-    return RULE_KEY.pack(
-        length=128, ruleset=ruleset, peer_class=peer_class, port_class=port_class, direction=direction
-    )
+_rule_key = cache(pack_rule_key)
 
 
 @cache

@@ -22,7 +22,7 @@ from agent.model.cluster import Cluster, Namespace, Pod, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Entity, EntityPeer, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.verdict import Direction, EndpointState, Verdict
-from agent.model.want import FIRST_PORT_CLASS
+from agent.model.want import RuleKey, RuleValue, Want
 from bench import compile as bench
 
 
@@ -81,16 +81,21 @@ def test_the_whole_internet_but_a_hole_does_not_multiply() -> None:
     assert len(want.rules) <= 150 * 12
 
 
-def test_a_full_range_is_one_class() -> None:
-    want = whole(cluster([policy(0, EntityPeer(Entity.WORLD), ports=(PortMatch(6, 1, 65535),))], 1))
-    assert set(want.ports) == set(range(1, 65536)) | {53, 65536 + 53}
-    assert len(set(want.ports.values())) == 3
+def test_a_range_costs_rows_by_its_own_prefixes_whatever_others_name() -> None:
+    """Ports that others name cost it nothing (P17)."""
+    wide = policy(0, EntityPeer(Entity.WORLD), ports=(PortMatch(6, 1, 65535),))
+    others = [
+        policy(i, EntityPeer(Entity.WORLD), ports=tuple(PortMatch(6, 100 * i + n) for n in range(100)))
+        for i in range(1, 60)
+    ]
+    alone, beside = whole(cluster([wide], 1)), whole(cluster([wide, *others], 1))
+    assert rows_of(beside, "u0") == rows_of(alone, "u0")
+    assert len(rows_of(alone, "u0")) < 60
 
 
-def test_nothing_that_nobody_mentions_is_in_ports() -> None:
-    want = whole(cluster([policy(0, EntityPeer(Entity.WORLD), ports=(PortMatch(6, 443), PortMatch(47)))], 1))
-    assert set(want.ports) == {443, 196608 + 47, 53, 65536 + 53}
-    assert min(want.ports.values()) >= FIRST_PORT_CLASS
+def rows_of(want: Want, uid: str) -> dict[RuleKey, RuleValue]:
+    ruleset = want.assignments[PodUid(uid)].ruleset
+    return {key: value for key, value in want.rules.items() if key.ruleset == ruleset}
 
 
 def test_prefixes_that_say_what_is_around_them_are_left_out() -> None:
@@ -140,9 +145,7 @@ def test_a_change_of_nothing_is_an_empty_delta() -> None:
     compiler = Compiler()
     compiler.update(snapshot)
     delta = compiler.update(replace(snapshot, revision=2), Changes(everything_else=True))
-    assert not any(
-        (delta.peers, delta.hosts, delta.ports, delta.rules, delta.rulesets, delta.assignments, delta.revoked)
-    )
+    assert not any((delta.peers, delta.hosts, delta.rules, delta.rulesets, delta.assignments, delta.revoked))
 
 
 def test_additions_revoke_nothing_and_removals_do() -> None:
@@ -211,7 +214,7 @@ compiler = Compiler()
 ports = (PortMatch(6, 443), PortMatch(17, 1000, 2000), PortMatch(6, name="http"))
 compiler.update(cluster([policy(i, EntityPeer(Entity.WORLD), ports=ports) for i in range(5)], 3))
 want = compiler.want
-print(sorted(map(repr, want.rules.items())), sorted(map(repr, want.hosts.items())), sorted(want.ports.items()))
+print(sorted(map(repr, want.rules.items())), sorted(map(repr, want.hosts.items())))
 print(sorted(map(repr, want.peers.items())), sorted(map(repr, want.assignments.items())), sorted(compiler.rule_refs))
 """
 

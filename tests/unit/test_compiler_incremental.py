@@ -14,27 +14,24 @@ from agent.compiler.compiler import Compiler
 from agent.compiler.lookup import lookup
 from agent.model.changes import between
 from agent.model.verdict import Direction, Verdict
-from agent.model.want import PORT_ANY, PORT_OTHER, Delta, RulesetId, Want
+from agent.model.want import Delta, RulesetId, Want
 from tests.unit import clusters, native_clusters
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # a smaller seed is not a simpler cluster
 
-MAPS = ("peers", "hosts", "names", "ports", "rules", "rulesets", "assignments")
+MAPS = ("peers", "hosts", "names", "rules", "rulesets", "assignments")
 
 
 def canonical(compiler: Compiler) -> dict[str, Any]:
     """Want with contents in the place of numbers: a class is the addresses that have it as peer class and as base
-    class, a port class its first index, a rule its name, a ruleset its defaults and rows."""
+    class, a rule its name, a ruleset its defaults and rows."""
     want = compiler.want
     where = [*want.peers.items(), *want.hosts.items()]
     peer_class = _inverse([(c.peer, at) for at, c in where] + [(c.base, ("base", at)) for at, c in where])
-    port_class: dict[int, object] = {PORT_ANY: "any", PORT_OTHER: "other"}
-    for index in sorted(want.ports):
-        port_class.setdefault(want.ports[index], index)
     rows: dict[RulesetId, set[Any]] = {number: set() for number in want.rulesets}
     for key, value in want.rules.items():
         named = (value.verdict, value.reason, compiler.rule_refs.get(value.rule))
-        row = (peer_class.get(key.peer_class, "none"), port_class[key.port_class], key.direction, named)
+        row = (peer_class.get(key.peer_class, "none"), key.ports, key.direction, named)
         rows[key.ruleset].add(row)
     content = {0: "none"} | {
         number: (
@@ -46,7 +43,6 @@ def canonical(compiler: Compiler) -> dict[str, Any]:
     }
     return {
         "addresses": {at: (peer_class.get(c.peer), peer_class.get(c.base)) for at, c in where},
-        "ports": {index: port_class[number] for index, number in want.ports.items()},
         "rulesets": sorted(map(hash, content.values())),
         "assignments": {
             uid: (a.identity, a.state, content[a.ruleset], a.host_network) for uid, a in want.assignments.items()

@@ -11,16 +11,20 @@ from hypothesis import strategies as st
 from immutables import Map
 
 from agent.compiler.compiler import whole
+from agent.compiler.firsts import Firsts
 from agent.compiler.interning import Interner, stable_number
-from agent.compiler.ledger import ChangeLog
 from agent.compiler.ports import (
-    ANY_PORT,
-    OTHER_PORT,
-    PortTable,
+    EVERY_PORT,
+    ORDINARY_PORTS,
+    WHOLE,
     covers,
     covers_in_order,
     intersection,
     interval,
+    last_of,
+    own_parts,
+    prefixes,
+    rows_of,
     together,
 )
 from agent.compiler.prefixes import MAPPED, Lpm, compressed, cut, holds, host_of, memberships, prefix_of
@@ -41,63 +45,88 @@ from agent.model.policy import (
     Subject,
 )
 from agent.model.verdict import Direction
-from agent.model.want import PortClass, Sockets, port_index
+from agent.model.want import PORT_INDEXES, Sockets, port_index
 from agent.semantics.selecting import id_claimed
 from tests.unit import clusters
 
 INTERVALS = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
-@given(st.lists(st.none() | st.lists(INTERVALS, max_size=12).map(tuple), max_size=4))
-def test_ports_together_are_the_same_ports(each: list[tuple[tuple[int, int], ...] | None]) -> None:
-    found = list(together(each))
-    for port in (ANY_PORT, OTHER_PORT, *range(60)):
-        assert any(covers_in_order(p, port) for p in found) == any(covers(p, port) for p in each)
-    assert len(found) <= 2
+@given(st.lists(st.lists(INTERVALS, max_size=12).map(tuple), max_size=4))
+def test_ports_together_are_the_same_ports(each: list[tuple[tuple[int, int], ...]]) -> None:
+    found = together(each)
+    assert list(found) == sorted(found)
+    for port in range(60):
+        assert covers_in_order(found, port) == any(covers(ports, port) for ports in each)
 
 
-@given(st.lists(st.tuples(st.booleans(), INTERVALS), max_size=12), st.lists(INTERVALS, max_size=6))
-def test_port_classes_tell_apart_what_intervals_tell_apart(
-    events: list[tuple[bool, tuple[int, int]]], first: list[tuple[int, int]]
-) -> None:
-    entries: dict[int, PortClass] = {}
-    tracked = ChangeLog(entries)
-    table = PortTable(tracked)
-    live = list(first)
-    table.add(first)
-    for adds, each in [*events, (True, (3, 5))]:
-        if adds:
-            table.add([each])
-            live.append(each)
-        elif each in live:
-            table.remove([each])
-            live.remove(each)
-        before = dict(entries)
-        changed = table.refresh()
-        held = {index: frozenset(i for i in live if i[0] <= index <= i[1]) for index in range(60)}
-        assert entries.keys() == {index for index, by in held.items() if by}
-        for a, of_a in entries.items():
-            assert all((of_a == of_b) == (held[a] == held[b]) for b, of_b in entries.items())
-        moved = {index for low, high in changed for index in range(low, high + 1)}
-        assert {i for i in range(60) if before.get(i) != entries.get(i)} <= moved
-        table.classes.commit()
+EDGES = st.sampled_from([0, 1, 79, 80, 1023, 65534, 65535]) | st.integers(0, 65535)
+RANGES = st.tuples(st.sampled_from([1, 6, 17, 47, 132]), EDGES, EDGES).map(
+    lambda t: (port_index(t[0], min(t[1:])), port_index(t[0], max(t[1:])))
+)
+
+
+@given(RANGES)
+def test_prefixes_are_the_interval_and_few(interval: tuple[int, int]) -> None:
+    found = sorted(prefixes((interval,)))
+    at = interval[0]
+    for prefix in found:
+        assert prefix[0] == at
+        assert prefix[0] % (1 << (32 - prefix[1])) == 0
+        at = last_of(prefix) + 1
+    assert at == interval[1] + 1
+    assert len(found) <= 30
+
+
+def test_what_rules_often_mean_is_one_prefix() -> None:
+    assert [rows_of(ports) for ports in (ORDINARY_PORTS, EVERY_PORT)] == [1, 1]
+    assert rows_of((interval(PortMatch(6)),)) == 1
+    assert rows_of((interval(PortMatch(6, 1, 65535)),)) == 16
+    assert rows_of((interval(PortMatch(47)),)) == 1
+
+
+@given(st.lists(RANGES, max_size=8))
+def test_own_parts_are_where_no_longer_prefix_is(intervals: list[tuple[int, int]]) -> None:
+    given_ = {WHOLE, *prefixes(intervals)}
+
+    def longest(index: int) -> tuple[int, int]:
+        return max((p for p in given_ if p[0] <= index <= last_of(p)), key=lambda p: p[1])
+
+    found = dict(own_parts(given_))
+    assert list(found) == sorted(found)
+    assert all(longest(index) == prefix for prefix, index in found.items())
+    for prefix in given_ - found.keys():
+        assert longest(prefix[0]) != prefix
+        assert longest(last_of(prefix)) != prefix
+
+
+@given(st.lists(st.lists(INTERVALS, max_size=4), max_size=12))
+def test_the_first_that_holds_a_port(each: list[list[tuple[int, int]]]) -> None:
+    things = [(together([tuple(ports)]), i) for i, ports in enumerate(each)]
+    found = Firsts.of(things)
+    for port in (*range(60), PORT_INDEXES - 1):
+        assert found.at(port) == next((i for ports, i in things if covers(ports, port)), None)
 
 
 def test_intervals_of_matches() -> None:
-    assert interval(PortMatch(6)) == (0, 65535)
-    assert interval(PortMatch(17, 53)) == (65536 + 53, 65536 + 53)
-    assert interval(PortMatch(132, 5, 9)) == (131072 + 5, 131072 + 9)
-    assert interval(PortMatch(47)) == (port_index(47), port_index(47))
+    assert interval(PortMatch(6)) == (0x80000000, 0x8000FFFF)
+    assert interval(PortMatch(17, 53)) == (0x80010035, 0x80010035)
+    assert interval(PortMatch(132, 5, 9)) == (132 << 16 | 5, 132 << 16 | 9)
+    assert interval(PortMatch(47)) == (47 << 16, 47 << 16)
+    assert intersection(((0, 10), (20, 30)), ((5, 25),)) == ((5, 10), (20, 25))
 
 
 def test_no_ports_are_four_protocols() -> None:
     """P4"""
     for protocol in range(256):
-        assert covers(None, port_index(protocol, 0)) == (protocol in (1, 6, 17, 58))
-    assert covers(None, ANY_PORT)
-    assert not covers(None, OTHER_PORT)
-    assert not covers(((0, 65535),), ANY_PORT)
-    assert intersection(((0, 10), (20, 30)), ((5, 25),)) == ((5, 10), (20, 25))
+        assert covers(ORDINARY_PORTS, port_index(protocol, 0)) == (protocol in (1, 6, 17, 58))
+        assert covers(EVERY_PORT, port_index(protocol, 65535))
+
+
+def test_no_two_ports_have_one_index() -> None:
+    with_ports = [port_index(protocol, port) for protocol in (6, 17, 132) for port in range(65536)]
+    others = [port_index(protocol) for protocol in range(256) if protocol not in (6, 17, 132)]
+    assert len({*with_ports, *others}) == 3 * 65536 + 253
 
 
 @given(st.integers(0, 10**9))

@@ -143,7 +143,7 @@ HELD_OPEN = TcpSocket(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("read", ["endpoints", "hosts", "peers", "ports", "rules"])
+@pytest.mark.parametrize("read", ["endpoints", "hosts", "peers", "rules"])
 @pytest.mark.parametrize(("before", "after"), [({"p": "8.8.8.0/24", "q": "9.9.9.0/24"}, {"p": "8.8.8.0/24"}),
                                                ({"p": "8.8.8.0/24"}, {"p": "8.8.0.0/16"})])  # fmt: skip
 def test_a_revision_between_two_lookups_ends_nothing_that_both_revisions_allow(

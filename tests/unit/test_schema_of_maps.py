@@ -8,7 +8,7 @@ import pytest
 
 from agent.abi.layout import FieldType, Layout, array, be16, nested, raw, u8, u16, u32, u64
 from agent.abi.schema import Convert, Field, Schema, Table, converter, fields_of, is_same, own_schema
-from agent.abi.structs import FOLDER, PREFIX, RULE_KEY, pack_folder
+from agent.abi.structs import FOLDER, PREFIX, pack_folder
 from agent.errors import LoadError
 
 
@@ -86,11 +86,8 @@ def test_arrays_and_bytes_keep_what_fits() -> None:
 
 
 def test_keys_of_a_hash_become_those_of_a_trie() -> None:
-    """As `endpoints`, `hosts` and `rules` did with ABI 2: prefixes of their whole length."""
+    """As `endpoints` and `hosts` did with ABI 2: prefixes of their whole length."""
     bare, address = Layout("u64", value=u64), Layout("address", address=raw(16, align=4))
     assert convert(bare, FOLDER)(bare.pack(value=1 << 33 | 7)) == pack_folder(1 << 33 | 7)
     of = bytes(range(16))
     assert convert(address, PREFIX)(of) == PREFIX.pack(length=128, address=of)
-    before = Layout("rule_key", ruleset=u32, peer_class=u32, port_class=u32, direction=u8, pad=raw(3))
-    found = convert(before, RULE_KEY)(before.pack(ruleset=1, peer_class=2, port_class=3, direction=1))
-    assert found == RULE_KEY.pack(length=128, ruleset=1, peer_class=2, port_class=3, direction=1)

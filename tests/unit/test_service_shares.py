@@ -17,7 +17,7 @@ from agent.compiler.service_shares import ServiceShares
 from agent.errors import InvalidObject
 from agent.model.changes import Changes
 from agent.model.cluster import Cluster, ContainerPort, EndpointSlice, Service, ServicePort
-from agent.model.policy import Policy, PolicyRef, ServicePeer, Subject
+from agent.model.policy import ServicePeer
 from agent.model.want import Host
 from agent.parse.objects import parse_object
 from agent.sync.intake import Intake
@@ -147,28 +147,6 @@ def test_rows_that_a_service_s_ports_make_are_its_policies_own() -> None:
     assert time.process_time() - start < 10
     assert gate.errors()
     assert all("/etl/" in error.obj and "rows of map rules" in error.problem for error in gate.errors())
-    assert small_is_in_force(compiler)
-
-
-def test_ports_are_told_apart_for_everybody_so_each_has_a_share_of_them() -> None:
-    """A range of ports costs a row for every port that anybody names: 20 Services made 20,000 of them."""
-    gate = intake()
-    ranging = Policy(
-        PolicyRef("zz", "TaskNetworkPolicy", "range"),
-        Subject(),
-        (worst.rule("r", (worst.cidr("192.0.2.9/32"),), 1, 65535),),
-    )
-    wide = [
-        replace(service(f"s{i}"), ports=tuple(ServicePort(f"h{n}", 6, 1000 * i + n + 1) for n in range(1000)))
-        for i in range(1, 40)
-    ]
-    given = snapshot(*wide)
-    given = replace(given, policies=given.policies.set(ranging.ref, ranging))
-    compiler, taken = gate.compiled(given)
-    assert ranging.ref in taken.policies
-    assert len(set(compiler.want.ports.values())) < 4_100
-    assert {error.obj.split("/")[0] for error in gate.errors()} == {"Service"}
-    assert all("distinct ports" in error.problem for error in gate.errors())
     assert small_is_in_force(compiler)
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from immutables import Map
 
-from agent.abi.structs import ENDPOINT, RULE_KEY, U32, pack_folder
+from agent.abi.structs import ENDPOINT, U32, pack_folder, pack_rule_key
 from agent.errors import CapacityError, MapError
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Namespace, Pod
@@ -236,7 +236,7 @@ def test_an_incomplete_first_list_prunes_nothing() -> None:
     assert maps.endpoint(10) is not None
 
 
-@pytest.mark.parametrize("name", ["rules", "ports", "endpoints", "epochs", "nearby"])
+@pytest.mark.parametrize("name", ["rules", "endpoints", "epochs", "nearby"])
 def test_resync_mends_what_a_refusing_map_left(name: str) -> None:
     maps, reference = DictMaps(), DictMaps()
     snapshot = cluster(pod(A), pod(B), port=80)
@@ -266,7 +266,7 @@ def test_resync_repairs_a_damaged_map_and_removes_strangers() -> None:
     maps = DictMaps()
     writer = started(maps, cluster(pod(A)))
     good = maps.contents()
-    for name in ("rules", "peers", "ports", "endpoints"):
+    for name in ("rules", "peers", "endpoints"):
         for key in list(maps[name].entries):
             maps[name].entries[key] = bytes(len(maps[name].entries[key]))
         some = next(iter(good[name]))
@@ -284,7 +284,7 @@ def test_resync_before_the_first_complete_list_deletes_nothing() -> None:
     after = Writer(maps, IdentityNumbers(before.endpoints.numbers.snapshot()), Intake(Limit()))
     after.start(replace(cluster(), complete=False, pods=Map()), [(A, 10)])
     after.resync()
-    for name in ("rules", "peers", "hosts", "ports", "endpoints"):
+    for name in ("rules", "peers", "hosts", "endpoints"):
         assert maps[name].entries == contents[name]
     assert passes(maps, 10, TO_443) is True
 
@@ -340,9 +340,7 @@ def test_maps_that_were_left_full_are_mended() -> None:
     room = len(maps["rules"].entries)
     for key in list(maps["rules"].entries)[1:]:
         del maps["rules"].entries[key]
-    strangers = {
-        RULE_KEY.pack(length=128, ruleset=7, peer_class=i, port_class=0, direction=0): b"" for i in range(room)
-    }
+    strangers = {pack_rule_key(7, i, 0, (0, 0)): b"" for i in range(room)}
     maps["rules"].entries |= dict(list(strangers.items())[: room - 1])
     maps["rules"].room = writer.entries["rules"] = room
     writer.resync()

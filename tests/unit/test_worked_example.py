@@ -12,7 +12,7 @@ from agent.model.cluster import Cluster, Namespace, Pod
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.verdict import Direction, DropReason, Verdict
-from agent.model.want import RuleKey, Want, port_index
+from agent.model.want import PORT_BITS, RuleKey, Want, port_index
 
 POD = Pod(PodUid("u"), "etl", "charge", Claim(Identity("c", "etl", "worker", "payments", "charge", Kind.OTHER), ()))
 BANK = Rule("bank", Direction.EGRESS, (CidrPeer(ip_network("203.0.113.0/24")),), (PortMatch(6, 443),))
@@ -32,8 +32,8 @@ def compiled() -> Want:
 
 def test_one_row_allows_what_the_rule_names() -> None:
     want = compiled()
-    inside, https = classes_of(want, INSIDE), want.ports[port_index(6, 443)]
-    row = RuleKey(want.assignments[POD.uid].ruleset, inside.peer, https, Direction.EGRESS)
+    inside, https = classes_of(want, INSIDE), (port_index(6, 443), PORT_BITS)
+    row = RuleKey(want.assignments[POD.uid].ruleset, inside.peer, Direction.EGRESS, https)
     assert want.rules[row].verdict is Verdict.ALLOW
     assert [key for key in want.rules if key.peer_class == inside.peer] == [row]
     assert lookup(want, POD.uid, Direction.EGRESS, INSIDE, 6, 443).verdict is Verdict.ALLOW
