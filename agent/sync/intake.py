@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import PODS
 from agent.compiler.compiler import TOGETHER, Compiler
+from agent.compiler.kinds import KINDS, holders_in_force, rows_by_holder
 from agent.compiler.registry import ROWS
-from agent.compiler.shares import RESERVE, by_namespace, leaves_no_room, little
+from agent.compiler.shares import OF_NAMESPACE, RESERVE, beside_others, by_namespace, leaves_no_room, little
 from agent.compiler.subjects import TERMS_HERE
 from agent.errors import CapacityError, InvalidObject, TooMuch
 from agent.model.changes import EVERYTHING, Changes
@@ -35,7 +36,8 @@ class Intake:
     fits: CapacityCheck
     rows: int | None = None
     admission: Admission = field(default_factory=Admission)
-    left_out: frozenset[PodUid] = frozenset()  # pods whose rules do not fit: pending, so that nothing leaves them
+    left_out: dict[PodUid, InvalidObject] = field(default_factory=dict)  # pods that are not there, and why
+    _full: set[str] = field(default_factory=set)  # namespaces that have no room for more kinds of pods
     _reserve: bool = True  # is room kept for those that have little
 
     def compiled(self, cluster: Cluster) -> tuple[Compiler, Cluster]:
@@ -56,7 +58,8 @@ class Intake:
         compiled from nothing, because old and new beside one another are too much. `before`: what the compiler
         took last; None: nothing. Raises CapacityError where nobody who came or changed is to blame."""
         if self.left_out and (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
-            changes, self.left_out = changes | Changes(pods=self.left_out), frozenset()
+            changes, self.left_out, self._full = changes | Changes(pods=frozenset(self.left_out)), {}, set()
+        self._leave_out_at_once(before, cluster, changes)
         admitted, changes = self.admission.admit(cluster, changes)
         taken = self._without_left_out(admitted)
         beside, self._reserve = before is not None, True
@@ -64,6 +67,7 @@ class Intake:
             try:
                 self._limit(compiler, beside=beside)
                 deltas = compiler.steps(taken, changes)
+                self._share_kinds(compiler, before, taken)
                 self.fits(compiler.want, taken)
                 self._keep_room(compiler)
             except TooMuch as found:
@@ -82,11 +86,7 @@ class Intake:
 
     def errors(self) -> tuple[InvalidObject, ...]:
         """What is refused now: objects by name, and pods."""
-        pods = (
-            InvalidObject(f"Pod/{uid}", "", "its rules do not fit into this node's maps: it stays pending")
-            for uid in sorted(self.left_out)
-        )
-        return (*self.admission.errors(), *pods)
+        return (*self.admission.errors(), *(error for _, error in sorted(self.left_out.items())))
 
     def _limit(self, compiler: Compiler, *, beside: bool) -> None:
         room = None if self.rows is None else self.rows * 3 // 2
@@ -102,8 +102,37 @@ class Intake:
             if leaves_no_room(by_namespace(counted.items()), self.rows):
                 raise TooMuch(ROWS, counted, self.rows)
 
+    def _share_kinds(self, compiler: Compiler, before: Cluster | None, taken: Cluster) -> None:
+        """Raises TooMuch where the kinds of one namespace's addresses take too many rows of everybody's."""
+        if self.rows is not None and len(compiler.want.rules) > self.rows // OF_NAMESPACE:
+            in_force = holders_in_force(before, taken)
+            needs = rows_by_holder(compiler.want, taken, in_force)
+            if beside_others(needs, self.rows, in_force):
+                raise TooMuch(KINDS, needs, self.rows)
+
+    def _refuse_kinds(self, found: TooMuch, before: Cluster | None, cluster: Cluster, taken: Cluster) -> None:
+        over = beside_others(found.needs, found.limit, holders_in_force(before, taken))
+        pods = {ref: each for ref, each in over.items() if ref.kind == "Pod"}
+        for ref, each in pods.items():
+            problem = f"{each.sentence(KINDS)}; until there is room no rule knows its addresses"
+            self.left_out[PodUid(ref.name)] = InvalidObject(f"Pod/{cluster.pod_name(PodUid(ref.name))}", "", problem)
+        self._full |= {ref.namespace for ref in pods}
+        self.admission.refuse(cluster, {ref: each for ref, each in over.items() if ref not in pods}, KINDS)
+
+    def _leave_out_at_once(self, before: Cluster | None, cluster: Cluster, changes: Changes) -> None:
+        """To find out once more that there is no room costs a compiler from nothing."""
+        known = before.pods if before is not None else Cluster().pods
+        for uid in changes.pods if self._full else ():
+            pod = cluster.pods.get(uid)
+            if pod is not None and pod.namespace in self._full and uid not in known:
+                problem = f"the pods of namespace {pod.namespace} are of too many kinds: no rule knows its addresses"
+                self.left_out.setdefault(uid, InvalidObject(f"Pod/{cluster.pod_name(uid)}", "", problem))
+
     def _make_room(self, found: TooMuch, before: Cluster | None, cluster: Cluster, taken: Cluster) -> None:
         """Refuses an object, leaves out a pod, or gives the reserve away. Raises CapacityError where none is left."""
+        if found.what == KINDS:
+            self._refuse_kinds(found, before, cluster, taken)
+            return
         if self.admission.too_much(cluster, found) or self._leave_out(found, before, taken):
             return
         if found.over or not self._reserve or sum(found.needs.values()) > found.limit:
@@ -125,7 +154,8 @@ class Intake:
         crowded = max(crowd, key=lambda name: (left[name], crowd[name], name), default=None)
         newest = sorted((p for p in new if p.namespace == crowded), key=lambda p: (p.created, p.uid), reverse=True)
         chosen = newest if before is not None else newest[: (len(newest) + 1) // 2]
-        self.left_out |= {pod.uid for pod in chosen}
+        problem = "its rules do not fit into this node's maps: it stays pending"
+        self.left_out |= {pod.uid: InvalidObject(f"Pod/{taken.pod_name(pod.uid)}", "", problem) for pod in chosen}
         return bool(chosen)
 
     def _without_left_out(self, cluster: Cluster) -> Cluster:

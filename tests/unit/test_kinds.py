@@ -1,0 +1,176 @@
+"""Addresses of many kinds make rows in everybody's rulesets: who makes too many is refused, nobody else (P17)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from immutables import Map
+
+from agent.compiler.capacity import check_capacity
+from agent.compiler.compiler import Compiler
+from agent.compiler.lookup import lookup
+from agent.model.changes import between
+from agent.model.cluster import Cluster, ContainerPort, EndpointSlice, Namespace, Service, ServicePort
+from agent.model.identity import PodUid
+from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
+from agent.model.policy import CidrPeer, Peer, PodPeer, Policy, PolicyRef, PortMatch, Rule, Subject
+from agent.model.selector import LabelSelector, Operator, Requirement
+from agent.model.verdict import Verdict
+from agent.sync.intake import Intake
+from bench import worst
+
+VICTIMS = [f"v{i:02}" for i in range(60)]
+STEP, STEPS = 100, 5
+
+
+def base(*peers: Peer) -> Cluster:
+    """60 namespaces with a pod and a ruleset each, at ten ports of these peers."""
+    ports = tuple(PortMatch(6, 1000 + 7 * i) for i in range(10))
+    made = worst.cluster(0)
+    policies = (
+        Policy(PolicyRef(name, "TaskNetworkPolicy", "wide"), Subject(), (Rule("r", worst.EGRESS, peers, ports),))
+        for name in VICTIMS
+    )
+    pods = (worst.pod(60_000 + i, name) for i, name in enumerate(VICTIMS))
+    return replace(
+        made,
+        namespaces=made.namespaces.update({name: Namespace(name, managed=True) for name in (*VICTIMS, "evil")}),
+        pods=made.pods.update({pod.uid: pod for pod in pods}),
+        policies=made.policies.update({policy.ref: policy for policy in policies}),
+    )
+
+
+def kinds_of_pods(given: Cluster) -> Iterator[Cluster]:
+    """Pods of another node, each of a kind of its own by a policy that selects nobody."""
+    peers = (
+        PodPeer("evil", None, LabelSelector((Requirement("app", Operator.IN, (f"a{i}",)),)))
+        for i in range(STEP * STEPS)
+    )
+    rule = Rule("r", worst.EGRESS, tuple(peers), None)
+    asking = Policy(PolicyRef("evil", "TaskNetworkPolicy", "kinds"), Subject(dag_ids=("nobody",)), (rule,))
+    now = replace(given, policies=given.policies.set(asking.ref, asking))
+    for step in range(STEPS):
+        made = (replace(worst.pod(step * STEP + i, "evil"), node="other") for i in range(STEP))
+        now = replace(now, pods=now.pods.update({pod.uid: pod for pod in made}))
+        yield now
+
+
+def kinds_of_cidrs(given: Cluster) -> Iterator[Cluster]:
+    """Networks inside of what the others' rules name, each in a rule of its own."""
+    now = given
+    for step in range(STEPS):
+        rules = tuple(
+            Rule(f"r{i}", worst.EGRESS, (CidrPeer(ip_network(f"20.{step}.{i}.0/24")),), None) for i in range(STEP)
+        )
+        made = Policy(PolicyRef("evil", "TaskNetworkPolicy", f"c{step}"), Subject(dag_ids=("nobody",)), rules)
+        now = replace(now, policies=now.policies.set(made.ref, made))
+        yield now
+
+
+def natives() -> Cluster:
+    """The same by NetworkPolicies, which judge a service's address by what is behind it (P13)."""
+    made = base(INSIDE)
+    peers, ports = (LivePodPeer(None, LabelSelector(), LabelSelector()),), (PortMatch(6, 7000),)
+    rule = NetworkPolicyRule("egress[0]", worst.EGRESS, peers, ports)
+    policies = (
+        NetworkPolicy(PolicyRef(name, "NetworkPolicy", "any"), LabelSelector(), egress=(rule,)) for name in VICTIMS
+    )
+    return replace(
+        made,
+        policies=Map(),
+        network_policies=Map({policy.ref: policy for policy in policies}),
+        settings=replace(made.settings, network_policy=True),
+    )
+
+
+def kinds_of_services(given: Cluster) -> Iterator[Cluster]:
+    """Services of 200 ports each, all of which lead to the one that the others' rules allow."""
+    now = given
+    for step in range(2):
+        services, slices = now.services.mutate(), now.slices.mutate()
+        for n in range(step * 10, step * 10 + 10):
+            name, numbers = f"s{n}", [1 + 200 * n + i for i in range(200)]
+            ports = tuple(ServicePort(f"p{i}", 6, number) for i, number in enumerate(numbers))
+            ends = tuple(ContainerPort(f"p{i}", 6, 7000) for i in range(len(numbers)))
+            services["evil", name] = Service("evil", name, (ip_address("10.96.0.0") + n,), ports)
+            slices["evil", name] = EndpointSlice("evil", name, name, (ip_address("10.0.234.96"),), ends)
+        now = replace(now, services=services.finish(), slices=slices.finish())
+        yield now
+
+
+ANY_POD = PodPeer(None, None, LabelSelector())
+INSIDE = CidrPeer(ip_network("20.0.0.0/9"))
+
+
+@pytest.mark.parametrize(
+    ("given", "attack", "kinds"),
+    [
+        (base(ANY_POD), kinds_of_pods, {"Pod"}),
+        (base(INSIDE), kinds_of_cidrs, {"TaskNetworkPolicy"}),
+        (natives(), kinds_of_services, {"Service", "EndpointSlice"}),
+    ],
+    ids=["pods", "cidrs", "services"],
+)
+def test_kinds_of_one_namespace_stop_nobody_else(
+    given: Cluster, attack: Callable[[Cluster], Iterator[Cluster]], kinds: set[str]
+) -> None:
+    """Pods of another node froze every revision of this one; CIDRs had the others' own edits refused."""
+    gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
+    compiler, taken = gate.compiled(given)
+    before = given
+    for now in attack(given):
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+        before = now
+    errors = gate.errors()
+    assert errors
+    assert {error.obj.split("/")[0] for error in errors} <= kinds
+    assert {error.obj.split("/")[1] for error in errors} == {"evil"}
+    assert all(
+        "rows of map rules for the kinds" in error.problem or "too many kinds" in error.problem for error in errors
+    )
+    assert len(compiler.want.rules) < worst.ROWS * 6 // 10
+    ref, address = PolicyRef("v07", "TaskNetworkPolicy", "wide"), ip_address("192.0.2.7")
+    edited = Policy(ref, Subject(), (worst.rule("more", (worst.cidr(f"{address}/32"),), 5432),))
+    now = replace(before, policies=before.policies.set(ref, edited), network_policies=Map())
+    compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+    assert taken.policies[ref] == edited
+    assert lookup(compiler.want, PodUid("u60007"), worst.EGRESS, address, 6, 5432).verdict is Verdict.ALLOW
+
+
+def test_room_that_comes_back_is_given() -> None:
+    gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
+    given = base(ANY_POD)
+    compiler, taken = gate.compiled(given)
+    before = given
+    for now in kinds_of_pods(given):
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+        before = now
+    assert PodUid("u00499") not in taken.pods
+    fewer = before.pods.mutate()
+    for i in range(450):
+        del fewer[PodUid(f"u{i:05}")]
+    now = replace(before, pods=fewer.finish())
+    compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+    assert not gate.errors()
+    assert PodUid("u00499") in taken.pods
+    fresh = Compiler()
+    fresh.update(taken)
+    assert fresh.want.rules == compiler.want.rules
+
+
+def test_one_kind_of_many_rows_is_not_greed() -> None:
+    """One pod that everybody's policies name with many ports."""
+    ports = tuple(PortMatch(6, 1 + 2 * i) for i in range(1000))
+    made = base(ANY_POD)
+    many = {
+        ref: replace(policy, egress=(Rule("r", worst.EGRESS, (ANY_POD,), ports),))
+        for ref, policy in made.policies.items()
+    }
+    given = replace(made, policies=Map(many))
+    gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
+    _, taken = gate.compiled(given)
+    assert not gate.errors()
+    assert len(taken.pods) == len(given.pods)
