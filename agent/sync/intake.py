@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import PODS
@@ -16,8 +16,8 @@ from agent.compiler.subjects import TERMS_HERE
 from agent.errors import CapacityError, InvalidObject, TooMuch
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster
-from agent.model.identity import PodUid
 from agent.model.want import Delta, Want
+from agent.sync.left_out import LeftOut
 
 MOST_AT_ONCE = 65_536
 """Rows that a revision may add beside those that it replaces. Of more each kind is held by itself: in memory, too."""
@@ -36,8 +36,7 @@ class Intake:
     fits: CapacityCheck
     rows: int | None = None
     admission: Admission = field(default_factory=Admission)
-    left_out: dict[PodUid, InvalidObject] = field(default_factory=dict)  # pods that are not there, and why
-    _full: set[str] = field(default_factory=set)  # namespaces that have no room for more kinds of pods
+    left_out: LeftOut = field(default_factory=LeftOut)
     _reserve: bool = True  # is room kept for those that have little
 
     def compiled(self, cluster: Cluster) -> tuple[Compiler, Cluster]:
@@ -57,11 +56,10 @@ class Intake:
         """The compiler that took it, the snapshot without what was refused, and the steps to it; None where it was
         compiled from nothing, because old and new beside one another are too much. `before`: what the compiler
         took last; None: nothing. Raises CapacityError where nobody who came or changed is to blame."""
-        if self.left_out and (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
-            changes, self.left_out, self._full = changes | Changes(pods=frozenset(self.left_out)), {}, set()
-        self._leave_out_at_once(before, cluster, changes)
+        changes = self.left_out.again(cluster, changes)
+        self.left_out.newcomers(before, cluster, changes)
         admitted, changes = self.admission.admit(cluster, changes)
-        taken = self._without_left_out(admitted)
+        taken = self.left_out.without(admitted)
         beside, self._reserve = before is not None, True
         while True:
             try:
@@ -78,7 +76,7 @@ class Intake:
                 compiler = self.recompiled(before) if before is not None else Compiler()
                 beside = before is not None
                 self._make_room(found, before, cluster, taken)
-                taken = self._without_left_out(self.admission.substituted(cluster))
+                taken = self.left_out.without(self.admission.substituted(cluster))
                 changes |= EVERYTHING
             else:
                 self.admission.took(taken)
@@ -86,7 +84,7 @@ class Intake:
 
     def errors(self) -> tuple[InvalidObject, ...]:
         """What is refused now: objects by name, and pods."""
-        return (*self.admission.errors(), *(error for _, error in sorted(self.left_out.items())))
+        return (*self.admission.errors(), *self.left_out.errors())
 
     def _limit(self, compiler: Compiler, *, beside: bool) -> None:
         room = None if self.rows is None else self.rows * 3 // 2
@@ -113,20 +111,8 @@ class Intake:
     def _refuse_kinds(self, found: TooMuch, before: Cluster | None, cluster: Cluster, taken: Cluster) -> None:
         over = beside_others(found.needs, found.limit, holders_in_force(before, taken))
         pods = {ref: each for ref, each in over.items() if ref.kind == "Pod"}
-        for ref, each in pods.items():
-            problem = f"{each.sentence(KINDS)}; until there is room no rule knows its addresses"
-            self.left_out[PodUid(ref.name)] = InvalidObject(f"Pod/{cluster.pod_name(PodUid(ref.name))}", "", problem)
-        self._full |= {ref.namespace for ref in pods}
+        self.left_out.of_kinds(cluster, pods)
         self.admission.refuse(cluster, {ref: each for ref, each in over.items() if ref not in pods}, KINDS)
-
-    def _leave_out_at_once(self, before: Cluster | None, cluster: Cluster, changes: Changes) -> None:
-        """To find out once more that there is no room costs a compiler from nothing."""
-        known = before.pods if before is not None else Cluster().pods
-        for uid in changes.pods if self._full else ():
-            pod = cluster.pods.get(uid)
-            if pod is not None and pod.namespace in self._full and uid not in known:
-                problem = f"the pods of namespace {pod.namespace} are of too many kinds: no rule knows its addresses"
-                self.left_out.setdefault(uid, InvalidObject(f"Pod/{cluster.pod_name(uid)}", "", problem))
 
     def _make_room(self, found: TooMuch, before: Cluster | None, cluster: Cluster, taken: Cluster) -> None:
         """Refuses an object, leaves out a pod, or gives the reserve away. Raises CapacityError where none is left."""
@@ -154,17 +140,8 @@ class Intake:
         crowded = max(crowd, key=lambda name: (left[name], crowd[name], name), default=None)
         newest = sorted((p for p in new if p.namespace == crowded), key=lambda p: (p.created, p.uid), reverse=True)
         chosen = newest if before is not None else newest[: (len(newest) + 1) // 2]
-        problem = "its rules do not fit into this node's maps: it stays pending"
-        self.left_out |= {pod.uid: InvalidObject(f"Pod/{taken.pod_name(pod.uid)}", "", problem) for pod in chosen}
+        self.left_out.of_rules(chosen)
         return bool(chosen)
-
-    def _without_left_out(self, cluster: Cluster) -> Cluster:
-        if not self.left_out:
-            return cluster
-        pods = cluster.pods.mutate()
-        for uid in self.left_out:
-            pods.pop(uid, None)
-        return replace(cluster, pods=pods.finish())
 
 
 def _of_rows(found: TooMuch, compiler: Compiler) -> TooMuch:

@@ -23,12 +23,12 @@ from agent.sync.intake import Intake
 from bench import worst
 
 VICTIMS = [f"v{i:02}" for i in range(60)]
-STEP, STEPS = 100, 5
+STEP, STEPS = 10, 5
 
 
 def base(*peers: Peer) -> Cluster:
-    """60 namespaces with a pod and a ruleset each, at ten ports of these peers."""
-    ports = tuple(PortMatch(6, 1000 + 7 * i) for i in range(10))
+    """60 namespaces with a pod and a ruleset each, at a hundred ports of these peers."""
+    ports = tuple(PortMatch(6, 1000 + 7 * i) for i in range(100))
     made = worst.cluster(0)
     policies = (
         Policy(PolicyRef(name, "TaskNetworkPolicy", "wide"), Subject(), (Rule("r", worst.EGRESS, peers, ports),))
@@ -148,17 +148,36 @@ def test_room_that_comes_back_is_given() -> None:
     for now in kinds_of_pods(given):
         compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
         before = now
-    assert PodUid("u00499") not in taken.pods
+    assert PodUid("u00049") not in taken.pods
     fewer = before.pods.mutate()
-    for i in range(450):
+    for i in range(45):
         del fewer[PodUid(f"u{i:05}")]
     now = replace(before, pods=fewer.finish())
     compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
     assert not gate.errors()
-    assert PodUid("u00499") in taken.pods
+    assert PodUid("u00049") in taken.pods
     fresh = Compiler()
     fresh.update(taken)
     assert fresh.want.rules == compiler.want.rules
+
+
+def test_pods_that_come_and_go_cost_no_compiler_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace of too many kinds that loses one pod is not tried again."""
+    gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
+    before = base(ANY_POD)
+    compiler, taken = gate.compiled(before)
+    for now in kinds_of_pods(before):
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+        before = now
+    monkeypatch.setattr(Intake, "recompiled", lambda *_: pytest.fail("compiled from nothing"))
+    for i in range(4):
+        pods = before.pods.delete(PodUid(f"u{i:05}"))
+        new = replace(worst.pod(1000 + i, "evil"), node="other")
+        now = replace(before, pods=pods.set(new.uid, new))
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+        before = now
+        assert new.uid not in taken.pods
+    assert len(gate.errors()) == len(before.pods) - len(taken.pods)
 
 
 def test_one_kind_of_many_rows_is_not_greed() -> None:
