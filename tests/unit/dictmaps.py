@@ -75,7 +75,7 @@ class DictMap:
                 raise MapError(f"map {self.name}: update key={key.hex()}: No space left on device")
             self.entries[key] = value
             if self.name == "rules":
-                LENGTHS.add(int.from_bytes(key[:4], sys.byteorder) - RULE_KEY_BITS)
+                LENGTHS.update({int.from_bytes(key[:4], sys.byteorder) - RULE_KEY_BITS} & set(range(33)))
             self.journal.append((self.name, key, value))
 
     def delete_all(self, keys: Iterable[bytes]) -> None:

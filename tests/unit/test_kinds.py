@@ -22,6 +22,7 @@ from agent.model.verdict import Verdict
 from agent.sync.intake import Intake
 from bench import worst
 
+pytestmark = pytest.mark.timeout(600)
 VICTIMS = [f"v{i:02}" for i in range(60)]
 STEP, STEPS = 10, 5
 
