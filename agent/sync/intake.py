@@ -30,7 +30,7 @@ CapacityCheck = Callable[[Want, Cluster], None]
 
 @dataclass(slots=True)
 class Intake:
-    """`rows`: that fit into map `rules`; None: any number. The compiler may need half as many again, because it
+    """`rows`: that fit into map `rules`; None: any number. The compiler may need an eighth more, because it
     estimates. One thread."""
 
     fits: CapacityCheck
@@ -87,7 +87,7 @@ class Intake:
         return (*self.admission.errors(), *self.left_out.errors())
 
     def _limit(self, compiler: Compiler, *, beside: bool) -> None:
-        room = None if self.rows is None else self.rows * 3 // 2
+        room = None if self.rows is None else self.rows * 9 // 8
         compiler.limit(room, MOST_AT_ONCE if beside else None, reserve=self._reserve)
 
     def _keep_room(self, compiler: Compiler) -> None:
