@@ -14,9 +14,10 @@ from agent.cli.audit import audit
 from agent.cli.detach import detach
 from agent.cli.flows import flows
 from agent.cli.policy import policy
-from agent.cli.read import endpoints, identities, status, why
+from agent.cli.read import endpoints, identities, status
 from agent.cli.run import run
 from agent.cli.show import OUTPUT, print_json
+from agent.cli.why import why
 
 EPILOG = """\b
 Exit codes: 0 done (status: ready; policy explain: allow), 1 failed (status: not ready; policy check: errors),

@@ -11,10 +11,7 @@ import click
 from agent.cli.show import (
     OUTPUT,
     amount,
-    moment,
-    print_heading,
     print_json,
-    print_line,
     print_table,
     speaks,
 )
@@ -131,36 +128,3 @@ def identities(socket: Path, output: str, **wanted: str) -> None:
 def task_of(row: dict[str, Any]) -> str:
     mark = "?" if row.get("ambiguous") else ""
     return f"{row['dag_id']}/{row['task_id']}{mark}" if row["dag_id"] else ""
-
-
-@click.command()
-@who
-@POD
-@click.option("--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many kinds.")
-@SOCKET
-@OUTPUT
-@speaks
-def why(socket: Path, output: str, **wanted: Any) -> None:
-    """Why was a task denied? Equal denials together, the newest first."""
-    found = Client(socket).ask("why", **wanted)
-    if output == "json":
-        print_json(found)
-        return
-    if not found["denials"]:
-        click.echo("no denials are remembered" + (", but there were some:" if found["totals"] else ""))
-    for row in found["denials"]:
-        task = task_of(row) or "a pod without a task"
-        tried = f", run {row['run_id']} try {row['try_number']}" if row["run_id"] else ""
-        print_heading(f"{row['namespace']} {task} (pod {row['pod']}{tried})")
-        times = f"{row['events']} times, last {moment(row['last'])}" if row["events"] > 1 else moment(row["last"])
-        print_line(f"  {row['text']}")
-        print_line(f"  {times}")
-    if found["totals"]:
-        click.echo("\nExact totals since the programs were first loaded:")
-        print_table(
-            ("IDENTITY", "VERDICT", "DIRECTION", "REASON", "RULE", "PACKETS"),
-            (
-                (row["name"], row["verdict"], row["direction"], row["reason"], row["rule"], row["packets"])
-                for row in found["totals"]
-            ),
-        )

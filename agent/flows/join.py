@@ -189,6 +189,7 @@ class Joiner:
             family=event.family,
             match=_match_of(event.rule, context),
             contradiction=_contradiction(event, endpoint, context.cluster),
+            pid=event.pid,
         )
 
 

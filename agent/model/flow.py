@@ -88,6 +88,11 @@ class FailedLookup:
     record: str  # A or AAAA
     rcode: str  # NXDOMAIN, SERVFAIL, REFUSED, ... (RFC 6895)
 
+    @property
+    def tuple(self) -> Tuple:
+        """The question's flow, as other values call it."""
+        return self.server
+
 
 class RuleMatch(Enum):
     """What the rule of a verdict looks at; NONE where no rule decided."""
@@ -152,3 +157,4 @@ class Denial:
     family: int = 0  # AF_ number of a socket that was asked for, where the hook is SOCKET_CREATE
     contradiction: Contradiction | None = None  # of a pod in quarantine (I5)
     match: RuleMatch = RuleMatch.NONE
+    pid: int = 0  # of the process that called, as the node numbers it; 0 where the hook does not know it

@@ -11,13 +11,13 @@ from agent.model.cluster import Cluster
 from agent.model.node_state import View
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.explain import Question, explain
+from agent.outputs.explained import explanations
 from agent.outputs.known import unknown_names
 from agent.outputs.plain import plain
-from agent.outputs.reasons import deny_reasons
-from agent.outputs.recent import Recent, Seen
-from agent.outputs.records import Filter, record_of
+from agent.outputs.recent import Recent
+from agent.outputs.records import Filter, Seen, record_of
 from agent.outputs.rows import denial_record, endpoint_record, status_record
-from agent.outputs.why import grouped_for
+from agent.outputs.why import why_of
 
 VERSION = 1
 """Of the protocol of requests and answers; grows when an old client would misread a new answer."""
@@ -104,11 +104,10 @@ class Questions:
         return explain(self.cluster(), question_of(request))
 
     def _why(self, request: Request) -> dict[str, Any]:
-        """Events explained, newest first, and beside them the kernel's exact numbers."""
+        """Failures explained, the most important first, and beside them the kernel's exact numbers of denials."""
         wanted = filter_of(request)
         view = self._view()
-        denials = self.recent.last_denials(wanted)
-        found = grouped_for(denials, wanted, deny_reasons(self.cluster()))[: _count(request)]
+        found = explanations(self.recent.last_failed(wanted), wanted, self.cluster(), _count(request))
         if not found:
             self._check_names(wanted)
         names = {
@@ -119,7 +118,7 @@ class Questions:
         totals = [
             denial_record(row) | {"name": names[row.identity]} for row in view.totals.denials if row.identity in names
         ]
-        return {"denials": found, "totals": totals}
+        return {"failures": [why_of(each) for each in found], "totals": totals}
 
 
 def _row(seen: Seen) -> dict[str, Any]:

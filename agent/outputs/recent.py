@@ -1,4 +1,4 @@
-"""The last flows and denials, in memory, for `dagwall flows` and `why`. Bounded, and safe between threads."""
+"""The last flows, denials and lookups, for `dagwall flows` and `why`. Bounded, and safe between threads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from agent.model.flow import Denial, Flow, Tuple
+from agent.model.flow import Denial, FailedLookup, Flow, Tuple
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.output import Output
-from agent.outputs.records import Filter
+from agent.outputs.records import Filter, Seen
 
-Seen = Flow | Denial
+Failed = Denial | FailedLookup
 Key = tuple[str, Tuple]
 FLOWS = 8192
 DENIALS = 4096
+LOOKUPS = 2048
 QUEUE = 4096
 
 
@@ -69,7 +70,7 @@ def _has_a_flow(denial: Denial) -> bool:
     return denial.verdict is Verdict.AUDIT and denial.hook.has_peer
 
 
-def _turned(wanted: Filter, denial: Denial) -> bool:
+def _turned(wanted: Filter, denial: Failed) -> bool:
     return denial.tuple.direction is Direction.INGRESS and wanted.means_peer(denial)
 
 
@@ -82,6 +83,7 @@ class Recent(Output):
     def __init__(self, *, flows: int = FLOWS, denials: int = DENIALS, queue: int = QUEUE) -> None:
         self._flows: deque[Flow] = deque(maxlen=flows)
         self._denials: deque[Denial] = deque(maxlen=denials)
+        self._lookups: deque[FailedLookup] = deque(maxlen=LOOKUPS)
         self._followers: list[Subscription] = []
         self._audits: deque[Denial] = deque(
             maxlen=queue
@@ -106,28 +108,34 @@ class Recent(Output):
             self._audits.extend(each for each in denials if _has_a_flow(each))
         self._tell([each for each in denials if not _has_a_flow(each)])
 
+    def lookups(self, lookups: list[FailedLookup]) -> None:
+        with self._lock:
+            self._lookups.extend(lookups)
+        self._tell(lookups)
+
     def last(self, wanted: Filter, count: int) -> list[Seen]:
         """The newest `count` that match, oldest first."""
         with self._lock:
-            flows, denials = list(self._flows), list(self._denials)
+            flows, denials, lookups = list(self._flows), list(self._denials), list(self._lookups)
         audited = {_key(flow) for flow in flows if flow.verdict is Verdict.AUDIT}
         alone = [each for each in denials if not (_has_a_flow(each) and _key(each) in audited)]
-        both: list[Seen] = [*flows, *alone]
-        newest = sorted(both, key=lambda seen: seen.time)[::-1]
+        seen: list[Seen] = [*flows, *alone, *lookups]
+        newest = sorted(seen, key=lambda seen: seen.time)[::-1]
         matching = (seen for seen in newest if wanted.matches(seen))
         return list(itertools.islice(matching, count))[::-1]
 
-    def last_denials(self, wanted: Filter) -> list[Denial]:
+    def last_failed(self, wanted: Filter) -> list[Failed]:
         """All that are remembered and match, newest first, also those of a peer by its other end's ingress.
 
         Allowed connections over foreign sockets are none.
         """
         with self._lock:
-            denials = list(self._denials)
+            failed: list[Failed] = [*self._denials, *self._lookups]
         return [
-            denial
-            for denial in reversed(denials)
-            if denial.verdict is not Verdict.ALLOW and (wanted.matches(denial) or _turned(wanted, denial))
+            each
+            for each in sorted(failed, key=lambda each: each.time)[::-1]
+            if not (isinstance(each, Denial) and each.verdict is Verdict.ALLOW)
+            and (wanted.matches(each) or _turned(wanted, each))
         ]
 
     @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.model.flow import Denial, EndpointFacts, Flow
+from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.protocol import WITH_PORTS
 from agent.model.selector import id_matches
+from agent.model.verdict import DropReason, Verdict
 from agent.outputs.words import nearest_text, protocol_of, reason_name, sentence
 
 _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
@@ -18,7 +19,7 @@ _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 class Record:
     """One line of `dagwall flows`. `time` in seconds since the epoch, counts since the record before."""
 
-    kind: str  # flow or denial
+    kind: str  # flow, denial or lookup (of a name, in vain)
     time: float
     namespace: str
     pod: str
@@ -48,13 +49,30 @@ class Record:
     new: bool = False
     opened_by: str = ""
     source_port: int = 0  # of who opened, where it is known
-    text: str = ""  # of denials: the sentence
+    pid: int = 0  # of the process that called, where it is known
+    name: str = ""  # of a lookup: the name that was asked for
+    text: str = ""  # of denials and lookups: the sentence
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def record_of(seen: Flow | Denial) -> Record:
+Seen = Flow | Denial | FailedLookup
+
+
+def verdict_of(seen: Seen) -> Verdict:
+    """A lookup's question and answer have passed."""
+    return Verdict.ALLOW if isinstance(seen, FailedLookup) else seen.verdict
+
+
+def reason_of(seen: Seen) -> str:
+    """`no_rule`; of a lookup the answer's code in lower case, such as `nxdomain`."""
+    if isinstance(seen, FailedLookup):
+        return seen.rcode.lower()
+    return reason_name(seen.reason) if seen.reason is not DropReason.NONE else ""
+
+
+def record_of(seen: Seen) -> Record:
     common: dict[str, Any] = _who(seen.endpoint) | {
         "time": seen.time,
         "direction": seen.tuple.direction.name.lower(),
@@ -63,9 +81,14 @@ def record_of(seen: Flow | Denial) -> Record:
         "address": "" if isinstance(seen, Denial) and not seen.hook.has_peer else str(seen.tuple.peer),
         "protocol": protocol_of(seen),
         "port": seen.tuple.service_port,
-        "verdict": seen.verdict.name.lower(),
+        "verdict": verdict_of(seen).name.lower(),
+        "reason": reason_of(seen),
+    }
+    if isinstance(seen, FailedLookup):
+        text = f"{seen.rcode} for {seen.name} ({seen.record})"
+        return Record(**common, kind="lookup", name=seen.name, text=text)
+    common |= {
         "rule": str(seen.rule or ""),
-        "reason": reason_name(seen.reason) if seen.reason else "",
         "source_port": seen.source_port,
     }
     if isinstance(seen, Denial):
@@ -75,6 +98,7 @@ def record_of(seen: Flow | Denial) -> Record:
             kind="denial",
             nearest=nearest_text(seen.nearest),
             opened_by=f"{opener.namespace}/{opener.pod}" if opener else "",
+            pid=seen.pid,
             text=sentence(seen),
         )
     counts = seen.counts
@@ -119,6 +143,7 @@ class Filter:
     dag: str = ""
     task: str = ""
     pod: str = ""
+    run: str = ""  # id of the DAG's run
     peer: str = ""  # its name or its address
     verdict: str = ""
     direction: str = ""
@@ -136,11 +161,12 @@ class Filter:
             and (not self.task or id_matches(self.task, task))
         )
 
-    def means_peer(self, seen: Flow | Denial) -> bool:
+    def means_peer(self, seen: Seen) -> bool:
         """Whether the peer is one of the tasks that are asked for: another's ingress may have denied it (P14)."""
         identity = seen.peer.identity
         return (
             identity is not None
+            and not self.run  # a peer's is not known
             and bool(self.namespace or self.dag or self.task or self.pod)
             and (not self.pod or id_matches(self.pod, pod_text(self.pod, identity.namespace, seen.peer.pod)))
             and self.means(identity.namespace, identity.dag_id, identity.task_id)
@@ -148,17 +174,18 @@ class Filter:
             and (not self.until or seen.time <= self.until)
         )
 
-    def matches(self, seen: Flow | Denial) -> bool:
+    def matches(self, seen: Seen) -> bool:
         identity = seen.endpoint.identity
         return (
             seen.time >= self.since
             and (not self.until or seen.time <= self.until)
             and (not self.protocol or protocol_of(seen).lower() == self.protocol.lower())
             and (not self.port or (seen.tuple.service_port == self.port and seen.tuple.protocol in WITH_PORTS))
-            and (not self.reason or id_matches(self.reason.replace(" ", "_"), reason_name(seen.reason)))
-            and (not self.verdict or seen.verdict.name.lower() == self.verdict)
+            and (not self.reason or id_matches(self.reason.replace(" ", "_"), reason_of(seen)))
+            and (not self.verdict or verdict_of(seen).name.lower() == self.verdict)
             and (not self.direction or seen.tuple.direction.name.lower() == self.direction)
             and (not self.pod or id_matches(self.pod, pod_text(self.pod, seen.endpoint.namespace, seen.endpoint.pod)))
+            and (not self.run or id_matches(self.run, (seen.endpoint.claim or _NOBODY).run_id))
             and self.means(seen.endpoint.namespace, identity.dag_id, identity.task_id)
             and (
                 not self.peer or id_matches(self.peer, seen.peer.name) or id_matches(self.peer, str(seen.tuple.peer))

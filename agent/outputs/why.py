@@ -1,26 +1,35 @@
-"""`dagwall why`: the last denials of a task, equal ones together, as sentences for a DAG's author. Pure."""
+"""`dagwall why`: explanations as rows of JSON and sentences for a DAG's author. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from agent.model.flow import Denial
-from agent.outputs.reasons import Reasons, author_reason
-from agent.outputs.records import Filter, record_of
-from agent.outputs.words import sentence
+from typing_extensions import assert_never
+
+from agent.model.flow import Denial, FailedLookup
+from agent.model.verdict import DropReason, Verdict
+from agent.outputs.advice import advice
+from agent.outputs.explained import End, Explanation, Failed, Weight
+from agent.outputs.records import record_of
+from agent.outputs.words import nearest_text, reason_name, sentence, short_rule
 
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Equal denials of one task. `events` counts those that were reported; the exact totals are the kernel's."""
+    """Equal failures of one task. `events` counts those that were reported; the exact totals are the kernel's."""
 
+    cause: str  # denied, lookup
     namespace: str
+    service_account: str
     dag_id: str
     task_id: str
-    pod: str  # of the newest, as are run, try and text
+    pod: str  # of the newest, as are run, try, process and text
     run_id: str
     try_number: str
+    map_index: str
+    pid: int  # as the node numbers it; 0: not known
     identity: int
     verdict: str
     reason: str
@@ -31,72 +40,122 @@ class Why:
     port: int
     rule: str
     nearest: str
+    layer: str  # of the policies that deny it now: dagwall, NetworkPolicy, or ""
+    isolating: tuple[str, ...]  # policies that leave only what a rule allows
+    now: str  # what the policies decide of it now; "": they cannot be asked
+    other_ends: tuple[dict[str, Any], ...]
     events: int
     first: float
     last: float
+    end: str  # own, or other: the pod's call was denied by the ingress of its peer
     text: str
-    end: str = "own"  # or "other": the pod's call was denied by the ingress of its peer
+    notes: tuple[str, ...]
+    steps: tuple[str, ...]
+    next: tuple[str, ...]  # the steps in words
 
 
-def grouped(denials: Iterable[Denial], reasons: Reasons, *, by_peer: bool = False) -> tuple[Why, ...]:
-    """`denials` newest first, as is the answer. `reasons`: what authors of deny rules want read, by rule."""
-    groups: dict[tuple[object, ...], Why] = {}
-    for denial in denials:
-        flow = denial.tuple
-        key = (
-            denial.endpoint.identity, denial.verdict, denial.reason, denial.rule, flow.direction, flow.peer,
-            flow.protocol, flow.service_port, denial.family,
-        )  # fmt: skip
-        known = groups.get(key)
-        if known is None:
-            first = _first(denial, reasons)
-            groups[key] = _of_caller(denial, first) if by_peer else first
-        else:
-            groups[key] = replace(known, events=known.events + 1, first=min(known.first, denial.time))
-    return tuple(groups.values())
-
-
-def grouped_for(denials: Iterable[Denial], wanted: Filter, reasons: Reasons) -> tuple[Why, ...]:
-    """As `grouped`; a denial that is here because its peer is asked for is told as the peer's (P14)."""
-    found = list(denials)
-    own = grouped((each for each in found if wanted.matches(each)), reasons)
-    turned = grouped((each for each in found if not wanted.matches(each)), reasons, by_peer=True)
-    return tuple(sorted((*own, *turned), key=lambda why: why.last, reverse=True))
-
-
-def _of_caller(denial: Denial, why: Why) -> Why:
-    """By whom it was denied stands in the text, whose call it was in the names."""
-    caller = denial.peer.identity
-    if caller is None:
-        return why
-    other = f"{why.namespace}/{why.pod}" + (f" ({why.dag_id}/{why.task_id})" if why.dag_id else "")
-    return replace(
-        why, namespace=caller.namespace, dag_id=caller.dag_id, task_id=caller.task_id, pod=denial.peer.pod,
-        run_id="", try_number="", end="other", text=f"at the other end, pod {other}: {why.text}",
-    )  # fmt: skip
-
-
-def _first(denial: Denial, reasons: Reasons) -> Why:
-    record = record_of(denial)
+def why_of(each: Explanation) -> Why:
+    failed = each.newest
+    record = record_of(failed)
+    told = dict.fromkeys(("namespace", "service_account", "dag_id", "task_id", "pod", "run_id", "try_number",
+                          "map_index", "identity", "verdict", "reason", "direction", "peer", "address", "protocol",
+                          "port", "rule", "nearest", "pid"))  # fmt: skip
+    fields = {name: getattr(record, name) for name in told} | _caller(each)
     return Why(
-        namespace=record.namespace,
-        dag_id=record.dag_id,
-        task_id=record.task_id,
-        pod=record.pod,
-        run_id=record.run_id,
-        try_number=record.try_number,
-        identity=record.identity,
-        verdict=record.verdict,
-        reason=record.reason,
-        direction=record.direction,
-        peer=record.peer,
-        address=record.address,
-        protocol=record.protocol,
-        port=record.port,
-        rule=record.rule,
-        nearest=record.nearest,
-        events=1,
-        first=denial.time,
-        last=denial.time,
-        text=sentence(denial, author_reason(denial, reasons)),
+        **fields,
+        cause=_cause(failed),
+        layer=each.now.layer if each.now is not None else "",
+        isolating=tuple(map(str, each.isolating)),
+        now=each.now.verdict.name.lower() if each.now is not None else "",
+        other_ends=tuple(_other_ends(each)),
+        events=each.events,
+        first=each.first,
+        last=each.last,
+        end=each.end.value,
+        text=_text(each),
+        notes=tuple(_notes(each)),
+        steps=tuple(step.value for step in each.steps),
+        next=tuple(advice(each, step) for step in each.steps),
     )
+
+
+def _cause(failed: Failed) -> str:
+    match failed:
+        case Denial():
+            return "denied"
+        case FailedLookup():
+            return "lookup"
+        case _:
+            assert_never(failed)
+
+
+def _caller(each: Explanation) -> dict[str, Any]:
+    """By whom it was denied stands in the text, whose call it was in the names."""
+    failed = each.newest
+    caller = failed.peer.identity
+    if each.end is End.OWN or caller is None:
+        return {}
+    return {
+        "namespace": caller.namespace, "service_account": caller.service_account, "dag_id": caller.dag_id,
+        "task_id": caller.task_id, "pod": failed.peer.pod, "run_id": "", "try_number": "", "map_index": "", "pid": 0,
+    }  # fmt: skip
+
+
+def _text(each: Explanation) -> str:
+    failed = each.newest
+    if isinstance(failed, FailedLookup):
+        return f"not found: {failed.name}: {failed.peer} ({failed.server.peer}) answered {failed.rcode}"
+    text = sentence(failed, each.author_reason)
+    caller = failed.peer.identity
+    if each.end is End.OWN or caller is None:
+        return text
+    own = failed.endpoint
+    task = f" ({own.identity.dag_id}/{own.identity.task_id})" if own.identity.dag_id else ""
+    return f"at the other end, pod {own.namespace}/{own.pod}{task}: {text}"
+
+
+def _notes(each: Explanation) -> Iterator[str]:
+    """What a colleague adds: whose rules these are, the other end, and what has changed since."""
+    failed = each.newest
+    if isinstance(failed, Denial) and failed.reason is DropReason.NO_RULE and each.now is not None:
+        yield from _isolation(each)
+    for other in each.others:
+        where = f"pod {other.pod.namespace}/{other.pod.name}"
+        if other.decision is None:
+            yield f"the other end, {where}, is managed too, and was not judged: no address of this pod is known"
+        elif other.decision.verdict is Verdict.DENY:
+            rule = f"{short_rule(other.decision.rule)} forbids it" if other.decision.rule else "no rule lets it in"
+            nearest = f"; nearest: {nearest_text(other.decision.nearest)}" if other.decision.nearest else ""
+            yield f"the other end, {where}, denies it too: {rule}{nearest}"
+        else:
+            yield f"the other end, {where}, lets it in"
+    if each.weight is Weight.ALLOWED_BY_NOW and each.now is not None:
+        rule = f", by {short_rule(each.now.rule)}" if each.now.rule else ""
+        yield f"the policies of now allow it{rule}"
+    if each.weight is Weight.SEARCH_DOMAIN:
+        yield "perhaps no failure: a resolver tries the search domains of the pod one after the other"
+
+
+def _isolation(each: Explanation) -> Iterator[str]:
+    if each.now is not None and each.now.layer and each.now.layer != "dagwall":
+        yield f"a {each.now.layer} isolates the pod"
+    elif each.isolating:
+        yield f"isolated by {', '.join(map(str, each.isolating))}"
+    elif each.weight is not Weight.ALLOWED_BY_NOW:
+        yield "no policy selects the pod for this direction: its namespace denies by default"
+
+
+def _other_ends(each: Explanation) -> Iterator[dict[str, Any]]:
+    for other in each.others:
+        got = other.decision
+        yield {
+            "namespace": other.pod.namespace,
+            "pod": other.pod.name,
+            "dag_id": other.pod.claim.identity.dag_id,
+            "task_id": other.pod.claim.identity.task_id,
+            "port": other.port,
+            "verdict": got.verdict.name.lower() if got is not None else "",
+            "reason": reason_name(got.reason) if got is not None and got.reason else "",
+            "rule": str(got.rule or "") if got is not None else "",
+            "nearest": nearest_text(got.nearest) if got is not None else "",
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from agent.model.flow import Denial, Flow, Tuple
+from agent.model.flow import Denial, FailedLookup, Flow, Tuple
 from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS
@@ -58,7 +58,7 @@ def protocol_name(number: int) -> str:
     return PROTOCOL_NAMES.get(number, f"protocol {number}")
 
 
-def protocol_of(seen: Flow | Denial) -> str:
+def protocol_of(seen: Flow | Denial | FailedLookup) -> str:
     """`TCP`; of a socket that was refused for its family, `AF_PACKET`."""
     if isinstance(seen, Denial) and seen.hook is Hook.SOCKET_CREATE:
         return _FAMILIES.get(seen.family, f"AF_{seen.family}")

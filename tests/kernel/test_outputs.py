@@ -206,7 +206,7 @@ def test_the_commands_tell_the_same_story(running: Running) -> None:
         print(running.command(*words))
     found = running.json("why", "--dag", "finance", "--task", "load")
     assert isinstance(found, dict)
-    (why,) = found["denials"]
+    (why,) = found["failures"]
     assert why["events"] == 3
     assert why["text"] == (
         f"denied: TCP to {V4}:8002 ({V4}/32), no rule allows it; "

@@ -137,7 +137,7 @@ def test_what_passes_in_audit_is_listed_once(agent: Agent) -> None:
     socket = replace(audit, hook=Hook.SOCK_CREATE, reason=DropReason.RAW_SOCKET)
     agent.recent.denials([socket])
     assert agent.ask("flows").output.count(" audit ") == 2
-    assert len(json.loads(agent.ask("why", "-o", "json").output)["denials"]) == 2
+    assert len(json.loads(agent.ask("why", "-o", "json").output)["failures"]) == 2
 
 
 def test_followers_get_what_passes_in_audit_once() -> None:
@@ -230,7 +230,7 @@ def test_refused_sockets_have_no_address(agent: Agent) -> None:
     lines = agent.ask("flows").output
     assert (lines.count("ICMP socket"), lines.count("AF_PACKET socket"), lines.count("AF_VSOCK socket")) == (2, 1, 1)
     assert "::" not in lines
-    texts = [row["text"] for row in json.loads(agent.ask("why", "-o", "json").output)["denials"]]
+    texts = [row["text"] for row in json.loads(agent.ask("why", "-o", "json").output)["failures"]]
     assert sorted(text.partition(",")[0] for text in texts) == [
         "denied: a raw ICMP socket", "denied: an AF_PACKET socket", "denied: an AF_VSOCK socket"
     ]  # fmt: skip
@@ -244,7 +244,7 @@ def test_why(agent: Agent) -> None:
     assert "2 times" in text
     assert "Exact totals" in text
     assert "no such DAG is known here: 'other' (known: finance)" in agent.ask("why", "--dag", "other", code=1).output
-    assert json.loads(agent.ask("why", "-o", "json").output)["denials"][0]["events"] == 2
+    assert json.loads(agent.ask("why", "-o", "json").output)["failures"][0]["events"] == 2
 
 
 def test_nothing_that_people_name_can_steer_a_terminal(agent: Agent) -> None:

@@ -169,7 +169,7 @@ def test_why_groups_and_explains(api: Api) -> None:
     api.recent.denials([denial(time=3, reason=DropReason.DENY_RULE, rule=rule, address="192.0.2.66")])
     api.recent.denials([denial("other", time=4)])
     got = api.client.ask("why", dag="finance")
-    newest, oldest = got["denials"]
+    newest, oldest = got["failures"]
     assert (newest["events"], oldest["events"], oldest["first"], oldest["last"]) == (1, 2, 1, 2)
     assert newest["text"].startswith(
         "denied: TCP to 192.0.2.66:5432 (world), finance-egress/secrets forbids it: ask the data office"
@@ -179,7 +179,7 @@ def test_why_groups_and_explains(api: Api) -> None:
         "nearest: finance-egress/warehouse lacks port 5432/TCP"
     )
     assert [(row["reason"], row["packets"]) for row in got["totals"]] == [("no_rule", 9)]
-    assert api.client.ask("why", dag="finance", since=5)["denials"] == []
+    assert api.client.ask("why", dag="finance", since=5)["failures"] == []
     with pytest.raises(DagwallError, match=r"no such DAG is known here: 'nobody' \(known: finance\)"):
         api.client.ask("why", dag="nobody")
 
@@ -205,7 +205,7 @@ def test_a_pod_that_has_gone_is_known_as_long_as_its_flows(api: Api) -> None:
     gone = flow("gone")
     api.recent.flows([replace(gone, endpoint=replace(gone.endpoint, pod="gone"))])
     assert api.client.ask("flows", pod="gone", verdict="deny") == []
-    assert api.client.ask("why", dag="gone")["denials"] == []
+    assert api.client.ask("why", dag="gone")["failures"] == []
 
 
 def test_why_of_the_caller_tells_what_its_peer_denied(api: Api) -> None:
@@ -214,21 +214,21 @@ def test_why_of_the_caller_tells_what_its_peer_denied(api: Api) -> None:
     refused = denial(direction=Direction.INGRESS)
     api.recent.denials([replace(refused, peer=caller, nearest=None), denial(time=1)])
     for wanted in ({"dag": "sales"}, {"pod": "sales-x1"}, {"pod": "airflow/sales-x1"}):
-        (why,) = api.client.ask("why", **wanted)["denials"]
+        (why,) = api.client.ask("why", **wanted)["failures"]
         assert (why["dag_id"], why["task_id"], why["pod"], why["end"]) == ("sales", "extract", "sales-x1", "other")
         assert why["text"] == (
             "at the other end, pod airflow/finance-load-x1 (finance/load): denied: TCP from 192.0.2.9 "
             "(airflow/sales/extract) to port 5432, no rule allows it"
         )
-    assert [why["end"] for why in api.client.ask("why", dag="finance")["denials"]] == ["own", "own"]
-    assert len(api.client.ask("why")["denials"]) == 2, "each denial once"
+    assert [why["end"] for why in api.client.ask("why", dag="finance")["failures"]] == ["own", "own"]
+    assert len(api.client.ask("why")["failures"]) == 2, "each denial once"
 
 
 def test_a_foreign_socket_is_noted_and_no_denial(api: Api) -> None:
     other = replace(endpoint("other", pod="other-pod"), uid="uid-2")
     noted = replace(denial(verdict=Verdict.ALLOW, reason=DropReason.NONE), opened_by=other, nearest=None)
     api.recent.denials([noted])
-    assert api.client.ask("why")["denials"] == []
+    assert api.client.ask("why")["failures"] == []
     (row,) = api.client.ask("flows")
     assert row["opened_by"] == "airflow/other-pod"
     assert row["text"] == "allowed: TCP to 192.0.2.9:5432 (world), the socket was used by pod airflow/other-pod"
