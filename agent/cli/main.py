@@ -17,6 +17,7 @@ from agent.cli.policy import policy
 from agent.cli.read import endpoints, identities, status
 from agent.cli.run import run
 from agent.cli.show import OUTPUT, print_json
+from agent.cli.top import top
 from agent.cli.why import why
 
 EPILOG = """\b
@@ -80,5 +81,5 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-for command in (run, status, endpoints, identities, flows, why, policy, audit, detach):
+for command in (run, status, endpoints, identities, flows, why, top, policy, audit, detach):
     main.add_command(command)

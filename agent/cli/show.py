@@ -71,12 +71,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     """Numbers stand right. Words that STYLES knows have its colour. Cells break between words, never inside of one:
     a terminal that is too narrow for the longest words gets longer lines.
     """
-    from rich.table import Table  # noqa: PLC0415
-
     listed = [list(row) for row in rows]
     if not listed:
         click.echo(empty)
         return
+    click.echo("\n".join(table_lines(columns, listed)))
+
+
+def table_lines(columns: Sequence[str], listed: Sequence[Sequence[object]]) -> list[str]:
+    """As print_table prints them."""
+    from rich.table import Table  # noqa: PLC0415
+
     widths = _widths([[printable(str(value)) for value in row] for row in (columns, *listed)])
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for number, (name, width) in enumerate(zip(columns, widths, strict=True)):
@@ -88,7 +93,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     with printed.capture() as captured:
         printed.print(table)
     lines = captured.get().splitlines()
-    click.echo("\n".join(lines if sys.stdout.isatty() else map(str.rstrip, lines)))
+    return lines if sys.stdout.isatty() else [line.rstrip() for line in lines]
 
 
 def _widths(cells: list[list[str]]) -> list[int]:

@@ -15,5 +15,6 @@ Words and rows for them, pure:
     records             flows and denials as flat rows; rows: status, endpoints and totals
     explained           failures joined with the snapshot, as values; why, advice: as rows and sentences
     explain, reasons    what the policies decide about one connection; what authors of deny rules wrote
+    filtering           filters as names with values: Hubble's (observer/filters) and those by either end (ends)
     known, other_end    names that questions may ask for; the pod at the other end
 """

@@ -10,8 +10,11 @@ from agent.errors import DagwallError
 from agent.model.cluster import Cluster
 from agent.model.node_state import View
 from agent.model.verdict import Direction, Verdict
+from agent.outputs.ends import FIELDS
 from agent.outputs.explain import Question, explain
 from agent.outputs.explained import explanations
+from agent.outputs.filtering import Test
+from agent.outputs.filtering import filter_of as fields_of
 from agent.outputs.known import unknown_names
 from agent.outputs.plain import plain
 from agent.outputs.recent import Recent
@@ -29,6 +32,17 @@ _NUMBERS = ("port", "since", "until")
 _DIRECTIONS = {direction.name.lower(): direction for direction in Direction}
 
 Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What `dagwall flows` shows: of whom, and by filters of either end."""
+
+    task: Filter
+    passes: Test[Seen]
+
+    def matches(self, seen: Seen) -> bool:
+        return self.task.matches(seen) and self.passes(seen)
 
 
 class BadRequest(DagwallError):
@@ -73,11 +87,11 @@ class Questions:
         return view
 
     def _flows(self, request: Request) -> Iterator[dict[str, Any]]:
-        wanted, count = filter_of(request), _count(request)
+        wanted, count = selection_of(request), _count(request)
         if not request.get("follow"):
             rows = [_row(seen) for seen in self.recent.last(wanted, count)]
             if not rows:
-                self._check_names(wanted)
+                self._check_names(wanted.task)
             yield {"result": rows}
             return
         with self.recent.follow(wanted) as subscription:
@@ -159,6 +173,23 @@ def filter_of(request: Request) -> Filter:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadRequest(f"{name}: must be seconds since the epoch, not {value!r}")
     return Filter(**texts, port=port, since=float(times["since"]), until=float(times["until"]))
+
+
+def selection_of(request: Request) -> Selection:
+    """With `only` and `without`: filters by name, each with a list of texts. Raises BadRequest and BadFilter."""
+    only, without = _fields(request, "only"), _fields(request, "without")
+    denied = [{name: values} for name, values in without.items()]
+    return Selection(filter_of(request), fields_of(FIELDS, [only], denied))
+
+
+def _fields(request: Request, name: str) -> dict[str, list[str]]:
+    found = request.get(name) or {}
+    if not isinstance(found, dict) or not all(
+        isinstance(values, list) and values and all(isinstance(value, str) and value for value in values)
+        for values in found.values()
+    ):
+        raise BadRequest(f"{name}: must be lists of texts by the names of filters")
+    return found
 
 
 def question_of(request: Request) -> Question:

@@ -7,11 +7,19 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from agent.model.flow import Denial, FailedLookup, Flow, Tuple
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.output import Output
 from agent.outputs.records import Filter, Seen
+
+
+class Wanted(Protocol):
+    """Which ones somebody asks for."""
+
+    def matches(self, seen: Seen) -> bool: ...
+
 
 Failed = Denial | FailedLookup
 Key = tuple[str, Tuple]
@@ -24,7 +32,7 @@ QUEUE = 4096
 class Subscription:
     """What one follower has not read yet. A follower that is too slow loses the oldest, and is told how many."""
 
-    def __init__(self, wanted: Filter, size: int) -> None:
+    def __init__(self, wanted: Wanted, size: int) -> None:
         self.wanted = wanted
         self._queue: deque[Seen] = deque()
         self._size, self._lost, self._closed = size, 0, False
@@ -113,7 +121,7 @@ class Recent(Output):
             self._lookups.extend(lookups)
         self._tell(lookups)
 
-    def last(self, wanted: Filter, count: int) -> list[Seen]:
+    def last(self, wanted: Wanted, count: int) -> list[Seen]:
         """The newest `count` that match, oldest first."""
         with self._lock:
             flows, denials, lookups = list(self._flows), list(self._denials), list(self._lookups)
@@ -139,7 +147,7 @@ class Recent(Output):
         ]
 
     @contextmanager
-    def follow(self, wanted: Filter) -> Iterator[Subscription]:
+    def follow(self, wanted: Wanted) -> Iterator[Subscription]:
         """What comes from now on."""
         subscription = Subscription(wanted, self._queue)
         with self._lock:

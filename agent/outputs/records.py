@@ -72,6 +72,11 @@ def reason_of(seen: Seen) -> str:
     return reason_name(seen.reason) if seen.reason is not DropReason.NONE else ""
 
 
+def run_of(seen: Seen) -> str:
+    """Id of the DAG's run, or ""."""
+    return (seen.endpoint.claim or _NOBODY).run_id
+
+
 def record_of(seen: Seen) -> Record:
     common: dict[str, Any] = _who(seen.endpoint) | {
         "time": seen.time,
@@ -185,7 +190,7 @@ class Filter:
             and (not self.verdict or verdict_of(seen).name.lower() == self.verdict)
             and (not self.direction or seen.tuple.direction.name.lower() == self.direction)
             and (not self.pod or id_matches(self.pod, pod_text(self.pod, seen.endpoint.namespace, seen.endpoint.pod)))
-            and (not self.run or id_matches(self.run, (seen.endpoint.claim or _NOBODY).run_id))
+            and (not self.run or id_matches(self.run, run_of(seen)))
             and self.means(seen.endpoint.namespace, identity.dag_id, identity.task_id)
             and (
                 not self.peer or id_matches(self.peer, seen.peer.name) or id_matches(self.peer, str(seen.tuple.peer))

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from agent.outputs.filtering import MAX_FILTERS, MAX_VALUES, BadFilter
 from agent.outputs.hubble import documents_of
 from agent.outputs.hubble_ends import identity_number
-from agent.outputs.observer.filters import FILTERS, MAX_FILTERS, MAX_VALUES, BadFilter, filter_of
+from agent.outputs.observer.filters import FILTERS, filter_of
 from agent.outputs.observer.patterns import label_of, label_pattern, name_pattern, node_pattern, text_pattern
 from agent.outputs.observer.schema import MESSAGES
 from tests.unit.test_outputs_hubble import FAILED, SHAPES, TASK

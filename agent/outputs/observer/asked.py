@@ -10,8 +10,9 @@ from typing import Any
 from google.protobuf import field_mask_pb2
 from google.protobuf.descriptor import Descriptor
 
+from agent.outputs.filtering import BadFilter
 from agent.outputs.observer import messages
-from agent.outputs.observer.filters import BadFilter, Test, filter_of
+from agent.outputs.observer.filters import Test, filter_of
 from agent.outputs.observer.messages import Object
 from agent.outputs.observer.ring import Entry
 

@@ -1,22 +1,17 @@
-"""Hubble's FlowFilter, judged on the lines of the flow log. Pure.
-
-A flow passes a filter if it has one of the values of each field that is set; a list of filters if it passes one of
-them. A field of which our flows have no value is refused by name: left out, it would show what was not asked for.
-"""
+"""Hubble's FlowFilter, judged on the lines of the flow log (agent/outputs/filtering.py). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from agent.errors import DagwallError
+from agent.outputs import filtering
+from agent.outputs.filtering import Values, any_address, any_port, any_text, one_of
 from agent.outputs.observer.patterns import label_of, label_pattern, name_pattern, node_pattern, text_pattern
 
 Flow = Mapping[str, Any]
-Values = Sequence[Any]
-Test = Callable[[Flow], bool]
-MAX_FILTERS, MAX_VALUES, MAX_TEXT = 64, 256, 1024
+Test = filtering.Test[Flow]
 
 _L4 = {
     "icmp": ("ICMPv4", "ICMPv6"), "icmpv4": ("ICMPv4",), "icmpv6": ("ICMPv6",), "tcp": ("TCP",), "udp": ("UDP",),
@@ -25,38 +20,24 @@ _L4 = {
 _L7 = ("dns", "http", "kafka")
 
 
-class BadFilter(DagwallError):
-    """A filter that cannot be judged: it names the field, and what is allowed."""
-
-
 def _end(side: str, field: str) -> Callable[[Flow], Any]:
     return lambda flow: flow.get(side, {}).get(field)
 
 
-def _one_of(values: Values, of: Callable[[Flow], Any]) -> Test:
-    wanted = frozenset(values)
-    return lambda flow: of(flow) in wanted
-
-
 def _field(name: str) -> Callable[[Values], Test]:
-    return lambda values: _one_of(values, lambda flow: flow.get(name))
+    return lambda values: one_of(values, lambda flow: flow.get(name))
 
 
 def _of_end(side: str, field: str) -> Callable[[Values], Test]:
-    return lambda values: _one_of(values, _end(side, field))
+    return lambda values: one_of(values, _end(side, field))
 
 
 def _address(end: str) -> Callable[[Values], Test]:
-    def test(values: Values) -> Test:
-        networks = [ip_network(value, strict=False) for value in values]
+    def of(flow: Flow) -> Iterator[IPv4Address | IPv6Address]:
+        if text := flow["IP"].get(end, ""):
+            yield ip_address(text)
 
-        def passes(flow: Flow) -> bool:
-            text = flow["IP"].get(end, "")
-            return bool(text) and any(ip_address(text) in network for network in networks)
-
-        return passes
-
-    return test
+    return any_address(of)
 
 
 def _named(of: str, field: str) -> Callable[[Values], Test]:
@@ -103,28 +84,11 @@ def _workload(side: str) -> Callable[[Values], Test]:
     return lambda values: lambda flow: passes(values, flow)
 
 
-def _any_text(
-    make: Callable[[str], Callable[[str], bool]], of: Callable[[Flow], Iterable[str]]
-) -> Callable[[Values], Test]:
-    """One of the texts fits one of the patterns."""
-
-    def test(values: Values) -> Test:
-        patterns = [make(value) for value in values]
-        return lambda flow: any(pattern(text) for text in of(flow) for pattern in patterns)
-
-    return test
-
-
 def _port(field: str) -> Callable[[Values], Test]:
-    def test(values: Values) -> Test:
-        if not all(value.isascii() and value.isdigit() and int(value) < 1 << 16 for value in values):
-            raise ValueError("must be a port number from 0 to 65535")
-        wanted = {int(value) for value in values}
-        return lambda flow: any(
-            "destination_port" in ports and ports.get(field, 0) in wanted for ports in flow["l4"].values()
-        )
+    def of(flow: Flow) -> int | None:
+        return next((ports.get(field, 0) for ports in flow["l4"].values() if "destination_port" in ports), None)
 
-    return test
+    return any_port(of)
 
 
 def _protocol(values: Values) -> Test:
@@ -171,12 +135,12 @@ FILTERS: dict[str, Callable[[Values], Test]] = {
     "event_type": _event_type,
     "protocol": _protocol,
     "tcp_flags": _tcp_flags,
-    "node_name": _any_text(node_pattern, lambda flow: (flow["node_name"],)),
-    "dns_query": _any_text(lambda text: text_pattern(text).found_in, _query),
+    "node_name": any_text(node_pattern, lambda flow: (flow["node_name"],)),
+    "dns_query": any_text(lambda text: text_pattern(text).found_in, _query),
     **_both_ways("ip", _address),
     **_both_ways("pod", lambda side: _named(side, "pod_name")),
     **_both_ways("service", lambda side: _named(f"{side}_service", "name")),
-    **_both_ways("fqdn", lambda side: _any_text(name_pattern, lambda flow: flow.get(f"{side}_names", ()))),
+    **_both_ways("fqdn", lambda side: any_text(name_pattern, lambda flow: flow.get(f"{side}_names", ()))),
     **_both_ways("label", _labelled),
     **_both_ways("port", lambda side: _port(f"{side}_port")),
     **_both_ways("identity", lambda side: _of_end(side, "identity")),
@@ -188,24 +152,4 @@ FILTERS: dict[str, Callable[[Values], Test]] = {
 
 def filter_of(wanted: Sequence[Mapping[str, Values]], denied: Sequence[Mapping[str, Values]]) -> Test:
     """From a request's whitelist and blacklist, as protojson has them. Raises BadFilter."""
-    if len(wanted) + len(denied) > MAX_FILTERS:
-        raise BadFilter(f"at most {MAX_FILTERS} filters are read, not {len(wanted) + len(denied)}")
-    allows, denies = [_all_of(each) for each in wanted], [_all_of(each) for each in denied]
-    return lambda flow: (not allows or any(test(flow) for test in allows)) and not any(test(flow) for test in denies)
-
-
-def _all_of(fields: Mapping[str, Values]) -> Test:
-    tests = [_test(name, values) for name, values in fields.items()]
-    return lambda flow: all(test(flow) for test in tests)
-
-
-def _test(name: str, values: Values) -> Test:
-    make = FILTERS.get(name)
-    if make is None:
-        raise BadFilter(f"filter {name}: dagwall's flows have no such value")
-    if len(values) > MAX_VALUES or any(isinstance(value, str) and len(value) > MAX_TEXT for value in values):
-        raise BadFilter(f"filter {name}: at most {MAX_VALUES} values of {MAX_TEXT} characters")
-    try:
-        return make(values)
-    except ValueError as exc:
-        raise BadFilter(f"filter {name}: {exc}") from exc
+    return filtering.filter_of(FILTERS, wanted, denied)

@@ -21,9 +21,9 @@ from agent.log import event
 from agent.model.flow import Denial, FailedLookup, Flow
 from agent.model.node_state import NodeState
 from agent.outputs.api import answers
+from agent.outputs.filtering import BadFilter
 from agent.outputs.http import split_address
 from agent.outputs.observer.certificates import Certificates, TlsFiles
-from agent.outputs.observer.filters import BadFilter
 from agent.outputs.observer.messages import BadMessage, unpack
 from agent.outputs.observer.peers import Serving
 from agent.outputs.observer.places import Gone, Places
