@@ -59,7 +59,7 @@ static __always_inline int may_reach_group(__u64 task, const struct address *pee
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 
-	record_denial(config, &event, &rule, 1);
+	record_denied_call(config, &event, &rule);
 	return 0;
 }
 
@@ -74,8 +74,8 @@ static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
 {
 	struct promoted *s = storage_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (s && !s->pending)
-		s->pending = 1;
+	if (s && s->waits != WAITS_FOR_RETRY)
+		s->waits = WAITS_FOR_AGENT;
 }
 
 /* Who calls connect() opens the connection (P9), also where the socket has listened, or was accepted, before. Without
@@ -145,18 +145,19 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, const struc
 			return 1; /* egress sees the device */
 	}
 	if (rule.verdict == VERDICT_DENY) {
-		record_denial(config, &event, &rule, 1);
+		record_denied_call(config, &event, &rule);
 		return refuse();
 	}
 	struct flow fresh;
 	struct flow *flow = remember(key, config, judged, &rule, 0, 0, &fresh);
 
 	count_connection(flow, endpoint->identity);
+	attempt_begin(ctx, key, endpoint->identity, endpoint->slot, rule.rule);
 	if (rule.verdict == VERDICT_AUDIT) {
-		record_audit(config, &event, &rule);
+		record_audited_call(config, &event, &rule);
 	} else if (task != key->cgroup_id) {
 		event.kind = EVENT_FOREIGN_SOCKET;
-		event_report(config, &event, &rule);
+		event_report(config, &event, &rule, 1);
 	}
 	return 1;
 }
@@ -178,7 +179,8 @@ static __always_inline void judged_of_call(const struct config *config, const st
 }
 
 /* One more connection of a flow whose verdict is current: 1. Anything else has to be judged: 0. */
-static __always_inline int is_known_connection(struct flow_key *key, const struct place *place)
+static __always_inline int is_known_connection(struct bpf_sock_addr *ctx, struct flow_key *key,
+					       const struct place *place)
 {
 	struct flow *flow = flows.lookup(key);
 	__u64 stamp = flow ? *(volatile __u64 *)&flow->stamp : 0;
@@ -186,6 +188,7 @@ static __always_inline int is_known_connection(struct flow_key *key, const struc
 	if (!flow || !is_stamp_of(stamp, key) || !is_current(stamp, flow->slot, place))
 		return 0;
 	count_connection(flow, flow->identity);
+	attempt_begin(ctx, key, flow->identity, flow->slot, flow->rule);
 	if (flow->verdict == VERDICT_AUDIT)
 		count_audited(flow, DIRECTION_EGRESS);
 	return 1;
@@ -211,13 +214,14 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, const struc
 	mark_opened(ctx, place.state == STATE_UNMANAGED ? 0 : BPF_SK_STORAGE_GET_F_CREATE);
 	if (place.state == STATE_UNMANAGED)
 		return 1;
-	if (key.cgroup_id == task && is_known_connection(&key, &place))
+	if (key.cgroup_id == task && is_known_connection(ctx, &key, &place))
 		return 1;
 	judged_of_call(config, &place, key.cgroup_id, task, &judged);
 	if (!judged.endpoint || judged.endpoint->state == STATE_PENDING) {
 		if (denied_by_agent_loss(config, DIRECTION_EGRESS, 0))
 			return refuse();
 		mark_pending(ctx);
+		attempt_begin(ctx, &key, 0, 0, 0);
 		return 1;
 	}
 	if (judged.endpoint->state == STATE_UNMANAGED)

@@ -17,6 +17,7 @@ SHARED("hash", __u64, __u64, pending, PENDING_ENTRIES, 0);     /* kernel; agent 
 SHARED("array", int, struct epoch, epochs, ENDPOINT_SLOTS, 0); /* agent -> kernel */
 SHARED("array", int, struct slot, slots, ENDPOINT_SLOTS, 0);   /* kernel -> agent */
 SHARED("array", int, struct bucket, dns_rates, ENDPOINT_SLOTS, 0); /* kernel only */
+SHARED("array", int, struct bucket, outcome_rates, ENDPOINT_SLOTS * 2, 0); /* kernel only: failures of an endpoint, others */
 SHARED("hash", struct flow_key, struct flow, flows, FLOWS_ENTRIES, 0); /* kernel; agent drains, evicts; full: slow path */
 SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 0); /* kernel only; overwritten, a peer's own first */
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
@@ -62,6 +63,17 @@ struct questions_table_t { /* kernel only */
 __attribute__((section("maps/sk_storage:" PIN_MAPS "/questions")))
 struct questions_table_t questions = { .flags = BPF_F_NO_PREALLOC };
 BPF_ANNOTATE_KV_PAIR(questions, int, struct questions);
+
+struct attempts_table_t { /* kernel only */
+	int key;
+	struct attempt leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_MAPS "/attempts")))
+struct attempts_table_t attempts = { .flags = BPF_F_NO_PREALLOC };
+BPF_ANNOTATE_KV_PAIR(attempts, int, struct attempt);
 
 /* Of this generation of programs; the loader fills and pins them. */
 BPF_PROG_ARRAY(tail_egress, 8);

@@ -56,8 +56,26 @@ static __always_inline void event_send(struct event *event)
 		count_loss(LOSS_RING_FULL, 1);
 }
 
-/* Hooks fill the event's "who"; a rule is why. Suppressed beyond the endpoint's rate. */
-static __always_inline void event_report(const struct config *config, struct event *event, const struct rule *rule)
+/* With the name of the process that calls: only for hooks that run in it. */
+static __always_inline void event_send_call(struct event *event)
+{
+	struct call *call = events.ringbuf_reserve(sizeof(*call));
+
+	if (!call) {
+		count_loss(LOSS_RING_FULL, 1);
+		return;
+	}
+	event->time_ns = bpf_ktime_get_ns();
+	call->event = *event;
+	bpf_get_current_comm(call->comm, sizeof(call->comm));
+	events.ringbuf_submit(call, 0);
+}
+
+/* Hooks fill the event's "who"; a rule is why. Suppressed beyond the endpoint's rate. `calls`: a constant, see
+ * event_send_call().
+ */
+static __always_inline void event_report(const struct config *config, struct event *event, const struct rule *rule,
+					 int calls)
 {
 	int index = event->slot;
 	struct slot *slot = slots.lookup(&index);
@@ -70,7 +88,10 @@ static __always_inline void event_report(const struct config *config, struct eve
 	event->verdict = rule->verdict;
 	event->reason = rule->reason;
 	event->rule = rule->rule;
-	event_send(event);
+	if (calls)
+		event_send_call(event);
+	else
+		event_send(event);
 }
 
 static __always_inline void count_denial(const struct event *event, const struct rule *rule, __u64 packets)
@@ -95,8 +116,8 @@ static __always_inline void count_denial(const struct event *event, const struct
 	}
 }
 
-static __always_inline void record_denial(const struct config *config, struct event *event, const struct rule *rule,
-					  __u64 packets)
+static __always_inline void record_denial_by(const struct config *config, struct event *event, const struct rule *rule,
+					     __u64 packets, int calls)
 {
 	struct identity_counts *counts = counts_of(event->identity, event->direction);
 
@@ -107,7 +128,19 @@ static __always_inline void record_denial(const struct config *config, struct ev
 	}
 	count_denial(event, rule, packets);
 	event->kind = EVENT_DENIED;
-	event_report(config, event, rule);
+	event_report(config, event, rule, calls);
+}
+
+static __always_inline void record_denial(const struct config *config, struct event *event, const struct rule *rule,
+					  __u64 packets)
+{
+	record_denial_by(config, event, rule, packets, 0);
+}
+
+static __always_inline void record_denied_call(const struct config *config, struct event *event,
+					       const struct rule *rule)
+{
+	record_denial_by(config, event, rule, 1, 1);
 }
 
 /* One more connection of a flow that a policy in audit would deny; the flow was reported when it was judged (P3). */
@@ -123,7 +156,8 @@ static __always_inline void count_audited(const struct flow *flow, int direction
 }
 
 /* A flow that passes though a policy in audit would deny it: once a flow and revision (P3). */
-static __always_inline void record_audit(const struct config *config, struct event *event, const struct rule *rule)
+static __always_inline void record_audit_by(const struct config *config, struct event *event, const struct rule *rule,
+					    int calls)
 {
 	struct identity_counts *counts = counts_of(event->identity, event->direction);
 
@@ -131,5 +165,16 @@ static __always_inline void record_audit(const struct config *config, struct eve
 		__sync_fetch_and_add(&counts->audited, 1);
 	count_denial(event, rule, 1);
 	event->kind = EVENT_AUDITED;
-	event_report(config, event, rule);
+	event_report(config, event, rule, calls);
+}
+
+static __always_inline void record_audit(const struct config *config, struct event *event, const struct rule *rule)
+{
+	record_audit_by(config, event, rule, 0);
+}
+
+static __always_inline void record_audited_call(const struct config *config, struct event *event,
+						const struct rule *rule)
+{
+	record_audit_by(config, event, rule, 1);
 }

@@ -195,6 +195,15 @@ static __always_inline int is_at_home(const struct flow *flow, __u64 stamp, cons
 	       stamp == *(volatile __u64 *)&flow->stamp;
 }
 
+/* No acknowledgement alone: those are as long as their headers, with a timestamp at most. */
+static __always_inline int may_be_answer(struct __sk_buff *skb, const struct promoted *s, int way)
+{
+	enum { IPV4_HEADERS = 52, IPV6_HEADERS = 72 };
+
+	return way == DIRECTION_INGRESS && s && s->waits == WAITS_FOR_ANSWER &&
+	       skb->len > (skb->protocol == bpf_htons(ETHERTYPE_IPV4) ? IPV4_HEADERS : IPV6_HEADERS);
+}
+
 /* A packet of a flow whose verdict is current: counted, and let go. Any other is for the slow path. */
 static __always_inline int fast_path(struct __sk_buff *skb, int way)
 {
@@ -218,6 +227,8 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 		}
 		if (s && serves_socket(s, &packet, way, &place)) {
 			count_socket(s, skb, way);
+			if (may_be_answer(skb, s, way))
+				call_tail(skb, way, TAIL_ANSWERED);
 			return pass(skb, &packet, way);
 		}
 		struct flow *flow = packet.protocol == PROTOCOL_TCP ? find_stream(&packet, way, sk, s, &key)
@@ -231,6 +242,8 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 			count_flow(flow, skb, &packet, &key, way);
 			if (packet.role != ROLE_OPENS && is_long(flow, skb, way))
 				socket_promote(skb, s, flow, &key, &packet, stamp);
+			if (may_be_answer(skb, s, way))
+				call_tail(skb, way, TAIL_ANSWERED);
 			return pass(skb, &packet, way);
 		}
 	}

@@ -53,12 +53,12 @@ static __always_inline int may_have_socket(__u8 hook, __u8 family, __u8 protocol
 	};
 
 	if (verdict == VERDICT_AUDIT) {
-		record_audit(config, &event, &rule);
+		record_audited_call(config, &event, &rule);
 		return 1;
 	}
 	if (endpoint->state == STATE_PENDING)
 		rule.reason = DROP_PENDING;
-	record_denial(config, &event, &rule, 1);
+	record_denied_call(config, &event, &rule);
 	return 0;
 }
 

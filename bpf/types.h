@@ -51,9 +51,23 @@ enum lift {
 	LIFT_TO_ALLOW = 3, /* of VERDICT_AUDIT: VERDICT_ALLOW by the row's rule; not lifted it has no rule */
 };
 
-enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_UNKNOWN = 255 };
+enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_SOCKOPS = 6, HOOK_UNKNOWN = 255 };
 
-enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5 };
+enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5, EVENT_OUTCOME = 6 };
+
+/* What became of a connection that a pod opened, and that dagwall let pass. */
+enum cause {
+	CAUSE_NONE = 0,         /* it ended as connections do */
+	CAUSE_REFUSED = 1,      /* RST in answer to our SYN */
+	CAUSE_UNREACHABLE = 2,  /* an ICMP error in answer to our SYN, or no neighbour; detail: errno */
+	CAUSE_SYN_TIMEOUT = 3,  /* no answer to any SYN; detail: errno, 0 where the task gave up */
+	CAUSE_RESET = 4,        /* RST later */
+	CAUSE_CLOSED_EARLY = 5, /* the peer closed it and had not sent a byte */
+	CAUSE_STALLED = 6,      /* no answer any more, or not reachable any more; detail: errno */
+	CAUSE_TLS_ALERT = 7,    /* the answer began with an alert; detail: its number (RFC 8446 section 6) */
+	CAUSE_HTTP_STATUS = 8,  /* the answer began with 401, 403, 407, 429 or 5xx; detail: the status */
+	CAUSE_UNKNOWN = 255,    /* never written: how an agent reads a newer release's number */
+};
 
 enum loss {
 	LOSS_RING_FULL = 0,     /* an event found the ring buffer full */
@@ -70,7 +84,8 @@ enum loss {
 	LOSS_LEARNED_FULL = 11, /* an address was not learned for a name: the map is full */
 	LOSS_LEARNED_SHARE = 12, /* a learned address gave way to a newer one of the same identity before its time */
 	LOSS_UNASKED_ANSWER = 13, /* a DNS answer was not learned: this socket has not asked for it */
-	LOSS_MAX = 14,
+	LOSS_OUTCOME_RATE = 14, /* what became of a connection was not reported: the endpoint's share is used up */
+	LOSS_MAX = 15,
 };
 
 enum limit {
@@ -90,6 +105,9 @@ enum limit {
 	LEARNED_SETS = 64, /* of an identity's entries of `learned`, by address; a power of two */
 	LEARNED_WAYS = 8,  /* entries of each */
 	QUESTIONS = 64,    /* of a socket, which are remembered until they are answered; a power of two */
+	OUTCOME_RATE = 10, /* reports of connections, a second and endpoint: of those that failed, and as many of others */
+	OUTCOME_BURST = 40,
+	COMM_BYTES = 16,   /* of a process's name (kernel: TASK_COMM_LEN) */
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
 
@@ -227,13 +245,21 @@ _Static_assert(sizeof(struct answer) == 56, "ABI: agent/abi/layout.py");
 
 enum opened { OPENED_UNKNOWN = 0, OPENED_BY_US = 1, OPENED_BY_PEER = 2 }; /* 1 + enum direction */
 
+/* What a socket waits for, where it opened a connection. */
+enum waits {
+	WAITS_FOR_NOTHING = 0,
+	WAITS_FOR_AGENT = 1, /* connect() met a pending endpoint */
+	WAITS_FOR_RETRY = 2, /* the same, and its first retry is set */
+	WAITS_FOR_ANSWER = 3, /* for the first byte that the peer sends */
+};
+
 struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	__u32 slot;
 	__u32 epoch;
 	__u32 identity;
 	__u32 last;    /* jiffies of the last packet */
 	__u32 flush_at; /* jiffies at which the counters are due in `flows` */
-	__u8 pending;  /* 1: connect() met a pending endpoint; 2: its first retry is set */
+	__u8 waits;    /* enum waits */
 	__u8 opened;   /* enum opened: of TCP; sockets inherit it from their listener */
 	__be16 remote_port;
 	__u32 local;   /* tag of our address: a packet from another one is judged */
@@ -365,5 +391,40 @@ struct dns_answer { /* record of `events` with EVENT_DNS_ANSWER: what a DNS serv
 	__u8 message[DNS_BYTES];
 };
 _Static_assert(sizeof(struct dns_answer) == 104 + DNS_BYTES, "ABI: agent/abi/layout.py");
+
+struct call { /* record of `events` about a process that called: a socket hook's denials and audits */
+	struct event event;
+	__u8 comm[COMM_BYTES]; /* of the thread that called */
+};
+_Static_assert(sizeof(struct call) == 96 + COMM_BYTES, "ABI: agent/abi/layout.py");
+
+struct attempt { /* value of `attempts`, a storage of sockets: the connection that its pod opened last */
+	__u64 began_ns;       /* CLOCK_MONOTONIC of connect() */
+	__u64 established_ns; /* 0: not yet */
+	__u64 answered_ns;    /* of the first byte that the peer sent; 0: none yet */
+	__u64 cgroup_id;
+	struct address peer;
+	__be16 service_port;
+	__u8 pad[2];
+	__u32 rule;
+	__u32 identity; /* 0: not known at connect() */
+	__u32 slot;
+	__u32 pid;
+	__u32 reserved;
+	__u8 comm[COMM_BYTES];
+};
+_Static_assert(sizeof(struct attempt) == 88, "ABI: agent/abi/layout.py");
+
+struct outcome { /* record of `events` with EVENT_OUTCOME */
+	struct event event; /* time_ns: of the outcome */
+	__u8 comm[COMM_BYTES];
+	__u64 began_ns, established_ns, answered_ns; /* as in struct attempt */
+	__u32 rtt_us;      /* smoothed; 0: never measured */
+	__u32 retransmits; /* segments */
+	__u16 detail;
+	__u8 cause; /* enum cause */
+	__u8 pad[5];
+};
+_Static_assert(sizeof(struct outcome) == 152, "ABI: agent/abi/layout.py");
 
 #endif

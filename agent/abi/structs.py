@@ -17,6 +17,7 @@ CREATOR_SLOTS = 65536
 POD_LEVELS = 2
 ANSWER_SLOTS = 32
 DNS_BYTES = 1024
+COMM_BYTES = 16
 
 OPENED_BY_US = 1
 OPENED_BY_PEER = 2
@@ -108,7 +109,7 @@ PROMOTED = Layout(
     identity=u32,
     last=u32,
     flush_at=u32,
-    pending=u8,
+    waits=u8,
     opened=u8,
     remote_port=be16,
     local=u32,
@@ -169,11 +170,41 @@ EVENT = Layout(
     pad=raw(1),
 )
 DNS_ANSWER = Layout("dns_answer", event=nested(EVENT), kept=u16, pad=raw(6), message=raw(DNS_BYTES))
+CALL = Layout("call", event=nested(EVENT), comm=raw(COMM_BYTES))
+ATTEMPT = Layout(
+    "attempt",
+    began_ns=u64,
+    established_ns=u64,
+    answered_ns=u64,
+    cgroup_id=u64,
+    peer=ADDRESS,
+    service_port=be16,
+    pad=raw(2),
+    rule=u32,
+    identity=u32,
+    slot=u32,
+    pid=u32,
+    reserved=u32,
+    comm=raw(COMM_BYTES),
+)
+OUTCOME = Layout(
+    "outcome",
+    event=nested(EVENT),
+    comm=raw(COMM_BYTES),
+    began_ns=u64,
+    established_ns=u64,
+    answered_ns=u64,
+    rtt_us=u32,
+    retransmits=u32,
+    detail=u16,
+    cause=u8,
+    pad=raw(5),
+)
 
 STRUCTS = (
     CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, BUCKET, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES,
     DNS_NAME, LEARNED_KEY, LEARNED, ASKED, RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL,
-    CREATOR, EVENT, DNS_ANSWER,
+    CREATOR, EVENT, DNS_ANSWER, CALL, ATTEMPT, OUTCOME,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
@@ -210,6 +241,7 @@ MAPS: dict[str, MapSpec] = {
     "epochs": MapSpec(U32, EPOCH, ENDPOINT_SLOTS),
     "slots": MapSpec(U32, SLOT, ENDPOINT_SLOTS),
     "dns_rates": MapSpec(U32, BUCKET, ENDPOINT_SLOTS),
+    "outcome_rates": MapSpec(U32, BUCKET, ENDPOINT_SLOTS * 2),
     "flows": MapSpec(FLOW_KEY, FLOW, 65536, resizable=True),
     "answers": MapSpec(U32, ANSWER, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS),
     "peers": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
@@ -219,11 +251,12 @@ MAPS: dict[str, MapSpec] = {
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
     "denials": MapSpec(DENIAL_KEY, DENIAL, 16384, resizable=True),
-    "losses": MapSpec(U32, U64, 14, per_cpu=True),
+    "losses": MapSpec(U32, U64, 15, per_cpu=True),
     "creators": MapSpec(U32, CREATOR, CREATOR_SLOTS),
     "events": MapSpec(U32, EVENT, EVENTS_BYTES, kernel_only=True),  # entries: bytes
     "sockets": MapSpec(U32, PROMOTED, 0, kernel_only=True),
     "questions": MapSpec(U32, ASKED, 0, kernel_only=True),
+    "attempts": MapSpec(U32, ATTEMPT, 0, kernel_only=True),
 }
 
 

@@ -40,6 +40,8 @@ def flow_cells(row: Row) -> tuple[str, ...]:
 def _because(row: Row) -> str:
     if row["kind"] == "lookup":
         return str(row["text"])
+    if row["kind"] == "outcome":
+        return " ".join(filter(None, (row["reason"].replace("_", " "), row["detail"])))
     return str(row["rule"] or row["reason"].replace("_", " "))
 
 

@@ -61,8 +61,8 @@ def _who(row: dict[str, Any]) -> Iterator[str]:
     if row["run_id"]:
         mapped = f" map index {row['map_index']}" if row["map_index"] not in ("", "-1") else ""
         yield f"run {row['run_id']} try {row['try_number']}{mapped}"
-    if row["pid"]:
-        yield f"pid {row['pid']}"
+    if row["comm"] or row["pid"]:
+        yield " ".join(filter(None, (row["comm"] or "process", f"pid {row['pid']}" if row["pid"] else "")))
 
 
 def _times(row: dict[str, Any]) -> str:

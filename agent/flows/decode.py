@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.abi.structs import (
+    CALL,
     DENIAL,
     DENIAL_KEY,
     DNS_ANSWER,
@@ -13,11 +14,12 @@ from agent.abi.structs import (
     FLOW_KEY,
     IDENTITY_COUNTS,
     IDENTITY_TOTALS,
+    OUTCOME,
     unpack_address,
 )
 from agent.model.cluster import Address
 from agent.model.flow import FlowCounts, Tuple
-from agent.model.verdict import Direction, DropReason, EventKind, Hook, Verdict
+from agent.model.verdict import Cause, Direction, DropReason, EventKind, Hook, Verdict
 
 _COUNTERS = tuple(IDENTITY_COUNTS.fields)
 TOTALS_WORDS = IDENTITY_TOTALS.size // 8
@@ -83,11 +85,14 @@ class RawEvent:
     pid: int
     length: int
     family: int  # of a socket, where the hook is SOCKET_CREATE
+    comm: str = ""  # of the calling thread where the hook knows it
 
 
 def decode_event(data: bytes) -> RawEvent:
-    v = dict(EVENT.unpack(data))
+    v = dict(EVENT.unpack(data[: EVENT.size]))
     del v["pad"]
+    if len(data) == CALL.size:
+        v["comm"] = _text(CALL.unpack(data)["comm"])
     return RawEvent(
         **v
         | {
@@ -109,14 +114,45 @@ class RawAnswer:
     message: bytes
 
 
-Record = RawEvent | RawAnswer
+@dataclass(frozen=True, slots=True)
+class RawOutcome:
+    """What became of a connection: `event` says whose and where to. Times in ns of CLOCK_MONOTONIC, 0: never."""
+
+    event: RawEvent
+    cause: Cause
+    detail: int
+    began_ns: int
+    established_ns: int
+    answered_ns: int
+    round_trip_us: int
+    retransmits: int
+
+
+def _decode_outcome(data: bytes) -> RawOutcome:
+    v = OUTCOME.unpack(data)
+    event = replace(decode_event(data[: EVENT.size]), comm=_text(v["comm"]))
+    return RawOutcome(
+        event, Cause(v["cause"]), v["detail"], v["began_ns"], v["established_ns"], v["answered_ns"], v["rtt_us"],
+        v["retransmits"],
+    )  # fmt: skip
+
+
+def _text(name: bytes) -> str:
+    """A process may give itself any bytes as its name."""
+    return bytes(name).partition(b"\0")[0].decode("utf-8", "replace")
+
+
+Record = RawEvent | RawAnswer | RawOutcome
 
 
 def decode_record(data: bytes) -> Record:
     """One record of the ring buffer."""
+    kind = EventKind(EVENT.unpack(data[: EVENT.size])["kind"])
+    if kind is EventKind.OUTCOME:
+        return _decode_outcome(data)
+    if kind is not EventKind.DNS_ANSWER:
+        return decode_event(data)
     event = decode_event(data[: EVENT.size])
-    if event.kind is not EventKind.DNS_ANSWER:
-        return event
     answer = DNS_ANSWER.unpack(data)
     return RawAnswer(event, bytes(answer["message"][: answer["kept"]]))
 

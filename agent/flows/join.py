@@ -8,14 +8,25 @@ from dataclasses import InitVar, dataclass, field, replace
 from immutables import Map
 
 from agent.flows.account import Growth
-from agent.flows.decode import RawAnswer, RawEvent
+from agent.flows.decode import RawAnswer, RawEvent, RawOutcome
 from agent.flows.lookups import AskedNames
 from agent.flows.pacing import Pace
 from agent.judge.claims import worth_of
 from agent.judge.judge import judge
 from agent.model.binding import Contradiction
 from agent.model.cluster import Address, Cluster
-from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind, PeerName, RuleMatch, Tuple
+from agent.model.flow import (
+    Denial,
+    EndpointFacts,
+    FailedLookup,
+    Flow,
+    Outcome,
+    PeerKind,
+    PeerName,
+    RuleMatch,
+    Timing,
+    Tuple,
+)
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
 from agent.model.nearest import Nearest
 from agent.model.policy import Entity, FqdnPeer, Policy, PolicyRef, Rule, RuleRef
@@ -190,7 +201,42 @@ class Joiner:
             match=_match_of(event.rule, context),
             contradiction=_contradiction(event, endpoint, context.cluster),
             pid=event.pid,
+            comm=event.comm,
         )
+
+    def outcome(self, record: RawOutcome, context: Context, time: float) -> Outcome:
+        """Of a connection whose pod nobody knew at connect(), the folder tells whose it is."""
+        event = record.event
+        known = context.by_cgroup.get(event.cgroup_id) if not event.identity else None
+        endpoint = known or self.facts(event.slot, event.identity, context, event.cgroup_id)
+        return Outcome(
+            time=time,
+            endpoint=endpoint,
+            tuple=Tuple(event.peer, event.protocol, event.service_port, event.direction),
+            peer=self._peer(event.peer, (endpoint.slot, endpoint.number), context.cluster),
+            cause=record.cause,
+            detail=record.detail,
+            rule=context.rules.get(RuleId(event.rule)),
+            timing=_timing(record),
+            source_port=event.client_port,
+            pid=event.pid,
+            comm=event.comm,
+        )
+
+
+def _timing(record: RawOutcome) -> Timing:
+    """A socket that is used for a second connection keeps nothing of the first."""
+
+    def between(first: int, last: int) -> float | None:
+        return (last - first) / 1e9 if first and last >= first else None
+
+    return Timing(
+        lasted=between(record.began_ns, record.event.time_ns) or 0.0,
+        handshake=between(record.began_ns, record.established_ns),
+        first_byte=between(record.established_ns, record.answered_ns),
+        round_trip=record.round_trip_us / 1e6 if record.round_trip_us else None,
+        retransmits=record.retransmits,
+    )
 
 
 def _contradiction(event: RawEvent, endpoint: EndpointFacts, cluster: Cluster) -> Contradiction | None:

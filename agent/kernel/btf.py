@@ -6,11 +6,19 @@ Programs read them by bpf_probe_read_kernel(): the layout is this kernel's own, 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 LIBBPF = "libbpf.so.1"
 _STRUCT = 4
-_NETWORK_OWNER = (("sock_common", "skc_net"), ("net", "user_ns"), ("user_namespace", "level"))
+_NETWORK_OWNER = {
+    "SOCK_NET_OFFSET": ("sock_common", "skc_net"), "NET_USER_NS_OFFSET": ("net", "user_ns"),
+    "USER_NS_LEVEL_OFFSET": ("user_namespace", "level"),
+}  # fmt: skip
+_SOCKET_ERROR = {
+    "SOCK_OPS_SK_OFFSET": ("bpf_sock_ops_kern", "sk"), "SK_ERR_OFFSET": ("sock", "sk_err"),
+    "SK_ERROR_QUEUE_OFFSET": ("sock", "sk_error_queue"), "SKB_CB_OFFSET": ("sk_buff", "cb"),
+    "EXTERR_OFFSET": ("sock_exterr_skb", "ee"),
+}  # fmt: skip
 
 
 class _Member(ctypes.Structure):
@@ -26,7 +34,15 @@ def network_owner() -> dict[str, int]:
 
     Raises OSError where the kernel has no types, or not these, or libbpf is not there.
     """
-    names = ("SOCK_NET_OFFSET", "NET_USER_NS_OFFSET", "USER_NS_LEVEL_OFFSET")
+    return _offsets(_NETWORK_OWNER)
+
+
+def socket_error() -> dict[str, int]:
+    """Macros for bpf/sockops.c: from its context to the socket, to the error that its task gets. Raises the same."""
+    return _offsets(_SOCKET_ERROR)
+
+
+def _offsets(wanted: Mapping[str, tuple[str, str]]) -> dict[str, int]:
     library = ctypes.CDLL(LIBBPF)
     library.btf__load_vmlinux_btf.restype = ctypes.c_void_p
     library.btf__type_by_id.restype = ctypes.c_void_p
@@ -35,7 +51,7 @@ def network_owner() -> dict[str, int]:
     if not types.value or types.value > (1 << 64) - 4096:  # a pointer, or an error number
         raise OSError("the kernel has no BTF")
     try:
-        return {name: _offset(library, types, *field) for name, field in zip(names, _NETWORK_OWNER, strict=True)}
+        return {name: _offset(library, types, *field) for name, field in wanted.items()}
     finally:
         library.btf__free(types)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agent.errors import KernelError
 from agent.kernel import lsm, syscall
-from agent.kernel.btf import network_owner
+from agent.kernel.btf import network_owner, socket_error
 from agent.kernel.instructions import EXIT, call, set_register, stack_address
 from agent.kernel.syscall import AttachType, ProgType
 from agent.log import event
@@ -32,6 +33,7 @@ class Features:
     skb_netns: (
         bool  # programs can read a packet's network namespace; without it, as long as `creators` has its socket
     )
+    sock_error: bool  # programs can read why a connection failed; without it that is told by what the peer sent
     netns_owner: bool  # programs can tell a pod's own network namespace from one that a task made; `fqdn` needs it
 
     def as_dict(self) -> dict[str, bool]:
@@ -62,21 +64,22 @@ def features(mount: Path) -> Features:
         sockops=_loads(ProgType.SOCK_OPS, AttachType.SOCK_OPS, sockops),
         lsm_cgroup=lsm.works(mount),
         skb_netns=_loads(ProgType.CGROUP_SKB, AttachType.INET_EGRESS, netns),
-        netns_owner=_has_network_owner(),
+        sock_error=_has_types("sock_error", socket_error),
+        netns_owner=_has_types("netns_owner", network_owner),
     )
 
 
-def _has_network_owner() -> bool:
+def _has_types(feature: str, offsets: Callable[[], object]) -> bool:
     """The kernel's types, and leave to read its memory: lockdown(7) in mode confidentiality gives none."""
     read = stack_address(1, 8) + set_register(2, 8) + set_register(3, 0) + call(_HELPER_PROBE_READ_KERNEL)
     try:
-        network_owner()
+        offsets()
     except OSError as exc:
-        event("feature.off", feature="netns_owner", why=str(exc))
+        event("feature.off", feature=feature, why=str(exc))
         return False
     if _loads(ProgType.CGROUP_SKB, AttachType.INET_EGRESS, read + set_register(0, 1) + EXIT):
         return True
-    event("feature.off", feature="netns_owner", why="programs may not read the kernel's memory here")
+    event("feature.off", feature=feature, why="programs may not read the kernel's memory here")
     return False
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
-from agent.kernel.btf import network_owner
+from agent.kernel.btf import network_owner, socket_error
 from agent.kernel.syscall import AttachType, ProgType
 
-SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c")
+SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c", "outcome.c")
 """What several programs call; in this order, in front of their own files."""
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
-_COMPILED = ("set_retval", "skb_netns", "netns_owner")
+_COMPILED = ("set_retval", "skb_netns", "netns_owner", "sock_error")
 """Features that programs use where the kernel has them, in place of another way."""
 
 _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
@@ -71,6 +71,7 @@ PROGRAMS = (
     Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
     Program("dns_learn", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 3)),
     Program("dns_report", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 4)),
+    Program("answered", "answer.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 7)),
     Program("ingress", "skb.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
     Program("sock_release", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
     Program("sock_create", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),
@@ -121,4 +122,6 @@ def compiler_flags(
     flags += [f"-DHAVE_{name.upper()}=1" for name in _COMPILED if features[name]]
     if features["netns_owner"]:
         flags += [f"-D{name}={offset}" for name, offset in network_owner().items()]
+    if features["sock_error"]:
+        flags += [f"-D{name}={offset}" for name, offset in socket_error().items()]
     return [*flags, "-Wno-unused", "-Wno-macro-redefined"]

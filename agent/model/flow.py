@@ -10,7 +10,7 @@ from agent.model.cluster import Address
 from agent.model.identity import Attestation, Claim, Identity
 from agent.model.nearest import Nearest
 from agent.model.policy import RuleRef
-from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.model.verdict import Cause, Direction, DropReason, Hook, Verdict
 
 
 class PeerKind(str, Enum):
@@ -76,6 +76,10 @@ class Tuple:
     direction: Direction
 
 
+NO_ANSWER = "NO_ANSWER"
+"""In place of an rcode: the server was silent, and which names it was asked for nobody knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailedLookup:
     """A name that an endpoint asked a DNS server for in vain."""
@@ -86,7 +90,7 @@ class FailedLookup:
     peer: PeerName  # the server's
     name: str
     record: str  # A or AAAA
-    rcode: str  # NXDOMAIN, SERVFAIL, REFUSED, ... (RFC 6895)
+    rcode: str  # NXDOMAIN, SERVFAIL, REFUSED, ... (RFC 6895), or NO_ANSWER
 
     @property
     def tuple(self) -> Tuple:
@@ -158,3 +162,39 @@ class Denial:
     contradiction: Contradiction | None = None  # of a pod in quarantine (I5)
     match: RuleMatch = RuleMatch.NONE
     pid: int = 0  # of the process that called, as the node numbers it; 0 where the hook does not know it
+    comm: str = ""  # its thread's name; "" likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of one TCP connection, in seconds; None: it never came so far."""
+
+    lasted: float  # from connect() to the report
+    handshake: float | None = None
+    first_byte: float | None = None  # from the handshake to the first byte that the peer sent
+    round_trip: float | None = None  # smoothed, as the kernel has it at the end
+    retransmits: int = 0  # segments that were sent again
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a TCP connection that an endpoint opened and that was let pass.
+
+    `detail`: an errno, the number of a TLS alert or the status of an HTTP answer, as `cause` says; 0: none.
+    """
+
+    time: float  # seconds since the epoch
+    endpoint: EndpointFacts
+    tuple: Tuple
+    peer: PeerName
+    cause: Cause
+    detail: int
+    rule: RuleRef | None  # that let it pass
+    timing: Timing
+    source_port: int = 0
+    pid: int = 0  # of who called connect()
+    comm: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.cause is not Cause.NONE

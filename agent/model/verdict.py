@@ -72,6 +72,7 @@ class Hook(IntEnum):
     SOCK_CREATE = 3
     SOCKET_CREATE = 4
     SENDMSG = 5
+    SOCKOPS = 6
     UNKNOWN = 255  # as above
 
     @classmethod
@@ -92,6 +93,26 @@ class EventKind(IntEnum):
     PENDING = 3
     FOREIGN_SOCKET = 4  # a connection over a socket that another cgroup's process made (L7)
     DNS_ANSWER = 5  # what a DNS server answered
+    OUTCOME = 6  # what became of a connection that the endpoint opened
+
+
+class Cause(IntEnum):
+    """How a connection that was let pass came to its end."""
+
+    NONE = 0  # as connections do
+    REFUSED = 1  # RST in answer to our SYN
+    UNREACHABLE = 2  # an ICMP error in answer to our SYN, or no neighbour
+    SYN_TIMEOUT = 3  # no answer to any SYN
+    RESET = 4  # RST later
+    CLOSED_EARLY = 5  # the peer closed it and had not sent a byte
+    STALLED = 6  # no answer any more, or not reachable any more
+    TLS_ALERT = 7  # the answer began with an alert
+    HTTP_STATUS = 8  # the answer began with 401, 403, 407, 429 or 5xx
+    UNKNOWN = 255  # as above
+
+    @classmethod
+    def _missing_(cls, _: object) -> Cause:
+        return cls.UNKNOWN
 
 
 class Loss(IntEnum):
@@ -111,3 +132,4 @@ class Loss(IntEnum):
     LEARNED_FULL = 11  # an address was not learned for a name: the map is full
     LEARNED_SHARE = 12  # a learned address gave way to a newer one of the same identity before its time
     UNASKED_ANSWER = 13  # a DNS answer was not learned: its socket has not asked for it
+    OUTCOME_RATE = 14  # what became of a connection was not reported: the endpoint's share is used up

@@ -16,12 +16,14 @@ from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
     RawAnswer,
     RawEvent,
+    RawOutcome,
     Record,
 )
 from agent.flows.join import Context, Joiner
 from agent.flows.names import PeerNames
+from agent.flows.unanswered import Unanswered
 from agent.model.changes import Changes
-from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind
+from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, Outcome, PeerKind
 from agent.model.verdict import Direction, DropReason
 from agent.node.folding import Folding
 from agent.node.kernel import Maps
@@ -41,6 +43,7 @@ class Receiver(Protocol):
     def flows(self, flows: list[Flow]) -> None: ...
     def denials(self, denials: list[Denial]) -> None: ...
     def lookups(self, lookups: list[FailedLookup]) -> None: ...
+    def outcomes(self, outcomes: list[Outcome]) -> None: ...
 
 
 class Ticks(Protocol):
@@ -100,6 +103,7 @@ class FlowDrain:
         self._names = PeerNames()
         self._clocks, self._now = clocks, clocks.monotonic
         self._joiner = Joiner(self._names.name, self._now, partial(learned.name_of, maps))
+        self._unanswered = Unanswered()
         self._context: Context | None = None
         self._held: deque[tuple[float, RawEvent]] = deque()
         self._unread = 0
@@ -153,6 +157,8 @@ class FlowDrain:
     def _take_record(self, message: Record) -> None:
         if isinstance(message, RawAnswer):
             self._answer(message)
+        elif isinstance(message, RawOutcome):
+            self._outcome(message)
         elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
             if len(self._held) >= WAITING:
                 self._report(self._held.popleft()[1])
@@ -174,6 +180,9 @@ class FlowDrain:
         flows = [flow for each, at in zip(growths, times, strict=True) if (flow := self._flow(each, at)) is not None]
         flows.sort(key=lambda flow: flow.time)
         self._tell(lambda receiver: receiver.flows(flows))
+        silent = self._unanswered.look(flows, self._now(), self._names.is_resolver)
+        if silent:
+            self._tell(lambda receiver: receiver.lookups(silent))
 
     def _flow(self, growth: Growth, at: float) -> Flow | None:
         context = self._context
@@ -212,6 +221,11 @@ class FlowDrain:
         failed = self._joiner.answer(record, self._context, self._clocks.wall())
         if failed is not None:
             self._tell(lambda receiver: receiver.lookups([failed]))
+
+    def _outcome(self, record: RawOutcome) -> None:
+        if self._context is not None:
+            outcomes = [self._joiner.outcome(record, self._context, self._clocks.wall())]
+            self._tell(lambda receiver: receiver.outcomes(outcomes))
 
     def _without_open(self, idle: list[bytes], now: int) -> list[bytes]:
         """An entry stays while a connection of it is open, or nobody would know who opened that (P9)."""

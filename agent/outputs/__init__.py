@@ -13,6 +13,7 @@ Words and rows for them, pure:
     words, notices      English: reasons, rules, states, what people should know
     plain               values as JSON can hold them
     records             flows and denials as flat rows; rows: status, endpoints and totals
+    outcomes            words for what became of connections; outcome_series: their metrics
     explained           failures joined with the snapshot, as values; why, advice: as rows and sentences
     explain, reasons    what the policies decide about one connection; what authors of deny rules wrote
     filtering           filters as names with values: Hubble's (observer/filters) and those by either end (ends)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from typing_extensions import assert_never
 
-from agent.model.flow import Denial, FailedLookup, PeerKind, PeerName
+from agent.model.flow import Denial, FailedLookup, Outcome, PeerKind, PeerName
 from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction
 from agent.outputs.explained import Explanation, Step, denying_ends
@@ -26,6 +26,8 @@ def advice(each: Explanation, step: Step) -> str:
             return _OF_DENIALS[step](each, failed)
         case FailedLookup():
             return _OF_LOOKUPS[step](failed)
+        case Outcome():
+            return _OF_OUTCOMES[step](each, failed)
         case _:
             assert_never(failed)
 
@@ -35,6 +37,28 @@ _OF_LOOKUPS: dict[Step, Callable[[FailedLookup], str]] = {
     Step.CHECK_RESOLVER: lambda lookup: (
         f"look at the DNS server {lookup.peer} ({lookup.server.peer}): the name may be fine"
     ),
+}
+_OF_OUTCOMES: dict[Step, Callable[[Explanation, Outcome], str]] = {
+    Step.CHECK_LISTENER: lambda _, outcome: (
+        f"check that a server listens on port {outcome.tuple.service_port} of {_target(outcome)}, and is ready"
+    ),
+    Step.CHECK_ROUTE: lambda _, outcome: (
+        f"check the way to {_target(outcome)}: routes, the node's network, a peering"
+    ),
+    Step.CHECK_OTHER_FIREWALLS: lambda _, outcome: (
+        f"check that {_target(outcome)} is up, and the firewalls and security groups on the way: dagwall let it pass"
+    ),
+    Step.ADD_RULE_THERE: lambda each, _: f"add a rule at the other end: {_ends(each)} does not let this task in",
+    Step.CHECK_SERVER: lambda _, outcome: f"look at the log of {_target(outcome)}, or of a proxy in front of it",
+    Step.CHECK_TLS: lambda _, outcome: (
+        f"compare the TLS settings with those of {_target(outcome)}: versions, name of the server, certificates"
+    ),
+    Step.CHECK_CREDENTIALS: lambda *_: (
+        "check the token or password of the connection: expired, or of another account"
+    ),
+    Step.CHECK_PERMISSION: lambda *_: "check what this account may do there: it is known, and not allowed",
+    Step.CHECK_PROXY: lambda *_: "give the proxy credentials, or do not use it: it asks who calls",
+    Step.SLOW_DOWN: lambda *_: "call less often, or ask for a higher limit: the server has had too many calls",
 }
 _OF_DENIALS: dict[Step, Callable[[Explanation, Denial], str]] = {
     Step.RETRY: lambda *_: "try again: since then the policies have changed, and allow it",
@@ -80,6 +104,13 @@ _OF_DENIALS: dict[Step, Callable[[Explanation, Denial], str]] = {
     Step.BEFORE_ENFORCING: lambda *_: "nothing now: it passed, in audit; do this before you enforce",
 }
 """For each step that an explanation of such a failure may have (tests/unit/test_explained.py holds it to that)."""
+
+
+def _target(outcome: Outcome) -> str:
+    name, address = outcome.peer.name, str(outcome.tuple.peer)
+    return (
+        address if outcome.peer.kind in (PeerKind.ENTITY, PeerKind.UNKNOWN, PeerKind.CIDR) else f"{name} ({address})"
+    )
 
 
 def _nearest(denial: Denial) -> str:

@@ -1,4 +1,4 @@
-"""Why calls failed: denials and lookups joined with the snapshot, equal ones folded, most important first. Pure.
+"""Why calls failed: reports joined with the snapshot, equal ones folded, the most important first. Pure.
 
 Values only: agent/outputs/why.py has the rows and agent/outputs/advice.py the English.
 """
@@ -13,11 +13,11 @@ from typing_extensions import assert_never
 
 from agent.judge.judge import NATIVE_LAYER, Decision, judge
 from agent.model.cluster import Cluster, Pod
-from agent.model.flow import Denial, FailedLookup, PeerKind
+from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Outcome, PeerKind
 from agent.model.identity import PodUid
 from agent.model.nearest import Nearest
 from agent.model.policy import PolicyRef
-from agent.model.verdict import Direction, DropReason, Verdict
+from agent.model.verdict import Cause, Direction, DropReason, Verdict
 from agent.outputs.other_end import OtherEnd, other_ends
 from agent.outputs.reasons import author_reason, deny_reasons
 from agent.outputs.records import Filter
@@ -26,7 +26,7 @@ from agent.semantics.selecting import selects
 JUDGED = 100
 """So many explanations, the most important ones, are held against the snapshot: the judge walks all of it."""
 
-Failed = Denial | FailedLookup
+Failed = Denial | FailedLookup | Outcome
 
 
 class End(str, Enum):
@@ -59,6 +59,15 @@ class Step(Enum):
     ASK_AGAIN = "ask_again"
     CHECK_NAME = "check_name"
     CHECK_RESOLVER = "check_resolver"
+    CHECK_LISTENER = "check_listener"
+    CHECK_ROUTE = "check_route"
+    CHECK_OTHER_FIREWALLS = "check_other_firewalls"
+    CHECK_SERVER = "check_server"
+    CHECK_TLS = "check_tls"
+    CHECK_CREDENTIALS = "check_credentials"
+    CHECK_PERMISSION = "check_permission"
+    CHECK_PROXY = "check_proxy"
+    SLOW_DOWN = "slow_down"
     BEFORE_ENFORCING = "before_enforcing"  # it passed, in audit
 
 
@@ -137,7 +146,10 @@ def _kind(failed: Failed) -> tuple[object, ...]:
                 failed.peer.identity,
             )  # fmt: skip
         case FailedLookup():
-            return failed.name, failed.rcode
+            return (failed.name, failed.rcode) if failed.rcode != NO_ANSWER else (failed.rcode, failed.server)
+        case Outcome():
+            answer = failed.detail if failed.cause in (Cause.TLS_ALERT, Cause.HTTP_STATUS) else 0
+            return failed.cause, answer, failed.tuple, failed.peer.name
         case _:
             assert_never(failed)
 
@@ -163,6 +175,8 @@ def _weight(failed: Failed, tried: set[str]) -> Weight:
             is_own = f".{failed.endpoint.namespace}.svc." in failed.name
             is_whole = failed.endpoint.uid + failed.name in tried
             return Weight.SEARCH_DOMAIN if is_own and not is_whole else Weight.FAILED
+        case Outcome():
+            return Weight.FAILED
         case _:
             assert_never(failed)
 
@@ -171,14 +185,19 @@ def _judged(each: Explanation, cluster: Cluster) -> Explanation:
     """With what the snapshot decides of it, at both ends."""
     failed = each.newest
     pod = cluster.pods.get(PodUid(failed.endpoint.uid))
-    if not isinstance(failed, Denial) or not failed.hook.has_peer or pod is None:
+    if isinstance(failed, FailedLookup) or pod is None or (isinstance(failed, Denial) and not failed.hook.has_peer):
         return each
     flow = failed.tuple
     names = frozenset({failed.peer.name} if failed.peer.kind is PeerKind.FQDN else ())
     now = judge(cluster, pod, flow.direction, flow.peer, flow.protocol, flow.service_port, names=names)
     others = tuple(other_ends(cluster, pod, flow.direction, flow.peer, flow.protocol, flow.service_port))
     weight = each.weight
-    if weight is Weight.DENIED and _is_for_policies(failed) and _all_allow(now, others):
+    if (
+        isinstance(failed, Denial)
+        and weight is Weight.DENIED
+        and _is_for_policies(failed)
+        and _all_allow(now, others)
+    ):
         weight = Weight.ALLOWED_BY_NOW
     return replace(each, now=now, others=others, isolating=_isolating(cluster, pod, flow.direction), weight=weight)
 
@@ -227,8 +246,29 @@ def _steps(each: Explanation) -> Iterator[Step]:
                 yield Step.ADD_RULE_THERE
             if failed.verdict is Verdict.AUDIT:
                 yield Step.BEFORE_ENFORCING
+        case Outcome():
+            yield _of_outcome(each, failed)
         case _:
             assert_never(failed)
+
+
+_OF_CAUSES = {
+    Cause.NONE: Step.CHECK_SERVER, Cause.REFUSED: Step.CHECK_LISTENER, Cause.UNREACHABLE: Step.CHECK_ROUTE,
+    Cause.SYN_TIMEOUT: Step.CHECK_OTHER_FIREWALLS, Cause.RESET: Step.CHECK_SERVER,
+    Cause.CLOSED_EARLY: Step.CHECK_SERVER, Cause.STALLED: Step.CHECK_ROUTE, Cause.TLS_ALERT: Step.CHECK_TLS,
+    Cause.HTTP_STATUS: Step.CHECK_SERVER, Cause.UNKNOWN: Step.CHECK_SERVER,
+}  # fmt: skip
+_OF_STATUSES = {
+    401: Step.CHECK_CREDENTIALS, 403: Step.CHECK_PERMISSION, 407: Step.CHECK_PROXY, 429: Step.SLOW_DOWN
+}  # fmt: skip
+
+
+def _of_outcome(each: Explanation, outcome: Outcome) -> Step:
+    if outcome.cause is Cause.SYN_TIMEOUT and denying_ends(each):
+        return Step.ADD_RULE_THERE
+    if outcome.cause is Cause.HTTP_STATUS:
+        return _OF_STATUSES.get(outcome.detail, Step.CHECK_SERVER)
+    return _OF_CAUSES[outcome.cause]
 
 
 def _of_denial(each: Explanation, denial: Denial) -> Iterator[Step]:

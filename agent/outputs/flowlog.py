@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from agent import __version__
 from agent.log import event
-from agent.model.flow import Denial, FailedLookup, Flow
+from agent.model.flow import Denial, FailedLookup, Flow, Outcome
 from agent.not_understood import NotUnderstood
 from agent.outputs.hubble import Seen, lines_of
 from agent.outputs.output import Output
@@ -27,7 +27,7 @@ KEEP = 5
 QUEUED = 200_000
 """Records that may wait for a slow disk before the next are lost."""
 
-Batch = Sequence[Flow] | Sequence[Denial] | Sequence[FailedLookup]
+Batch = Sequence[Flow] | Sequence[Denial] | Sequence[FailedLookup] | Sequence[Outcome]
 
 
 class RotatingFile:
@@ -127,6 +127,9 @@ class FlowLog(Output):
 
     def lookups(self, lookups: list[FailedLookup]) -> None:
         self._queue(lookups)
+
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        self._queue([each for each in outcomes if each.failed])
 
     def write(self, batch: Batch) -> None:
         """One batch to the file, in the thread that calls. A failure is counted; the next batch tries again."""

@@ -10,19 +10,23 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 import dns.rcode
+from typing_extensions import assert_never
 
 from agent.model.cluster import Address
-from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, PeerKind, RuleMatch
+from agent.model.flow import NO_ANSWER, Denial, EndpointFacts, FailedLookup, Flow, Outcome, PeerKind, RuleMatch
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble_ends import own_end, peer_end
-from agent.outputs.words import nearest_text, protocol_name, reason_name, sentence, socket_text
+from agent.outputs.outcomes import detail_name, outcome_text
+from agent.outputs.records import reason_of, verdict_of
+from agent.outputs.words import lookup_text, nearest_text, protocol_name, reason_name, sentence, socket_text
 from agent.text import printable
 
 MAX_LINE_BYTES = 64 * 1024
@@ -60,10 +64,16 @@ _L4 = {int(protocol): protocol.name for protocol in WITH_PORTS}
 _WITHOUT_PORTS: dict[int, str] = {IpProtocol.ICMP: "ICMPv4", IpProtocol.ICMPV6: "ICMPv6", IpProtocol.IGMP: "IGMP"}
 _NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 _LINES = uuid.UUID("6d1c3f0e-5f0c-5d5e-9a3b-0b6f0a8c2f11")
+_FAILED = {
+    "verdict": "ERROR",
+    "event_type": {"type": _TRACE, "sub_type": 5},
+    "trace_observation_point": "FROM_ENDPOINT",
+}
+"""Of a connection that was let pass and failed: Cilium has no event for it."""
 _STRUCT = "type.googleapis.com/google.protobuf.Struct"
 
 Object = dict[str, Any]
-Seen = Flow | Denial | FailedLookup
+Seen = Flow | Denial | FailedLookup | Outcome
 
 
 def lines_of(seen: Seen, node: str, version: str) -> list[bytes]:
@@ -75,6 +85,8 @@ def documents_of(seen: Seen, node: str, version: str) -> list[Object]:
     """What the lines hold, for whoever sends it in another form than JSON."""
     if isinstance(seen, FailedLookup):
         return [_document(seen, _of_lookup(seen), {}, node, version)]
+    if isinstance(seen, Outcome):
+        return [_document(seen, _common(seen), _FAILED, node, version)]
     common = _common(seen)
     return [_document(seen, common, event, node, version) for event in _events(seen)]
 
@@ -88,24 +100,22 @@ def _of_lookup(seen: FailedLookup) -> Object:
     """As Cilium's DNS proxy reports an answer: from the server to the pod, on layer 7."""
     ours, server = own_end(seen.endpoint), peer_end(seen.peer, seen.server.peer.version)
     own = _own_address(seen, seen.server.peer)
+    asked: Object = {"observation_source": "dagwall"}
+    if seen.rcode != NO_ANSWER:
+        rcode = int(dns.rcode.from_text(seen.rcode))
+        asked |= {"query": f"{seen.name}.", "rcode": rcode, "qtypes": [seen.record]}
     return {
-        "verdict": "FORWARDED",
+        "verdict": "ERROR" if seen.rcode == NO_ANSWER else "FORWARDED",
         "IP": _ends(str(seen.server.peer), own, seen.server.peer.version),
         "l4": {"UDP": {"source_port": seen.server.service_port}},
         "source": server,
         "destination": ours,
         "Type": "L7",
-        "l7": {
-            "type": "RESPONSE",
-            "dns": {
-                "query": f"{seen.name}.", "rcode": int(dns.rcode.from_text(seen.rcode)), "qtypes": [seen.record],
-                "observation_source": "dagwall",
-            },
-        },
+        "l7": {"type": "RESPONSE", "dns": asked},
         "event_type": {"type": _L7},
         "traffic_direction": "EGRESS",
         "is_reply": True,
-        "Summary": printable(f"DNS: {seen.rcode} for {seen.name} ({seen.record})"),
+        "Summary": printable(f"DNS: {lookup_text(seen)}"),
         "extensions": {"@type": _STRUCT, "value": _of_endpoint(seen.endpoint) | {"peer": seen.peer.name}},
     }  # fmt: skip
 
@@ -147,7 +157,7 @@ def _whole(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _common(seen: Flow | Denial) -> Object:
+def _common(seen: Flow | Denial | Outcome) -> Object:
     egress = seen.tuple.direction is Direction.EGRESS
     ours, theirs = own_end(seen.endpoint), peer_end(seen.peer, seen.tuple.peer.version)
     out: Object = {
@@ -202,7 +212,7 @@ def _named(seen: Flow | Denial) -> Object:
     return {f"{seen.tuple.direction.name.lower()}_{verb}_by": [_policy(seen.rule)]}
 
 
-def _ip(seen: Flow | Denial, *, egress: bool) -> Object:
+def _ip(seen: Flow | Denial | Outcome, *, egress: bool) -> Object:
     """The kernel's key does not hold our address: it is the pod's of the peer's family, and any where a socket has no
     peer yet."""
     address = seen.tuple.peer
@@ -223,7 +233,7 @@ def _own_address(seen: Seen, peer: Address) -> str:
     return next((str(own) for own in seen.endpoint.addresses if own.version == peer.version), "")
 
 
-def _l4(seen: Flow | Denial) -> Object:
+def _l4(seen: Flow | Denial | Outcome) -> Object:
     """The service's port is the destination's, whoever opened; a client's is not known of every flow."""
     name = _L4.get(seen.tuple.protocol)
     if name is None:
@@ -242,9 +252,11 @@ def _policy(rule: RuleRef) -> Object:
     return {"name": ref.name or rule.rule, "namespace": ref.namespace, "kind": ref.kind}
 
 
-def _summary(seen: Flow | Denial) -> str:
+def _summary(seen: Flow | Denial | Outcome) -> str:
     if isinstance(seen, Denial):
         return sentence(seen)
+    if isinstance(seen, Outcome):
+        return outcome_text(seen)
     protocol, port = protocol_name(seen.tuple.protocol), seen.tuple.service_port
     counts, audited = seen.counts, "would be denied: " if seen.verdict is Verdict.AUDIT else ""
     if seen.tuple.direction is Direction.EGRESS:
@@ -275,25 +287,40 @@ def _of_endpoint(facts: EndpointFacts) -> Object:
     }
 
 
-def _ours(seen: Flow | Denial) -> Object:
+def _ours(seen: Flow | Denial | Outcome) -> Object:
     facts = seen.endpoint
     out: Object = _of_endpoint(facts) | {
         "peer": seen.peer.name,
         "peer_kind": seen.peer.kind.value,
-        "verdict": seen.verdict.name.lower(),
+        "verdict": verdict_of(seen).name.lower(),
         "rule": str(seen.rule or ""),
-        "reason": reason_name(seen.reason) if seen.reason or seen.verdict is not Verdict.ALLOW else "",
+        "reason": reason_of(seen) or (reason_name(DropReason.NONE) if verdict_of(seen) is not Verdict.ALLOW else ""),
     }
     if not facts.namespace and not facts.pod:
         out["stranger"] = True
-    return out | (_of_denial(seen) if isinstance(seen, Denial) else _of_flow(seen))
+    match seen:
+        case Denial():
+            return out | _of_denial(seen)
+        case Outcome():
+            return out | _of_outcome(seen)
+        case Flow():
+            return out | _of_flow(seen)
+        case _:
+            assert_never(seen)
 
 
 def _of_denial(seen: Denial) -> Object:
     out: Object = {"nearest": nearest_text(seen.nearest), "hook": seen.hook.name.lower()}
+    out |= {"pid": seen.pid, "comm": seen.comm} if seen.pid else {}
     if seen.opened_by is not None:
         out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
     return out | ({"extra": {"contradiction": str(seen.contradiction)}} if seen.contradiction else {})
+
+
+def _of_outcome(seen: Outcome) -> Object:
+    """Times in seconds."""
+    timing = {name: value for name, value in asdict(seen.timing).items() if value is not None}
+    return {"detail": detail_name(seen), "pid": seen.pid, "comm": seen.comm, "timing": timing}
 
 
 def _of_flow(seen: Flow) -> Object:

@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.model.flow import FailedLookup, Flow
+from agent.model.flow import FailedLookup, Flow, Outcome
 from agent.model.node_state import NodeState, View
 from agent.model.report import IdentityRow, Totals
+from agent.outputs.outcome_series import OutcomeSeries
 from agent.outputs.output import Output
 from agent.outputs.series import LABELS, OVERFLOW, Key, LookupSeries, Room, TaskSeries
 from agent.outputs.words import reason_name
@@ -35,6 +36,7 @@ class Metrics(Collector, Output):
         self.tasks = TaskSeries(series)
         self._denials, self._lock = Room(series), threading.Lock()
         self._lookups = LookupSeries(series)
+        self._outcomes = OutcomeSeries(series)
         ProcessCollector(registry=registry)  # where there is /proc
         self._policy_latency = Histogram(
             "dagwall_policy_latency_seconds", "Time from reading a change to the last map write that enforces it.",
@@ -54,6 +56,10 @@ class Metrics(Collector, Output):
         """From the draining thread."""
         self._lookups.add(lookups)
 
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        """From the draining thread."""
+        self._outcomes.add(outcomes)
+
     def report(self, state: NodeState) -> None:
         """From the writing thread."""
         for seconds in state.policy_seconds:
@@ -69,13 +75,14 @@ class Metrics(Collector, Output):
         if view is not None:
             found = (facts.identity for facts in view.state.by_slot.values())
             here = {(i.namespace, i.dag_id, i.task_id, i.service_account) for i in found}
-            for series in (self.tasks, self._lookups):
+            for series in (self.tasks, self._lookups, self._outcomes):
                 series.forget(here)
         yield from self._task_families()
         if view is not None:
             yield from self._identity_families(view.totals.identities)
             yield self._denied(view.totals)
             yield self._failed_lookups()
+            yield from self._outcomes.families()
             yield from _agent_families(view)
 
     def _task_families(self) -> Iterator[Metric]:

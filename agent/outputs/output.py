@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.model.flow import Denial, FailedLookup, Flow
+from agent.model.flow import Denial, FailedLookup, Flow, Outcome
 from agent.model.node_state import NodeState
 
 
 class Output:
     """Inherit it: what an output does not take does nothing.
 
-    `start` and `stop` come from the main thread, `report` from the writing thread, `flows`, `denials` and `lookups`
-    from the draining one, `losses` from any. None of them may wait: for a file, a server or a client there is a
-    thread of the output's own.
+    `start` and `stop` come from the main thread, `report` from the writing thread, `flows`, `denials`, `lookups`
+    and `outcomes` from the draining one, `losses` from any. None of them may wait: for a file, a server or a client
+    there is a thread of the output's own.
     """
 
     def start(self) -> None:
@@ -30,6 +30,9 @@ class Output:
 
     def lookups(self, lookups: list[FailedLookup]) -> None:
         """Names that were asked for in vain, as they come."""
+
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        """What became of connections, as it comes; also where nothing failed."""
 
     def report(self, state: NodeState) -> None:
         """The node has changed, or was looked at again: at least every two seconds."""

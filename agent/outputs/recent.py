@@ -1,4 +1,4 @@
-"""The last flows, denials and lookups, for `dagwall flows` and `why`. Bounded, and safe between threads."""
+"""The last flows, denials and failures, for `dagwall flows` and `why`. Bounded, and safe between threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from agent.model.flow import Denial, FailedLookup, Flow, Tuple
+from agent.model.flow import Denial, FailedLookup, Flow, Outcome, Tuple
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.output import Output
 from agent.outputs.records import Filter, Seen
@@ -21,11 +21,12 @@ class Wanted(Protocol):
     def matches(self, seen: Seen) -> bool: ...
 
 
-Failed = Denial | FailedLookup
+Failed = Denial | FailedLookup | Outcome
 Key = tuple[str, Tuple]
 FLOWS = 8192
 DENIALS = 4096
 LOOKUPS = 2048
+OUTCOMES = 4096
 QUEUE = 4096
 
 
@@ -92,6 +93,7 @@ class Recent(Output):
         self._flows: deque[Flow] = deque(maxlen=flows)
         self._denials: deque[Denial] = deque(maxlen=denials)
         self._lookups: deque[FailedLookup] = deque(maxlen=LOOKUPS)
+        self._outcomes: deque[Outcome] = deque(maxlen=OUTCOMES)
         self._followers: list[Subscription] = []
         self._audits: deque[Denial] = deque(
             maxlen=queue
@@ -121,13 +123,21 @@ class Recent(Output):
             self._lookups.extend(lookups)
         self._tell(lookups)
 
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        """Only those that failed: the others are flows."""
+        failed = [each for each in outcomes if each.failed]
+        with self._lock:
+            self._outcomes.extend(failed)
+        self._tell(failed)
+
     def last(self, wanted: Wanted, count: int) -> list[Seen]:
         """The newest `count` that match, oldest first."""
         with self._lock:
-            flows, denials, lookups = list(self._flows), list(self._denials), list(self._lookups)
+            flows, denials = list(self._flows), list(self._denials)
+            others: list[Seen] = [*self._lookups, *self._outcomes]
         audited = {_key(flow) for flow in flows if flow.verdict is Verdict.AUDIT}
         alone = [each for each in denials if not (_has_a_flow(each) and _key(each) in audited)]
-        seen: list[Seen] = [*flows, *alone, *lookups]
+        seen: list[Seen] = [*flows, *alone, *others]
         newest = sorted(seen, key=lambda seen: seen.time)[::-1]
         matching = (seen for seen in newest if wanted.matches(seen))
         return list(itertools.islice(matching, count))[::-1]
@@ -138,7 +148,7 @@ class Recent(Output):
         Allowed connections over foreign sockets are none.
         """
         with self._lock:
-            failed: list[Failed] = [*self._denials, *self._lookups]
+            failed: list[Failed] = [*self._denials, *self._lookups, *self._outcomes]
         return [
             each
             for each in sorted(failed, key=lambda each: each.time)[::-1]

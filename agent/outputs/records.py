@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow
+from agent.model.flow import Denial, EndpointFacts, FailedLookup, Flow, Outcome
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.protocol import WITH_PORTS
 from agent.model.selector import id_matches
 from agent.model.verdict import DropReason, Verdict
-from agent.outputs.words import nearest_text, protocol_of, reason_name, sentence
+from agent.outputs.outcomes import cause_name, detail_name, outcome_text
+from agent.outputs.words import lookup_text, nearest_text, protocol_of, reason_name, sentence
 
 _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 
@@ -19,7 +20,7 @@ _NOBODY = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 class Record:
     """One line of `dagwall flows`. `time` in seconds since the epoch, counts since the record before."""
 
-    kind: str  # flow, denial or lookup (of a name, in vain)
+    kind: str  # flow, denial, lookup (of a name, in vain) or outcome (of a connection that failed)
     time: float
     namespace: str
     pod: str
@@ -50,6 +51,8 @@ class Record:
     opened_by: str = ""
     source_port: int = 0  # of who opened, where it is known
     pid: int = 0  # of the process that called, where it is known
+    comm: str = ""  # its thread's name
+    detail: str = ""  # of an outcome: an errno's name, a TLS alert's, or an HTTP status
     name: str = ""  # of a lookup: the name that was asked for
     text: str = ""  # of denials and lookups: the sentence
 
@@ -57,18 +60,20 @@ class Record:
         return asdict(self)
 
 
-Seen = Flow | Denial | FailedLookup
+Seen = Flow | Denial | FailedLookup | Outcome
 
 
 def verdict_of(seen: Seen) -> Verdict:
-    """A lookup's question and answer have passed."""
-    return Verdict.ALLOW if isinstance(seen, FailedLookup) else seen.verdict
+    """A lookup's question, and a connection that has an outcome, have passed."""
+    return Verdict.ALLOW if isinstance(seen, FailedLookup | Outcome) else seen.verdict
 
 
 def reason_of(seen: Seen) -> str:
-    """`no_rule`; of a lookup the answer's code in lower case, such as `nxdomain`."""
+    """`no_rule`; of a lookup the answer's code in lower case, such as `nxdomain`; of an outcome its cause."""
     if isinstance(seen, FailedLookup):
         return seen.rcode.lower()
+    if isinstance(seen, Outcome):
+        return cause_name(seen)
     return reason_name(seen.reason) if seen.reason is not DropReason.NONE else ""
 
 
@@ -90,12 +95,19 @@ def record_of(seen: Seen) -> Record:
         "reason": reason_of(seen),
     }
     if isinstance(seen, FailedLookup):
-        text = f"{seen.rcode} for {seen.name} ({seen.record})"
-        return Record(**common, kind="lookup", name=seen.name, text=text)
+        return Record(**common, kind="lookup", name=seen.name, text=lookup_text(seen))
     common |= {
         "rule": str(seen.rule or ""),
         "source_port": seen.source_port,
     }
+    if isinstance(seen, Outcome):
+        called: dict[str, Any] = {
+            "pid": seen.pid,
+            "comm": seen.comm,
+            "detail": detail_name(seen),
+            "text": outcome_text(seen),
+        }
+        return Record(**(common | called), kind="outcome")
     if isinstance(seen, Denial):
         opener = seen.opened_by
         return Record(
@@ -104,6 +116,7 @@ def record_of(seen: Seen) -> Record:
             nearest=nearest_text(seen.nearest),
             opened_by=f"{opener.namespace}/{opener.pod}" if opener else "",
             pid=seen.pid,
+            comm=seen.comm,
             text=sentence(seen),
         )
     counts = seen.counts

@@ -8,10 +8,11 @@ from typing import Any
 
 from typing_extensions import assert_never
 
-from agent.model.flow import Denial, FailedLookup
+from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Outcome
 from agent.model.verdict import DropReason, Verdict
 from agent.outputs.advice import advice
 from agent.outputs.explained import End, Explanation, Failed, Weight
+from agent.outputs.outcomes import cause_name, outcome_text, timing_text
 from agent.outputs.records import record_of
 from agent.outputs.words import nearest_text, reason_name, sentence, short_rule
 
@@ -20,7 +21,7 @@ from agent.outputs.words import nearest_text, reason_name, sentence, short_rule
 class Why:
     """Equal failures of one task. `events` counts those that were reported; the exact totals are the kernel's."""
 
-    cause: str  # denied, lookup
+    cause: str  # denied, lookup, or what became of a connection: refused, syn_timeout, ...
     namespace: str
     service_account: str
     dag_id: str
@@ -30,6 +31,7 @@ class Why:
     try_number: str
     map_index: str
     pid: int  # as the node numbers it; 0: not known
+    comm: str
     identity: int
     verdict: str
     reason: str
@@ -38,6 +40,7 @@ class Why:
     address: str
     protocol: str
     port: int
+    detail: str  # an errno, a TLS alert, or an HTTP status
     rule: str
     nearest: str
     layer: str  # of the policies that deny it now: dagwall, NetworkPolicy, or ""
@@ -59,7 +62,7 @@ def why_of(each: Explanation) -> Why:
     record = record_of(failed)
     told = dict.fromkeys(("namespace", "service_account", "dag_id", "task_id", "pod", "run_id", "try_number",
                           "map_index", "identity", "verdict", "reason", "direction", "peer", "address", "protocol",
-                          "port", "rule", "nearest", "pid"))  # fmt: skip
+                          "port", "rule", "nearest", "pid", "comm", "detail"))  # fmt: skip
     fields = {name: getattr(record, name) for name in told} | _caller(each)
     return Why(
         **fields,
@@ -85,6 +88,8 @@ def _cause(failed: Failed) -> str:
             return "denied"
         case FailedLookup():
             return "lookup"
+        case Outcome():
+            return cause_name(failed)
         case _:
             assert_never(failed)
 
@@ -98,13 +103,19 @@ def _caller(each: Explanation) -> dict[str, Any]:
     return {
         "namespace": caller.namespace, "service_account": caller.service_account, "dag_id": caller.dag_id,
         "task_id": caller.task_id, "pod": failed.peer.pod, "run_id": "", "try_number": "", "map_index": "", "pid": 0,
+        "comm": "",
     }  # fmt: skip
 
 
 def _text(each: Explanation) -> str:
     failed = each.newest
     if isinstance(failed, FailedLookup):
-        return f"not found: {failed.name}: {failed.peer} ({failed.server.peer}) answered {failed.rcode}"
+        server = f"{failed.peer} ({failed.server.peer})"
+        if failed.rcode == NO_ANSWER:
+            return f"no answer: the DNS server {server} was asked and is silent"
+        return f"not found: {failed.name}: {server} answered {failed.rcode}"
+    if isinstance(failed, Outcome):
+        return outcome_text(failed)
     text = sentence(failed, each.author_reason)
     caller = failed.peer.identity
     if each.end is End.OWN or caller is None:
@@ -119,14 +130,20 @@ def _notes(each: Explanation) -> Iterator[str]:
     failed = each.newest
     if isinstance(failed, Denial) and failed.reason is DropReason.NO_RULE and each.now is not None:
         yield from _isolation(each)
+    if isinstance(failed, Outcome):
+        timing = timing_text(failed)
+        yield (
+            "let pass" + (f" by {short_rule(failed.rule)}" if failed.rule else "") + (f"; {timing}" if timing else "")
+        )
     for other in each.others:
         where = f"pod {other.pod.namespace}/{other.pod.name}"
         if other.decision is None:
             yield f"the other end, {where}, is managed too, and was not judged: no address of this pod is known"
         elif other.decision.verdict is Verdict.DENY:
+            too = " too" if isinstance(failed, Denial) else ""
             rule = f"{short_rule(other.decision.rule)} forbids it" if other.decision.rule else "no rule lets it in"
             nearest = f"; nearest: {nearest_text(other.decision.nearest)}" if other.decision.nearest else ""
-            yield f"the other end, {where}, denies it too: {rule}{nearest}"
+            yield f"the other end, {where}, denies it{too}: {rule}{nearest}"
         else:
             yield f"the other end, {where}, lets it in"
     if each.weight is Weight.ALLOWED_BY_NOW and each.now is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from agent.model.flow import Denial, FailedLookup, Flow, Tuple
+from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Flow, Outcome, Tuple
 from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS
@@ -58,7 +58,7 @@ def protocol_name(number: int) -> str:
     return PROTOCOL_NAMES.get(number, f"protocol {number}")
 
 
-def protocol_of(seen: Flow | Denial | FailedLookup) -> str:
+def protocol_of(seen: Flow | Denial | FailedLookup | Outcome) -> str:
     """`TCP`; of a socket that was refused for its family, `AF_PACKET`."""
     if isinstance(seen, Denial) and seen.hook is Hook.SOCKET_CREATE:
         return _FAMILIES.get(seen.family, f"AF_{seen.family}")
@@ -106,6 +106,11 @@ def _lacks(lacks: Lacks) -> Iterator[str]:
         yield "entity metadata"
     if lacks.left_out is not None:
         yield f"peer {lacks.left_out}, which its `except` leaves out"
+
+
+def lookup_text(lookup: FailedLookup) -> str:
+    """`NXDOMAIN for typo.example (A)`"""
+    return "no answer" if lookup.rcode == NO_ANSWER else f"{lookup.rcode} for {lookup.name} ({lookup.record})"
 
 
 def _what(denial: Denial) -> str:

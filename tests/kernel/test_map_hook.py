@@ -21,7 +21,9 @@ from agent.kernel.programs import OnMap, Program
 from agent.kernel.syscall import AttachType, MapType, ProgType
 from tests.kernel.rig import Rig
 
-FEATURES = Features(set_retval=False, sockops=False, lsm_cgroup=False, skb_netns=False, netns_owner=False)
+FEATURES = Features(
+    set_retval=False, sockops=False, lsm_cgroup=False, skb_netns=False, sock_error=False, netns_owner=False
+)
 TOY = Program("toy", "toy.c", ProgType.SK_MSG, AttachType.SK_MSG_VERDICT, OnMap("toys"))
 
 

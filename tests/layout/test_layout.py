@@ -26,6 +26,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "HOOK": verdict.Hook,
     "EVENT": verdict.EventKind,
     "LOSS": verdict.Loss,
+    "CAUSE": verdict.Cause,
 }
 CONSTANTS = {
     "ABI_VERSION": structs.ABI_VERSION,
@@ -34,6 +35,7 @@ CONSTANTS = {
     "NEARBY_SLOTS": structs.NEARBY_SLOTS,
     "CREATOR_SLOTS": structs.CREATOR_SLOTS,
     "POD_LEVELS": structs.POD_LEVELS,
+    "COMM_BYTES": structs.COMM_BYTES,
     "OPENED_BY_US": structs.OPENED_BY_US,
     "OPENED_BY_PEER": structs.OPENED_BY_PEER,
     "FIRST_IDENTITY": FIRST_IDENTITY,

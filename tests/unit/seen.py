@@ -9,13 +9,13 @@ from immutables import Map
 
 from agent.model.binding import TaskIdentityBinding
 from agent.model.cluster import Cluster, Escape, Namespace
-from agent.model.flow import Denial, EndpointFacts, Flow, FlowCounts, PeerKind, PeerName, Tuple
+from agent.model.flow import Denial, EndpointFacts, Flow, FlowCounts, Outcome, PeerKind, PeerName, Timing, Tuple
 from agent.model.identity import FIRST_IDENTITY, Claim, Identity, Kind, PodUid
 from agent.model.nearest import Lacks, Nearest
 from agent.model.node_state import AgentFacts, NodeState, Status, Topic, View
 from agent.model.policy import Policy, PolicyRef, RuleRef, Subject
 from agent.model.report import DenialRow, EndpointRow, HookState, IdentityRow, MapFill, Totals
-from agent.model.verdict import Direction, DropReason, EndpointState, Hook, Verdict
+from agent.model.verdict import Cause, Direction, DropReason, EndpointState, Hook, Verdict
 
 WORLD = PeerName(PeerKind.ENTITY, "world")
 NUMBER = FIRST_IDENTITY + 1
@@ -55,6 +55,19 @@ def denial(
         time, endpoint(dag), Tuple(ip_address(address), 6, 5432, direction), WORLD, verdict, reason, rule_of(rule),
         Hook.CONNECT, cgroup_id=4711, socket_cookie=99, source_port=40000,
         nearest=Nearest(WAREHOUSE, Lacks(protocol=6, port=5432)),
+    )  # fmt: skip
+
+
+TIMING = Timing(lasted=2.5, handshake=0.001, first_byte=0.25, round_trip=0.0005, retransmits=1)
+
+
+def outcome(
+    cause: Cause = Cause.REFUSED, detail: int = 0, *, dag: str = "finance", time: float = 3.5,
+    timing: Timing = TIMING, address: str = "192.0.2.9",
+) -> Outcome:  # fmt: skip
+    return Outcome(
+        time, endpoint(dag), Tuple(ip_address(address), 6, 443, Direction.EGRESS), WORLD, cause, detail,
+        rule_of("TaskNetworkPolicy/airflow/finance-egress/api"), timing, source_port=40001, pid=41, comm="python3",
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from agent.flows.decode import RawAnswer
 from agent.flows.join import NameOf
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Address, Pod, Settings
-from agent.model.flow import Denial, FailedLookup, Flow, PeerKind, PeerName
+from agent.model.flow import Denial, FailedLookup, Flow, Outcome, PeerKind, PeerName
 from agent.model.identity import Claim, PodUid
 from agent.model.verdict import Direction, DropReason, EventKind, Verdict
 from agent.node.flow_drain import UNKNOWN_PEER_SECONDS, WAITING, Clocks, FlowDrain, Snapshot, lost_evictions
@@ -45,6 +45,7 @@ class Drained:
     flows_seen: list[list[Flow]] = field(default_factory=list)
     denials_seen: list[Denial] = field(default_factory=list)
     lookups_seen: list[FailedLookup] = field(default_factory=list)
+    ended: list[Outcome] = field(default_factory=list)
     evicted: Counter[Share] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -64,6 +65,9 @@ class Drained:
 
     def denials(self, denials: list[Denial]) -> None:
         self.denials_seen += denials
+
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        self.ended.extend(outcomes)
 
     def lookups(self, lookups: list[FailedLookup]) -> None:
         self.lookups_seen += lookups

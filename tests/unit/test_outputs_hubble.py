@@ -10,11 +10,22 @@ from pathlib import Path
 import pytest
 
 from agent.flows.join import NO_PEER
-from agent.model.flow import Denial, FailedLookup, Flow, PeerKind, PeerName, Place, RuleMatch, Tuple
-from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.model.flow import (
+    NO_ANSWER,
+    Denial,
+    FailedLookup,
+    Flow,
+    Outcome,
+    PeerKind,
+    PeerName,
+    Place,
+    RuleMatch,
+    Tuple,
+)
+from agent.model.verdict import Cause, Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble import DROP_REASONS, documents_of, lines_in, lines_of
 from agent.outputs.hubble_ends import identity_number
-from tests.unit.seen import WORLD, denial, endpoint, flow
+from tests.unit.seen import WORLD, denial, endpoint, flow, outcome
 
 GOLDEN = Path(__file__).parent.parent / "data" / "flowlog" / "flows.jsonl"
 INGRESS, AUDIT = Direction.INGRESS, Verdict.AUDIT
@@ -28,7 +39,7 @@ RAW = replace(denial(reason=DropReason.RAW_SOCKET), hook=Hook.SOCK_CREATE, peer=
 OTHER = replace(endpoint("sales", "extract", "sales-extract-x1"), uid="uid-2")
 JOIN = replace(denial(address="224.0.0.22"), hook=Hook.EGRESS, nearest=None)
 
-SHAPES: dict[str, Flow | Denial] = {
+SHAPES: dict[str, Flow | Denial | Outcome] = {
     "allowed": flow(),
     "to a task's pod": flow(peer=TASK_POD, address="10.0.0.8"),
     "to a service": flow(peer=PeerName(PeerKind.SERVICE, "db/postgres"), address="10.96.0.9", port=5432),
@@ -55,11 +66,14 @@ SHAPES: dict[str, Flow | Denial] = {
     ),
     "group membership": replace(JOIN, tuple=replace(JOIN.tuple, protocol=2, service_port=0), source_port=0),
     "a newer release's reason": denial(reason=DropReason.UNKNOWN),
+    "refused": outcome(),
+    "an answer of HTTP": outcome(Cause.HTTP_STATUS, 403),
+    "a caller that is known": replace(denial(), pid=41, comm="python3"),
     "to a name": flow(peer=PeerName(PeerKind.FQDN, "api.example.com"), address="203.0.113.9"),
 }
 
 
-def parsed(seen: Flow | Denial) -> list[dict[str, object]]:
+def parsed(seen: Flow | Denial | Outcome) -> list[dict[str, object]]:
     return [json.loads(line)["flow"] for line in lines_of(seen, "n1", "0.1.0")]
 
 
@@ -217,3 +231,24 @@ def test_a_name_that_was_asked_for_in_vain_is_an_answer_on_layer_7() -> None:
     assert line["destination"]["pod_name"] == "finance-load-x1"
     assert line["Summary"] == "DNS: NXDOMAIN for db.internal (AAAA)"
     assert line["extensions"]["value"]["dag_id"] == "finance"
+
+
+def test_a_silent_dns_server_is_an_error_without_a_name() -> None:
+    (document,) = documents_of(replace(FAILED, name="", record="", rcode=NO_ANSWER), "n1", "0.1.0")
+    line = document["flow"]
+    assert (line["verdict"], line["Summary"]) == ("ERROR", "DNS: no answer")
+    assert line["l7"]["dns"] == {"observation_source": "dagwall"}
+
+
+def test_a_connection_that_failed_is_an_error_with_its_cause() -> None:
+    (line,) = parsed(outcome(Cause.HTTP_STATUS, 403))
+    told = line["extensions"]["value"]  # type: ignore[index]
+    assert line["verdict"] == "ERROR"
+    assert {
+        "verdict": "allow",
+        "reason": "http_status",
+        "detail": "403",
+        "pid": 41,
+        "comm": "python3",
+    }.items() <= told.items()
+    assert told["timing"]["first_byte"] == 0.25

@@ -118,7 +118,7 @@ def _tcp_flags(values: Values) -> Test:
 
 def _query(flow: Flow) -> Iterable[str]:
     found = flow.get("l7", {}).get("dns")
-    return (found["query"],) if found else ()
+    return (found["query"],) if found and "query" in found else ()
 
 
 def _both_ways(name: str, make: Callable[[str], Callable[[Values], Test]]) -> dict[str, Callable[[Values], Test]]:

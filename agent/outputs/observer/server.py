@@ -18,7 +18,7 @@ import grpc
 
 from agent.errors import DagwallError
 from agent.log import event
-from agent.model.flow import Denial, FailedLookup, Flow
+from agent.model.flow import Denial, FailedLookup, Flow, Outcome
 from agent.model.node_state import NodeState
 from agent.outputs.api import answers
 from agent.outputs.filtering import BadFilter
@@ -97,6 +97,9 @@ class HubbleServer(Output):
 
     def lookups(self, lookups: list[FailedLookup]) -> None:
         self._ring.add(lookups)
+
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        self._ring.add([each for each in outcomes if each.failed])
 
     def report(self, state: NodeState) -> None:
         self._service.report(state)
