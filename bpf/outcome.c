@@ -45,7 +45,8 @@ static __always_inline int may_report_outcome(const struct config *config, __u32
 	if (bucket && take_token(&bucket->tokens, &bucket->refilled, config, OUTCOME_RATE, OUTCOME_BURST,
 				 bpf_jiffies64()))
 		return 1;
-	count_loss(LOSS_OUTCOME_RATE, 1);
+	if (failed) /* of ordinary ends a sample is enough */
+		count_loss(LOSS_OUTCOME_RATE, 1);
 	return 0;
 }
 

@@ -23,6 +23,7 @@ enum protocol {
 
 /* Of a TCP socket (include/net/tcp_states.h). */
 enum socket_state {
+	SOCKET_ESTABLISHED = 1,
 	SOCKET_SYN_SENT = 2,
 	SOCKET_SYN_RECEIVED = 3,
 	SOCKET_LISTEN = 10,

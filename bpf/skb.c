@@ -78,14 +78,13 @@ static __always_inline void socket_disown(struct promoted *s, __u64 cookie)
 static __always_inline void socket_promote(struct __sk_buff *skb, struct promoted *s, const struct flow *flow,
 				    const struct flow_key *key, const struct packet *packet, __u32 epoch)
 {
-	enum { ESTABLISHED = 1 };
 	__u64 cookie = bpf_get_socket_cookie(skb);
 	struct bpf_sock *sk = skb->sk;
 
 	if (!sk)
 		return;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || (key->protocol == PROTOCOL_TCP && sk->state != ESTABLISHED))
+	if (!sk || (key->protocol == PROTOCOL_TCP && sk->state != SOCKET_ESTABLISHED))
 		return;
 	if (!s)
 		s = sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);

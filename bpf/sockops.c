@@ -101,20 +101,17 @@ static __always_inline void why_ended(struct bpf_sock_ops *ctx, int error, __u32
 		out->cause = CAUSE_STALLED;
 }
 
-/* The first change of state that ends a handshake in vain, or an established connection. */
-static __always_inline void state_changed(struct bpf_sock_ops *ctx, struct attempt *attempt)
+/* The change of state that ends a handshake in vain, or an established connection: no other is asked for any more. */
+static __always_inline void ended(struct bpf_sock_ops *ctx, struct attempt *attempt, __u32 before, __u32 after)
 {
-	enum { ESTABLISHED = 1 };
 	struct ending ending = { .hook = HOOK_SOCKOPS };
-	__u32 before = ctx->args[0], after = ctx->args[1];
 
-	if (after == ESTABLISHED || (before != SOCKET_SYN_SENT && before != ESTABLISHED))
-		return;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);
 	int error = error_of(ctx, before == SOCKET_SYN_SENT);
 
 	if (before == SOCKET_SYN_SENT && !why_not_established(ctx, error, attempt->began_ns, &ending))
 		return;
-	if (before == ESTABLISHED)
+	if (before == SOCKET_ESTABLISHED)
 		why_ended(ctx, error, after, &ending);
 	ending.rtt_us = ctx->srtt_us >> 3;
 	ending.retransmits = ctx->total_retrans;
@@ -139,6 +136,11 @@ int sockops(struct bpf_sock_ops *ctx)
 	if (op != BPF_SOCK_OPS_TIMEOUT_INIT && op != BPF_SOCK_OPS_TCP_CONNECT_CB &&
 	    op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && op != BPF_SOCK_OPS_STATE_CB)
 		return 1;
+	__u32 before = ctx->args[0], after = ctx->args[1];
+
+	if (op == BPF_SOCK_OPS_STATE_CB &&
+	    (after == SOCKET_ESTABLISHED || (before != SOCKET_SYN_SENT && before != SOCKET_ESTABLISHED)))
+		return 1;
 	struct bpf_sock *sk = ctx->sk;
 
 	if (!sk)
@@ -147,7 +149,7 @@ int sockops(struct bpf_sock_ops *ctx)
 
 	if (op == BPF_SOCK_OPS_STATE_CB) {
 		if (attempt)
-			state_changed(ctx, attempt);
+			ended(ctx, attempt, before, after);
 		return 1;
 	}
 	struct promoted *s = sockets.sk_storage_get(sk, 0, 0);

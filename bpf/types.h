@@ -84,7 +84,7 @@ enum loss {
 	LOSS_LEARNED_FULL = 11, /* an address was not learned for a name: the map is full */
 	LOSS_LEARNED_SHARE = 12, /* a learned address gave way to a newer one of the same identity before its time */
 	LOSS_UNASKED_ANSWER = 13, /* a DNS answer was not learned: this socket has not asked for it */
-	LOSS_OUTCOME_RATE = 14, /* what became of a connection was not reported: the endpoint's share is used up */
+	LOSS_OUTCOME_RATE = 14, /* that a connection failed was not reported: the endpoint's share is used up */
 	LOSS_MAX = 15,
 };
 

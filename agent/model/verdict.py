@@ -132,4 +132,4 @@ class Loss(IntEnum):
     LEARNED_FULL = 11  # an address was not learned for a name: the map is full
     LEARNED_SHARE = 12  # a learned address gave way to a newer one of the same identity before its time
     UNASKED_ANSWER = 13  # a DNS answer was not learned: its socket has not asked for it
-    OUTCOME_RATE = 14  # what became of a connection was not reported: the endpoint's share is used up
+    OUTCOME_RATE = 14  # that a connection failed was not reported: the endpoint's share is used up

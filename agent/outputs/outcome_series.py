@@ -88,17 +88,19 @@ class OutcomeSeries:
     def families(self) -> Iterator[Metric]:
         failures = CounterMetricFamily(
             "dagwall_task_connection_failures",
-            "Connections of a task that were let pass and failed, by cause, since this agent started; reports are "
-            "limited to 10 a second and pod (outcome_rate in dagwall_losses_total).",
+            "Connections of a task that were let pass and failed, by cause, since this agent started: at most 10 a "
+            "second and pod, the others are in dagwall_losses_total, outcome_rate.",
             labels=[*WHO, "cause", "detail"],
         )
+        sample = "of a sample of 10 connections a second and pod"
         trips = HistogramMetricFamily(
-            "dagwall_task_round_trip_seconds", "Round trip of a task's TCP connections, smoothed, at their end.",
+            "dagwall_task_round_trip_seconds", f"Round trips of a task's TCP connections at their end, {sample}.",
             labels=WHO,
         )  # fmt: skip
         answers = HistogramMetricFamily(
-            "dagwall_task_first_byte_seconds", "Time from the handshake to the first byte of an answer.", labels=WHO
-        )
+            "dagwall_task_first_byte_seconds", f"Time from the handshake to the first byte of an answer, {sample}.",
+            labels=WHO,
+        )  # fmt: skip
         with self._lock:
             for key, count in self._failures.items():
                 failures.add_metric(key, count)
