@@ -456,7 +456,7 @@ static __always_inline int is_current(__u32 epoch, __u32 slot, const struct plac
 	return epoch && epoch == (place->known ? place->epoch : epoch_of(slot));
 }
 
-enum tail { TAIL_DATAGRAM = 0, TAIL_DNS = 1, TAIL_STREAM = 2, TAIL_LEARN = 3, TAIL_REPORT = 4, TAIL_NAMED = 5, TAIL_ANSWERED = 7 };
+enum tail { TAIL_DATAGRAM = 0, TAIL_DNS = 1, TAIL_STREAM = 2, TAIL_LEARN = 3, TAIL_REPORT = 4, TAIL_NAMED = 5, TAIL_ANSWERED = 10 };
 
 static __always_inline void call_tail(struct __sk_buff *skb, int way, int tail)
 {

@@ -76,5 +76,5 @@ struct attempts_table_t attempts = { .flags = BPF_F_NO_PREALLOC };
 BPF_ANNOTATE_KV_PAIR(attempts, int, struct attempt);
 
 /* Of this generation of programs; the loader fills and pins them. */
-BPF_PROG_ARRAY(tail_egress, 8);
-BPF_PROG_ARRAY(tail_ingress, 8);
+BPF_PROG_ARRAY(tail_egress, 16);
+BPF_PROG_ARRAY(tail_ingress, 16);

@@ -53,7 +53,7 @@ enum lift {
 
 enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_SOCKOPS = 6, HOOK_UNKNOWN = 255 };
 
-enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5, EVENT_OUTCOME = 6 };
+enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5, EVENT_OUTCOME = 7 };
 
 /* What became of a connection that a pod opened, and that dagwall let pass. */
 enum cause {

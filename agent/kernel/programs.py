@@ -71,7 +71,7 @@ PROGRAMS = (
     Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
     Program("dns_learn", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 3)),
     Program("dns_report", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 4)),
-    Program("answered", "answer.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 7)),
+    Program("answered", "answer.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 10)),
     Program("ingress", "skb.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS),
     Program("sock_release", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_RELEASE),
     Program("sock_create", "sock.c", ProgType.CGROUP_SOCK, AttachType.SOCK_CREATE),

@@ -93,7 +93,7 @@ class EventKind(IntEnum):
     PENDING = 3
     FOREIGN_SOCKET = 4  # a connection over a socket that another cgroup's process made (L7)
     DNS_ANSWER = 5  # what a DNS server answered
-    OUTCOME = 6  # what became of a connection that the endpoint opened
+    OUTCOME = 7  # what became of a connection that the endpoint opened
 
 
 class Cause(IntEnum):
