@@ -31,24 +31,6 @@ static __always_inline struct dns_scratch *scratch(void)
 	return dns_scratch.lookup(&zero);
 }
 
-/* Where the ports are, and `protocol`; 0: not where they are without extension headers: nothing is learned or reported. */
-static __always_inline __u32 ports_at(struct __sk_buff *skb, __u8 *protocol)
-{
-	int is_ipv4 = skb->protocol == bpf_htons(ETHERTYPE_IPV4);
-	__u8 first;
-
-	if (bpf_skb_load_bytes(skb, 0, &first, 1))
-		return 0;
-	if (bpf_skb_load_bytes(skb,
-			       is_ipv4 ? __builtin_offsetof(struct iphdr, protocol)
-				       : __builtin_offsetof(struct ipv6hdr, nexthdr),
-			       protocol, 1))
-		return 0;
-	if (*protocol != PROTOCOL_UDP && *protocol != PROTOCOL_TCP)
-		return 0;
-	return is_ipv4 ? (first & 15) * 4 : sizeof(struct ipv6hdr);
-}
-
 /* Does a connection's stream begin with this segment? Only there a message begins for sure: what stands at the start of a
  * later segment may be any part of an answer, and its text be whatever the owner of some name likes.
  */

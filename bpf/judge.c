@@ -112,18 +112,34 @@ static __always_inline void find_rule(const struct endpoint *endpoint, const str
 	*out = rule ? *rule : endpoint->defaults[direction & 1];
 }
 
-static __always_inline __u32 openness(__u8 verdict)
+/* 1: zero; 0: not. Without a branch, of which the verifier would follow both sides for each entry of a loop. */
+static __always_inline __u64 is_zero(__u64 value)
 {
-	return verdict ? 3 - verdict : 0; /* DENY, AUDIT, ALLOW */
+	value |= -value;
+	asm volatile("" : "+r"(value)); /* or LLVM makes a branch of it */
+	return 1 - (value >> 63);
+}
+
+static __always_inline __u64 openness(__u8 verdict)
+{
+	return (3 - verdict) & -(1 - is_zero(verdict)); /* DENY, AUDIT, ALLOW */
+}
+
+/* What asks for no hello comes before what does. */
+static __always_inline __u64 rank(const struct rule *rule)
+{
+	return openness(rule->verdict) * 2 + is_zero(rule->hellos);
 }
 
 /* The best verdict on its names in place of an address's (enum lift). */
 static __always_inline void lift(const struct rule *best, struct rule *out)
 {
-	if (openness(best->verdict) <= openness(out->verdict)) {
-		if (out->lift != LIFT_BY_NAME)
+	if (rank(best) <= rank(out)) {
+		if (out->lift != LIFT_BY_NAME && !out->hellos)
 			out->rule = 0;
-	} else if (out->lift == LIFT_TO_AUDIT) {
+		return;
+	}
+	if (out->lift == LIFT_TO_AUDIT) {
 		out->verdict = VERDICT_AUDIT;
 		out->reason = DROP_DENY_RULE;
 	} else if (out->lift == LIFT_TO_ALLOW) {
@@ -131,8 +147,37 @@ static __always_inline void lift(const struct rule *best, struct rule *out)
 		out->reason = DROP_NONE;
 	} else {
 		*out = *best;
+		return;
 	}
+	out->hellos = best->hellos;
+	out->flags = best->flags;
 }
+
+/* What a connection began with, for the rows that ask for a hello. */
+struct hello {
+	__u32 bits; /* of `servers`, by its name; none of what is no hello */
+	__u32 fits; /* of these, what its encryption leaves */
+	__u32 asked; /* by any row */
+	__u32 rule;  /* of the first row that it has failed */
+	__u8 failed; /* bit VERDICT_*: what rows that it has failed have become */
+	__u8 pad[3];
+};
+
+/* A row that asks for another hello denies, or audits. Without a branch, as it is done for each name of a peer. */
+static __always_inline void hold_against(struct rule *row, struct hello *hello)
+{
+	__u64 fails = is_zero(row->hellos & hello->fits) & (1 - is_zero(row->hellos));
+	__u64 audits = row->flags & RULE_AUDITS_HELLO;
+	__u64 blames = fails & (1 - audits) & is_zero(hello->rule);
+
+	hello->asked |= row->hellos;
+	hello->rule |= row->rule & -blames;
+	hello->failed |= fails << audits * VERDICT_AUDIT;
+	row->verdict = (row->verdict & (fails - 1)) | (audits * VERDICT_AUDIT & -fails);
+	row->hellos &= fails - 1;
+}
+
+_Static_assert(VERDICT_DENY == 0, "what hold_against makes of a row that does not audit");
 
 /* The verdict of an endpoint on an address, a port and a direction. Where `out->lift` says so, the names that it knows
  * the address by may allow more: judge_names.
@@ -152,9 +197,10 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 }
 
 /* The verdict on an address to which an endpoint opens, or on the names that it knows it by. While there is a flow of
- * this key, its names do not expire.
+ * this key, its names do not expire. `hello`: what its connection began with; null: nothing yet.
  */
-static __always_inline void judge_names(const struct endpoint *endpoint, struct flow_key *flow, struct rule *out)
+static __always_inline void judge_by_names(const struct endpoint *endpoint, struct flow_key *flow, struct hello *hello,
+					   struct rule *out)
 {
 	__u32 index = port_index(flow->protocol, flow->service_port);
 	__u32 first = first_learned(&flow->peer);
@@ -162,6 +208,8 @@ static __always_inline void judge_names(const struct endpoint *endpoint, struct 
 	union any_key key;
 
 	judge(endpoint, &flow->peer, flow->protocol, flow->service_port, DIRECTION_EGRESS, out);
+	if (hello)
+		hold_against(out, hello);
 	if (!out->lift)
 		return;
 	__u64 now = flows.lookup(flow) ? 0 : bpf_ktime_get_ns();
@@ -175,10 +223,21 @@ static __always_inline void judge_names(const struct endpoint *endpoint, struct 
 			continue;
 		struct rule *rule = find_row(endpoint->ruleset, name_class, index, DIRECTION_EGRESS, &key);
 
-		if (rule && openness(rule->verdict) > openness(best.verdict))
-			best = *rule;
+		if (!rule)
+			continue;
+		struct rule row = *rule;
+
+		if (hello)
+			hold_against(&row, hello);
+		if (rank(&row) > rank(&best))
+			best = row;
 	}
 	lift(&best, out);
+}
+
+static __always_inline void judge_names(const struct endpoint *endpoint, struct flow_key *flow, struct rule *out)
+{
+	judge_by_names(endpoint, flow, 0, out);
 }
 
 /* P7: what stays in the pod, known by its address. The skb hooks know it by the device. */
@@ -243,6 +302,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 			.local = local,
 			.verdict = rule->verdict,
 			.reason = rule->reason,
+			.inspect = rule->hellos != 0,
 			.network = network,
 		};
 
@@ -260,6 +320,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	flow->rule = rule->rule;
 	flow->verdict = rule->verdict;
 	flow->reason = rule->reason;
+	flow->inspect = rule->hellos != 0;
 	flow->last = bpf_jiffies64();
 	if (local)
 		flow->local = local;
@@ -298,14 +359,6 @@ static __always_inline struct answer *answer_at(__u32 index)
 	int at = index;
 
 	return answers.lookup(&at);
-}
-
-/* 1: zero; 0: not. Without a branch, of which the verifier would follow both sides for each entry. */
-static __always_inline __u64 is_zero(__u64 value)
-{
-	value |= -value;
-	asm volatile("" : "+r"(value)); /* or LLVM makes a branch of it */
-	return 1 - (value >> 63);
 }
 
 static __always_inline __u64 is_of_peer(const struct answer *answer, const struct flow_key *key)
@@ -456,7 +509,19 @@ static __always_inline int is_current(__u32 epoch, __u32 slot, const struct plac
 	return epoch && epoch == (place->known ? place->epoch : epoch_of(slot));
 }
 
-enum tail { TAIL_DATAGRAM = 0, TAIL_DNS = 1, TAIL_STREAM = 2, TAIL_LEARN = 3, TAIL_REPORT = 4, TAIL_NAMED = 5, TAIL_ANSWERED = 10 };
+enum tail {
+	TAIL_DATAGRAM = 0,
+	TAIL_DNS = 1,
+	TAIL_STREAM = 2,
+	TAIL_LEARN = 3,
+	TAIL_REPORT = 4,
+	TAIL_NAMED = 5,
+	TAIL_HELLO = 6,
+	TAIL_GREETED = 7,
+	TAIL_HELLO_NAME = 8,
+	TAIL_HELLO_FIELDS = 9,
+	TAIL_ANSWERED = 10,
+};
 
 static __always_inline void call_tail(struct __sk_buff *skb, int way, int tail)
 {

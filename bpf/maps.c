@@ -23,6 +23,7 @@ SHARED("array", int, struct answer, answers, ENDPOINT_SLOTS * 2 * ANSWER_SLOTS, 
 SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct dns_name, struct classes, names, NAMES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("lpm_trie", struct server_key, struct servers, servers, SERVERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("hash", struct learned_key, struct learned, learned, LEARNED_ENTRIES, BPF_F_NO_PREALLOC); /* kernel; agent deletes; full: counted */
 SHARED("lpm_trie", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
@@ -74,6 +75,17 @@ struct attempts_table_t { /* kernel only */
 __attribute__((section("maps/sk_storage:" PIN_MAPS "/attempts")))
 struct attempts_table_t attempts = { .flags = BPF_F_NO_PREALLOC };
 BPF_ANNOTATE_KV_PAIR(attempts, int, struct attempt);
+
+struct greetings_table_t { /* kernel -> agent (sock_diag) */
+	int key;
+	struct greeting leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_MAPS "/greetings")))
+struct greetings_table_t greetings = { .flags = BPF_F_NO_PREALLOC };
+BPF_ANNOTATE_KV_PAIR(greetings, int, struct greeting);
 
 /* Of this generation of programs; the loader fills and pins them. */
 BPF_PROG_ARRAY(tail_egress, 16);

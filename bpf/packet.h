@@ -266,6 +266,36 @@ static __always_inline void parse_full(struct __sk_buff *skb, int way, struct pa
 		out->reason = DROP_INVALID_PACKET;
 }
 
+/* Where the ports are, and `protocol`; 0: not where they are without extension headers. */
+static __always_inline __u32 ports_at(struct __sk_buff *skb, __u8 *protocol)
+{
+	int is_ipv4 = skb->protocol == bpf_htons(ETHERTYPE_IPV4);
+	__u8 first;
+
+	if (bpf_skb_load_bytes(skb, 0, &first, 1))
+		return 0;
+	if (bpf_skb_load_bytes(skb,
+			       is_ipv4 ? __builtin_offsetof(struct iphdr, protocol)
+				       : __builtin_offsetof(struct ipv6hdr, nexthdr),
+			       protocol, 1))
+		return 0;
+	if (*protocol != PROTOCOL_UDP && *protocol != PROTOCOL_TCP)
+		return 0;
+	return is_ipv4 ? (first & 15) * 4 : sizeof(struct ipv6hdr);
+}
+
+/* Where a TCP packet's data begin, or would; 0: nobody can tell. */
+static __always_inline __u32 stream_at(struct __sk_buff *skb, __u32 *ports)
+{
+	enum { DATA_OFFSET = 12 };
+	__u8 protocol = 0, words;
+
+	*ports = ports_at(skb, &protocol);
+	if (!*ports || protocol != PROTOCOL_TCP || bpf_skb_load_bytes(skb, *ports + DATA_OFFSET, &words, 1))
+		return 0;
+	return *ports + (words >> 4) * 4;
+}
+
 /* The key under which `packet` belongs to a flow that was opened in `direction`. `connected`: its UDP socket takes
  * packets from one peer only, so the kernel itself has checked the asking port.
  */

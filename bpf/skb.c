@@ -203,6 +203,12 @@ static __always_inline int may_be_answer(struct __sk_buff *skb, const struct pro
 	       skb->len > (skb->protocol == bpf_htons(ETHERTYPE_IPV4) ? IPV4_HEADERS : IPV6_HEADERS);
 }
 
+/* Has the hello of a packet's connection been judged, where its flow asks for one? By the epoch of its verdict. */
+static __always_inline int is_greeted(const struct flow *flow, const struct promoted *s, __u32 epoch)
+{
+	return !flow->inspect || (s && s->greeted == epoch);
+}
+
 /* A packet of a flow whose verdict is current: counted, and let go. Any other is for the slow path. */
 static __always_inline int fast_path(struct __sk_buff *skb, int way)
 {
@@ -238,8 +244,12 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 		    flow->local == tag_of_address(&packet.local) &&
 		    is_at_home(flow, stamp, s, packet.protocol, key.direction) &&
 		    is_live(packet.protocol, key.direction, way, flow->last)) {
+			if (way == DIRECTION_EGRESS && !is_greeted(flow, s, stamp)) {
+				call_tail(skb, way, TAIL_HELLO);
+				return tail_missing(skb, key.cgroup_id, way);
+			}
 			count_flow(flow, skb, &packet, &key, way);
-			if (packet.role != ROLE_OPENS && is_long(flow, skb, way))
+			if (packet.role != ROLE_OPENS && is_long(flow, skb, way) && is_greeted(flow, s, stamp))
 				socket_promote(skb, s, flow, &key, &packet, stamp);
 			if (may_be_answer(skb, s, way))
 				call_tail(skb, way, TAIL_ANSWERED);

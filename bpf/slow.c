@@ -333,6 +333,22 @@ static __always_inline void count_first(struct flow *flow, struct __sk_buff *skb
 	flow->last = bpf_jiffies64();
 }
 
+/* Is the hello of a packet's connection still to be judged? A SYN without data has its connection counted first. */
+static __always_inline int awaits_hello(struct __sk_buff *skb, const struct packet *packet, const struct rule *rule,
+					__u32 epoch)
+{
+	__u32 ports, data;
+
+	if (!rule->hellos)
+		return 0;
+	struct promoted *s = storage_of_skb(skb);
+
+	if (s && s->greeted == epoch)
+		return 0;
+	data = packet->role == ROLE_OPENS ? stream_at(skb, &ports) : 0;
+	return !data || skb->len > data;
+}
+
 static __always_inline int slow_path(struct __sk_buff *skb, int way, int tail)
 {
 	struct config *config = configuration();
@@ -402,12 +418,16 @@ static __always_inline int slow_path(struct __sk_buff *skb, int way, int tail)
 
 	if (!flow && !is_stream)
 		remember_answer(&key, endpoint->slot, config, stamp, network);
-	count_first(flow, skb, &packet, endpoint->identity, key.direction, way, fresh && flow);
 	if (first_audit) {
 		room.event = (struct event){};
 		event_of_packet(skb, endpoint, &packet, &key, way, &room.event);
 		record_audit(config, &room.event, &rule);
 	}
+	if (tail != TAIL_DATAGRAM && way == DIRECTION_EGRESS && awaits_hello(skb, &packet, &rule, judged.epoch)) {
+		call_tail(skb, way, TAIL_HELLO);
+		return tail_missing(skb, key.cgroup_id, way);
+	}
+	count_first(flow, skb, &packet, endpoint->identity, key.direction, way, fresh && flow);
 	return pass(skb, &packet, way);
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* cgroup/sock_create: no raw IP sockets unless a policy grants `rawSockets`, and who made a stream socket (L7).
+/* cgroup/sock_create: no raw IP sockets unless a policy grants `rawSockets`, none of MPTCP where a rule asks for TLS, and
+ * who made a stream socket (L7).
  * cgroup/sock_release: the last counters of a promoted socket.
  *
- * Return 1: goes on; 0 (sock_create): EPERM.
+ * Return 1: goes on; 0 (sock_create): EPERM, or EPROTONOSUPPORT of MPTCP, where the kernel lets programs choose.
  */
 
 /* No policy grants a family that no hook judges. */
@@ -79,16 +80,36 @@ static __always_inline void note_creator(struct bpf_sock *sk)
 		*creator = made;
 }
 
+/* Its hello would be judged like any other, but who has such a socket is not woken when its connection is ended. What
+ * the application is told makes it take plain TCP.
+ */
+static __always_inline int may_have_mptcp(void)
+{
+	struct config *config = configuration();
+	struct endpoint *endpoint = config ? endpoint_of_task(config, bpf_get_current_cgroup_id()) : 0;
+
+	if (!endpoint || endpoint->state == STATE_UNMANAGED || !(endpoint->flags & ENDPOINT_HELLOS))
+		return 1;
+#ifdef HAVE_SET_RETVAL
+	enum { EPROTONOSUPPORT_ERRNO = 93, HELPER_SET_RETVAL = 187 };
+
+	((int (*)(int))HELPER_SET_RETVAL)(-EPROTONOSUPPORT_ERRNO);
+#endif
+	return 0;
+}
+
 int sock_create(struct bpf_sock *sk)
 {
 #ifdef HAVE_SKB_NETNS
-	enum { STREAM = 1, RAW = 3, NOTES_ALL = 0 };
+	enum { STREAM = 1, RAW = 3, MPTCP = 262, NOTES_ALL = 0 };
 #else
-	enum { STREAM = 1, RAW = 3, NOTES_ALL = 1 };
+	enum { STREAM = 1, RAW = 3, MPTCP = 262, NOTES_ALL = 1 };
 #endif
 
 	if (NOTES_ALL || sk->type == STREAM)
 		note_creator(sk);
+	if (sk->protocol == MPTCP)
+		return may_have_mptcp();
 	return sk->type == RAW ? may_have_socket(HOOK_SOCK_CREATE, 0, sk->protocol) : 1;
 }
 

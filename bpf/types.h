@@ -33,6 +33,13 @@ enum drop_reason {
 	DROP_SOCKET_FAMILY = 13,
 	DROP_LOOPBACK = 14,       /* 127.0.0.0/8 or ::1 on its way out by another device than lo (P7) */
 	DROP_FOREIGN_SOURCE = 15, /* an IPv6 source address that is not the pod's */
+	DROP_NO_TLS = 16,         /* what a flow sent first is no ClientHello, which its rule asks for */
+	DROP_NO_SERVER_NAME = 17,
+	DROP_SERVER_NAME = 18,    /* of the hello: no rule names it */
+	DROP_ENCRYPTED_HELLO = 19,
+	DROP_HELLO_TOO_LONG = 20, /* for what TCP sends at once */
+	DROP_BROKEN_HELLO = 21,   /* two readers may understand it differently */
+	DROP_HELLO_UNSEEN = 22,   /* the connection is older than the rule */
 	DROP_UNKNOWN = 255, /* never written: how an agent reads a newer release's number */
 };
 
@@ -40,8 +47,15 @@ enum endpoint_state { STATE_PENDING = 0, STATE_MANAGED = 1, STATE_UNMANAGED = 2,
 
 enum address_flag { ADDRESS_OF_HOST = 1, ADDRESS_OF_DNS = 2 }; /* this host itself; a DNS server of entity dns */
 
-/* ENDPOINT_NAMES: it has rules on DNS names, so what DNS servers answer it is learned. */
-enum endpoint_flag { ENDPOINT_HOST_NETWORK = 1, ENDPOINT_RAW_SOCKETS = 2, ENDPOINT_AUDIT_SOCKETS = 4, ENDPOINT_NAMES = 8 };
+enum endpoint_flag {
+	ENDPOINT_HOST_NETWORK = 1,
+	ENDPOINT_RAW_SOCKETS = 2,
+	ENDPOINT_AUDIT_SOCKETS = 4,
+	ENDPOINT_NAMES = 8,   /* it has rules on DNS names, so what DNS servers answer it is learned */
+	ENDPOINT_HELLOS = 16, /* it has rules with `tls` that are enforced: no MPTCP sockets */
+};
+
+enum rule_flag { RULE_AUDITS_HELLO = 1 }; /* what begins otherwise is reported only (P3) */
 
 /* What a verdict on an address becomes where a name allows (agent/model/want.py). */
 enum lift {
@@ -53,7 +67,7 @@ enum lift {
 
 enum hook { HOOK_EGRESS = 0, HOOK_INGRESS = 1, HOOK_CONNECT = 2, HOOK_SOCK_CREATE = 3, HOOK_SOCKET_CREATE = 4, HOOK_SENDMSG = 5, HOOK_SOCKOPS = 6, HOOK_UNKNOWN = 255 };
 
-enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5, EVENT_OUTCOME = 7 };
+enum event_kind { EVENT_DENIED = 1, EVENT_AUDITED = 2, EVENT_PENDING = 3, EVENT_FOREIGN_SOCKET = 4, EVENT_DNS_ANSWER = 5, EVENT_HELLO = 6, EVENT_OUTCOME = 7 };
 
 /* What became of a connection that a pod opened, and that dagwall let pass. */
 enum cause {
@@ -104,6 +118,7 @@ enum limit {
 	NAME_BYTES = 256,  /* of a DNS name, whose text is at most 254 bytes with a length in front of each label */
 	LEARNED_SETS = 64, /* of an identity's entries of `learned`, by address; a power of two */
 	LEARNED_WAYS = 8,  /* entries of each */
+	SERVER_BYTES = 252, /* of a TLS server name, as of a DNS name; a trie's key has 256 bytes at most */
 	QUESTIONS = 64,    /* of a socket, which are remembered until they are answered; a power of two */
 	OUTCOME_RATE = 10, /* reports of connections, a second and endpoint: of those that failed, and as many of others */
 	OUTCOME_BURST = 40,
@@ -153,9 +168,11 @@ struct rule { /* value of `rules`; with VERDICT_AUDIT, reason and rule are the d
 	__u32 rule; /* rule reference, 0: none */
 	__u8 verdict;
 	__u8 reason;
-	__u16 lift; /* enum lift */
+	__u8 lift;  /* enum lift */
+	__u8 flags; /* enum rule_flag */
+	__u32 hellos; /* bits of `servers`: a connection begins with a TLS ClientHello that has one; 0: with anything */
 };
-_Static_assert(sizeof(struct rule) == 8, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct rule) == 12, "ABI: agent/abi/layout.py");
 
 struct folder { /* key of `endpoints`: a pod's or a container's folder */
 	__u32 length;       /* bits: always 64 */
@@ -173,7 +190,7 @@ struct endpoint { /* value of `endpoints` */
 	struct rule defaults[2]; /* by direction: where no rule speaks */
 	struct address own[2];   /* the pod's IPv4 and IPv6 address; zero: it has none, or nobody knows it yet */
 };
-_Static_assert(sizeof(struct endpoint) == 64, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct endpoint) == 72, "ABI: agent/abi/layout.py");
 
 struct epoch { /* value of `epochs`, by endpoint slot; the agent writes it */
 	__u32 epoch;      /* flows that carry another one are judged again; no two slots ever have the same */
@@ -225,7 +242,8 @@ struct flow { /* value of `flows`: verdict cache, connection table and accountin
 	__u32 local; /* tag of our address: a packet from another one is judged; 0 for IPv4 */
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[6];
+	__u8 inspect; /* 1: a connection is judged by what it begins with, too (hello.c) */
+	__u8 pad[5];
 	BOTH_WAYS;
 	__u64 connections;
 	__u64 network; /* datagrams that others opened: network namespace of the socket that was asked; 0: nobody answers */
@@ -267,8 +285,10 @@ struct promoted { /* socket storage of a long flow, and the marks of a socket */
 	struct flow_key key;
 	BOTH_WAYS;
 	__u64 network; /* network namespace of the socket, from the first question to it on; 0: not asked yet */
+	__u32 greeted; /* the epoch in which its hello was judged last, and passed; 0: none was */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct promoted) == 104, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct promoted) == 112, "ABI: agent/abi/layout.py");
 
 struct prefix { /* key of `peers` and `hosts` */
 	__u32 length; /* bits, 0..128 */
@@ -288,6 +308,29 @@ struct dns_name { /* key of `names`; of a wildcard without the 0 at the end, so 
 	__u8 bytes[NAME_BYTES]; /* in lower case, each label with a 0 in front, all of it reversed, and a 0 */
 };
 _Static_assert(sizeof(struct dns_name) == 260, "ABI: agent/abi/layout.py");
+
+struct server_key { /* key of `servers` */
+	__u32 length; /* bits */
+	__u32 ruleset;
+	__u8 bytes[SERVER_BYTES]; /* as of struct dns_name; none: a hello without a server name */
+};
+_Static_assert(sizeof(struct server_key) == 260, "ABI: agent/abi/layout.py");
+
+struct servers { /* value of `servers`: which `hellos` of the ruleset's rows a hello is */
+	__u32 named;     /* with this server name */
+	__u32 nameless;  /* without any */
+	__u32 encrypted; /* also one with encrypted_client_hello */
+};
+_Static_assert(sizeof(struct servers) == 12, "ABI: agent/abi/layout.py");
+
+struct greeting { /* value of `greetings`, a storage of sockets: what a connection began with */
+	struct server_key key;
+	__u8 seen;      /* 1: the rest is of this connection */
+	__u8 fault;     /* enum drop_reason: why it is no hello that can be judged; DROP_NONE: it is one */
+	__u8 encrypted; /* 1: with encrypted_client_hello */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct greeting) == 264, "ABI: agent/abi/layout.py");
 
 struct learned_key { /* key of `learned` */
 	__u32 identity;
@@ -383,6 +426,12 @@ struct event { /* record of the ring buffer `events` */
 	__u8 pad;
 };
 _Static_assert(sizeof(struct event) == 96, "ABI: agent/abi/layout.py");
+
+struct hello_event { /* record of `events` with EVENT_HELLO: for which server a connection was begun */
+	struct event event;
+	struct greeting greeting;
+};
+_Static_assert(sizeof(struct hello_event) == 360, "ABI: agent/abi/layout.py");
 
 struct dns_answer { /* record of `events` with EVENT_DNS_ANSWER: what a DNS server answered, as it came */
 	struct event event; /* peer: the server; length: of the whole packet */

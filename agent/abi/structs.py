@@ -34,6 +34,10 @@ FLAG_HOST_NETWORK = 1
 FLAG_RAW_SOCKETS = 2
 FLAG_AUDIT_SOCKETS = 4
 FLAG_NAMES = 8
+FLAG_HELLOS = 16
+
+RULE_AUDITS_HELLO = 1
+SERVER_BYTES = 252
 
 ADDRESS = raw(16, align=4)
 
@@ -55,7 +59,7 @@ CONFIG = Layout(
     name_most_s=u32,
     pad=u32,
 )
-RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, lift=u16)
+RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, lift=u8, flags=u8, hellos=u32)
 FOLDER = Layout("folder", length=u32, cgroup_id=raw(8, align=4))
 ENDPOINT = Layout(
     "endpoint",
@@ -93,7 +97,8 @@ FLOW = Layout(
     local=u32,
     verdict=u8,
     reason=u8,
-    pad=raw(6),
+    inspect=u8,
+    pad=raw(5),
     sent_packets=u64,
     sent_bytes=u64,
     received_packets=u64,
@@ -120,10 +125,15 @@ PROMOTED = Layout(
     received_packets=u64,
     received_bytes=u64,
     network=u64,
+    greeted=u32,
+    pad=u32,
 )
 PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32, flags=u32)
 DNS_NAME = Layout("dns_name", length=u32, bytes=raw(NAME_BYTES))
+SERVER_KEY = Layout("server_key", length=u32, ruleset=u32, bytes=raw(SERVER_BYTES))
+SERVERS = Layout("servers", named=u32, nameless=u32, encrypted=u32)
+GREETING = Layout("greeting", key=nested(SERVER_KEY), seen=u8, fault=u8, encrypted=u8, pad=u8)
 LEARNED_KEY = Layout("learned_key", identity=u32, index=u32)
 LEARNED = Layout("learned", address=ADDRESS, seal=u64, digest=u64, expires=u64, text=nested(DNS_NAME), pad=u32)
 ASKED = Layout("questions", next=u32, pad=u32, seal=array(u64, QUESTIONS))
@@ -169,6 +179,7 @@ EVENT = Layout(
     family=u8,
     pad=raw(1),
 )
+HELLO_EVENT = Layout("hello_event", event=nested(EVENT), greeting=nested(GREETING))
 DNS_ANSWER = Layout("dns_answer", event=nested(EVENT), kept=u16, pad=raw(6), message=raw(DNS_BYTES))
 CALL = Layout("call", event=nested(EVENT), comm=raw(COMM_BYTES))
 ATTEMPT = Layout(
@@ -204,7 +215,7 @@ OUTCOME = Layout(
 STRUCTS = (
     CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, BUCKET, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES,
     DNS_NAME, LEARNED_KEY, LEARNED, ASKED, RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL,
-    CREATOR, EVENT, DNS_ANSWER, CALL, ATTEMPT, OUTCOME,
+    CREATOR, EVENT, DNS_ANSWER, CALL, ATTEMPT, OUTCOME, SERVER_KEY, SERVERS, GREETING, HELLO_EVENT,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
@@ -247,6 +258,7 @@ MAPS: dict[str, MapSpec] = {
     "peers": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
     "hosts": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
     "names": MapSpec(DNS_NAME, CLASSES, 16384, resizable=True, lpm=True),
+    "servers": MapSpec(SERVER_KEY, SERVERS, 65536, resizable=True, lpm=True),
     "learned": MapSpec(LEARNED_KEY, LEARNED, 65536, resizable=True),
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
@@ -257,6 +269,7 @@ MAPS: dict[str, MapSpec] = {
     "sockets": MapSpec(U32, PROMOTED, 0, kernel_only=True),
     "questions": MapSpec(U32, ASKED, 0, kernel_only=True),
     "attempts": MapSpec(U32, ATTEMPT, 0, kernel_only=True),
+    "greetings": MapSpec(U32, GREETING, 0, kernel_only=True),
 }
 
 

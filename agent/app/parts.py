@@ -70,7 +70,8 @@ class Making:
         config, datapath, source = self.config, self.datapath, self.source
         facts, writer, inbox, folders = self._facts(), self._writer(), Inbox(), Folders()
         watcher = CgroupWatcher(self.mount, config.cgroup_roots)
-        connections = Connections(datapath.maps, watcher.paths_of, datapath.kernel_only["sockets"], writer.lock)
+        storages = datapath.kernel_only["sockets"], datapath.kernel_only["greetings"]
+        connections = Connections(datapath.maps, watcher.paths_of, storages, writer.lock)
         health = Health(datapath, writer, folders, self.mount)
         directory = EndpointDirectory(config.node, HELD_BY_LSM if facts.holds_families else frozenset())
         known_here = self.state.complete or datapath.adopted or bool(self.state.damage)
@@ -132,7 +133,10 @@ class Making:
             check_capacity(want, limits, cluster)
 
         numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
-        admission = Admission(limits.peers, ServiceShares(limits.hosts), dict(state.admitted), limits.names)
+        admission = Admission(
+            limits.peers, ServiceShares(limits.hosts), dict(state.admitted), limits.names,
+            hellos=self.datapath.features.write_seq,
+        )  # fmt: skip
         intake = Intake(check, limits.rules, admission)
         return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})
 

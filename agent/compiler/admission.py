@@ -20,7 +20,7 @@ from agent.compiler.shares import Excess, blamed, each_by_itself, excess
 from agent.errors import InvalidObject, TooMuch
 from agent.model.changes import Changes
 from agent.model.cluster import Cluster
-from agent.model.policy import PolicyRef
+from agent.model.policy import Policy, PolicyRef
 
 MATCHES, SELECTIONS, TERMS = 1_000_000, 4_000_000, 200_000
 """What the compiler can do of these in a few seconds and some 100 MB."""
@@ -28,6 +28,8 @@ CONDITIONS, SUBJECTS = 50_000, 40_000
 """Of one namespace: what a pod more may cost, wherever it comes, which is not known when a policy does."""
 
 
+NO_NAMES = "names peers by fqdn, which this kernel cannot learn safely: it lacks feature netns_owner"
+NO_HELLOS = "has rules with tls, which this kernel cannot judge: it lacks feature write_seq"
 Quota = tuple[str, Mapping[PolicyRef, int], int, Callable[..., dict[PolicyRef, Excess]]]
 """Of what, how much is needed by whom, how much there is, and how it is shared out."""
 
@@ -42,14 +44,15 @@ class Refusal:
 
 @dataclass(slots=True)
 class Admission:
-    """Kept by whoever compiles. `prefixes`, `names`: entries that these maps have room for; no `names`: the
-    kernel cannot judge by them. `digests`: of what is in force, by name; it begins with what an agent before had in
-    force, so that a restart refuses nothing of it."""
+    """Kept by whoever compiles. `prefixes`, `names`: entries that these maps have room for; no `names`, no
+    `hellos`: the kernel cannot judge by them. `digests`: of what is in force, by name; it begins with what an agent
+    before had in force, so that a restart refuses nothing of it."""
 
     prefixes: int = 100_000
     services: ServiceShares = field(default_factory=ServiceShares)
     digests: dict[str, str] = field(default_factory=dict)
     names: int = 14_000
+    hellos: bool = True
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refusal] = field(default_factory=dict)  # refused by what only the work has shown
@@ -71,14 +74,15 @@ class Admission:
         self.refused = dict(self._found_later)
         needs = needs_of(cluster, open_)
         if not self.names:
-            self._refuse_names(open_, [ref for ref, names in needs.names.items() if names])
+            self._refuse_all(open_, [ref for ref, names in needs.names.items() if names], NO_NAMES)
+        if not self.hellos:
+            self._refuse_all(open_, [ref for ref, policy in open_.items() if _asks_hello(policy)], NO_HELLOS)
         for what, each, limit, shares in self._quotas(needs, builtin_prefixes(cluster)):
             left = {ref: need for ref, need in each.items() if ref not in self.refused}
             self._refuse(policies, shares(left, limit, unchanged), what)
 
-    def _refuse_names(self, policies: Mapping[PolicyRef, AnyPolicy], refs: Iterable[PolicyRef]) -> None:
-        """P18: a rule that cannot be judged is not weakened to one without names."""
-        problem = "names peers by fqdn, which this kernel cannot learn safely: it lacks feature netns_owner"
+    def _refuse_all(self, policies: Mapping[PolicyRef, AnyPolicy], refs: Iterable[PolicyRef], problem: str) -> None:
+        """P18: a rule that cannot be judged is not weakened to one that can."""
         for ref in refs:
             self.refused[ref] = Refusal(policies[ref], InvalidObject(str(ref), "spec", problem))
 
@@ -168,6 +172,10 @@ class Admission:
             else:
                 kept[ref] = before
         return kept.finish()
+
+
+def _asks_hello(policy: AnyPolicy) -> bool:
+    return isinstance(policy, Policy) and any(rule.tls is not None for _, rule in policy.rules())
 
 
 def _digest(policy: AnyPolicy) -> str:

@@ -39,6 +39,7 @@ K = TypeVar("K", bound=Hashable)
 NO_RULESET = RulesetId(0)
 MOST_TERMS = 150_000
 """In all contents together."""
+_SIZED = ("peers", "hosts", "names", "servers", "rules")
 TOGETHER = "places of CIDRs in one another, of two snapshots"
 
 
@@ -59,10 +60,10 @@ class Compiler:
         self._layers = layers
         self._table = AtomTable()
         self._peers, self._hosts = ChangeLog(self.want.peers), ChangeLog(self.want.hosts)
-        self._names = ChangeLog(self.want.names)
+        self._names, self._servers = ChangeLog(self.want.names), ChangeLog(self.want.servers)
         self._rules = ChangeLog(self.want.rules)
         self._rulesets, self._assignments = ChangeLog(self.want.rulesets), ChangeLog(self.want.assignments)
-        self._registry = Registry(self._table, self._refs, self._rules, self._rulesets)
+        self._registry = Registry(self._table, self._refs, self._rules, self._rulesets, self._servers)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
@@ -326,14 +327,15 @@ class Compiler:
             peers=of(self._peers),
             hosts=of(self._hosts),
             names=of(self._names),
+            servers=of(self._servers),
             rules=of(self._rules),
             rulesets=of(self._rulesets),
             assignments=of(self._assignments),
-            sizes={name: len(getattr(self.want, name)) for name in ("peers", "hosts", "names", "rules")},
+            sizes={name: len(getattr(self.want, name)) for name in _SIZED},
         )
 
     def _commit_all(self) -> None:
-        addresses = (self._peers, self._hosts, self._names)
+        addresses = (self._peers, self._hosts, self._names, self._servers)
         for tracked in (*addresses, self._rules, self._rulesets, self._assignments):
             tracked.commit()
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 from agent.compiler.firsts import Firsts
 from agent.compiler.ports import Interval, Ports, covers_in_order
 from agent.compiler.terms import Term
-from agent.model.policy import RuleRef
+from agent.model.policy import RuleRef, Tls
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.model.want import Lift
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
@@ -49,13 +49,14 @@ class LayerKind:
 @dataclass(frozen=True, slots=True)
 class LoweredRule:
     """A rule of one direction. `enforced` False: its policy's posture is audit (P3). `action`: of a ranked rule, a
-    word of its kind's own.
+    word of its kind's own. `tls`: of an allow rule, what connections must begin with.
     """
 
     ref: RuleRef
     enforced: bool
     terms: tuple[Term, ...]
     action: str = ""
+    tls: Tls | None = None
 
 
 RulePosition = tuple[int, Direction, Part]
@@ -110,13 +111,18 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict with its reason and the rule to name, as in want.RuleValue. `final`: no layer after it is asked."""
+    """A verdict with its reason and the rule to name, as in want.RuleValue. `final`: no layer after it is asked.
+
+    `hellos`: it allows connections that begin with any of these only.
+    """
 
     verdict: Verdict
     reason: DropReason = DropReason.NONE
     rule: RuleRef | None = None
     final: bool = False
     lift: Lift = Lift.NONE
+    hellos: tuple[Tls, ...] = ()
+    audits_hello: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,12 @@ class Hits:
             found = self._firsts[part, audited] = Firsts.of(counting)
         return found.at(port)
 
+    def allowing(self, port: int, audited: bool) -> Iterator[LoweredRule]:  # noqa: FBT001  as in decide
+        """Every allow rule that counts at this port."""
+        for hit in self.parts[Part.ALLOW]:
+            if self._counts(hit, Part.ALLOW, audited) and covers_in_order(hit.ports, port):
+                yield hit.rule
+
     def _counts(self, hit: Hit, part: Part, audited: bool) -> bool:  # noqa: FBT001  as in decide
         return (audited or hit.rule.enforced) and (hit.node or part is not Part.DENY or not self.from_host)
 
@@ -167,13 +179,25 @@ def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa
         return Outcome(Verdict.ALLOW, DropReason.NONE, NODE_TO_OWN_PODS)
     allowing = hits.first(Part.ALLOW, port, audited)
     if allowing is not None:
-        return Outcome(Verdict.ALLOW, DropReason.NONE, allowing.rule.ref)
+        return _allowed(hits, allowing.rule, port, audited)
     if hits.side.isolated_with_audit if audited else hits.side.isolated:
         return Outcome(Verdict.DENY, DropReason.UNKNOWN_PEER if hits.unknown else DropReason.NO_RULE)
     guarding = hits.first(Part.GUARD, port, audited)
     if guarding is not None:
         return Outcome(Verdict.DENY, DropReason.DENY_RULE, guarding.rule.ref)
     return Outcome(Verdict.ALLOW, DropReason.NONE, hits.kind.default)
+
+
+def _allowed(hits: Hits, first: LoweredRule, port: int, audited: bool) -> Outcome:  # noqa: FBT001  a LayerKind's
+    """By the first rule without `tls`, whatever it begins with; else by any of those that match."""
+    if first.tls is None:
+        return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref)
+    every = list(hits.allowing(port, audited))
+    hellos = tuple(dict.fromkeys(rule.tls for rule in every if rule.tls is not None))
+    plain = next((rule for rule in every if rule.tls is None), None)
+    if plain is not None:
+        return Outcome(Verdict.ALLOW, DropReason.NONE, plain.ref)
+    return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref, hellos=hellos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +211,8 @@ class DirectionView:
     def at(self, port: int) -> Outcome:
         """The verdict at a port index; computed twice for the sake of audit (P3)."""
         enforced = self._through(port, audited=False)
+        if enforced.hellos and self.may_be_named:  # a name may allow it with another hello, or with any bytes
+            enforced = replace(enforced, lift=Lift.BY_NAME)
         denied = enforced.verdict is Verdict.DENY
         lacks = denied and self.may_be_named and self._lacks_a_rule(port, audited=False)
         if (denied and not lacks) or not self.audits:
@@ -199,9 +225,19 @@ class DirectionView:
                 return replace(enforced, lift=Lift.BY_NAME)
             return replace(enforced, rule=wished.rule, lift=Lift.TO_AUDIT)
         if passes:
-            return enforced
+            return self._audited_hello(enforced, wished)
         audited = Outcome(Verdict.AUDIT, wished.reason, wished.rule)
+        if enforced.hellos:
+            lift = Lift.TO_AUDIT if self.may_be_named else Lift.NONE
+            return replace(audited, hellos=enforced.hellos, lift=lift)
         return replace(audited, rule=enforced.rule, lift=Lift.TO_ALLOW) if by_name else audited
+
+    def _audited_hello(self, enforced: Outcome, wished: Outcome) -> Outcome:
+        """Both pass; only where nothing that is enforced asks for a hello, those in audit may."""
+        if enforced.hellos or not wished.hellos:
+            return enforced
+        lift = Lift.BY_NAME if self.may_be_named else Lift.NONE
+        return replace(enforced, hellos=wished.hellos, audits_hello=True, lift=lift)
 
     def _lacks_a_rule(self, port: int, *, audited: bool) -> bool:
         """Would it pass if there were a rule in the layer that judges names?"""
@@ -221,15 +257,17 @@ class DirectionView:
     def _through(self, port: int, *, audited: bool) -> Outcome:
         """Every layer must let it pass; the rule to name is the first that is more than dagwall's default."""
         outcome = Outcome(Verdict.ALLOW, DropReason.NONE, OBSERVED)
+        hellos: tuple[Tls, ...] = ()
         for layer in self.layers:
             if layer.kind.last_resort and outcome.rule != OBSERVED:
                 continue
             said = layer.decide(port, audited=audited)
             if said.verdict is Verdict.DENY or said.final:
                 return said
+            hellos = hellos or said.hellos
             if outcome.rule == OBSERVED and said.rule is not None:
                 outcome = said
-        return outcome
+        return replace(outcome, hellos=hellos) if hellos != outcome.hellos else outcome
 
     def intervals(self) -> set[Interval]:
         """The verdict is the same at all ports that the same of these hold."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.compiler.names import classes_of_name
+from agent.compiler.names import classes_of_name, servers_of_name
 from agent.compiler.prefixes import Lpm, host_of
 from agent.model.cluster import Address
+from agent.model.hello import Hello
 from agent.model.identity import PodUid
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 from agent.model.want import (
@@ -35,9 +36,10 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
     protocol: int,
     port: int = 0,
     names: frozenset[str] = frozenset(),
+    hello: Hello | None = None,
 ) -> RuleValue:
     """The verdict for a packet of a pod. `port` is the peer's for egress and the pod's own for ingress. `names`: by
-    which the pod's identity knows the address."""
+    which the pod's identity knows the address. `hello`: what its connection began with; None: nothing yet."""
     assignment = want.assignments[uid]
     if assignment.state is EndpointState.UNMANAGED:
         return PASSES
@@ -48,23 +50,54 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
     if assignment.state is EndpointState.QUARANTINED:
         return RuleValue(Verdict.DENY, DropReason.QUARANTINED)
     found = _rule(want, assignment.ruleset, classes_of(want, address), direction, protocol, port)
-    if found.lift is Lift.NONE:
-        return found
-    known = (classes_of_name(want.names, name) for name in sorted(names))
+    known = (classes_of_name(want.names, name) for name in (sorted(names) if found.lift else ()))
     rows = (
         _row(want, assignment.ruleset, each.peer, direction, protocol, port) for each in known if each is not None
     )
     by_name = [row for row in rows if row is not None]
-    return lifted(found, max(by_name, key=lambda each: _BY_OPENNESS.index(each.verdict), default=None))
+    if hello is not None:
+        return _greeted(want, assignment.ruleset, found, by_name, hello)
+    return lifted(found, max(by_name, key=_rank, default=None)) if found.lift else found
 
 
 def lifted(found: RuleValue, by_name: RuleValue | None) -> RuleValue:
     """What a verdict on an address becomes; `by_name`: the best verdict on its names."""
-    if by_name is None or _BY_OPENNESS.index(by_name.verdict) <= _BY_OPENNESS.index(found.verdict):
-        return replace(found, rule=found.rule if found.lift is Lift.BY_NAME else NO_RULE_ID, lift=Lift.NONE)
+    if by_name is None or _rank(by_name) <= _rank(found):
+        stays = found.lift is Lift.BY_NAME or found.hellos
+        return replace(found, rule=found.rule if stays else NO_RULE_ID, lift=Lift.NONE)
+    if found.lift is Lift.BY_NAME:
+        return by_name
+    verdict, reason = Verdict.ALLOW, DropReason.NONE
     if found.lift is Lift.TO_AUDIT:
-        return RuleValue(Verdict.AUDIT, DropReason.DENY_RULE, found.rule)
-    return RuleValue(Verdict.ALLOW, rule=found.rule) if found.lift is Lift.TO_ALLOW else by_name
+        verdict, reason = Verdict.AUDIT, DropReason.DENY_RULE
+    return replace(by_name, verdict=verdict, reason=reason, rule=found.rule)
+
+
+def _rank(row: RuleValue) -> int:
+    """What asks for no hello comes before what does."""
+    return 2 * _BY_OPENNESS.index(row.verdict) + (not row.hellos)
+
+
+def _greeted(want: Want, ruleset: RulesetId, found: RuleValue, by_name: list[RuleValue], hello: Hello) -> RuleValue:
+    """Each row by itself, held against the hello; then the best. What a hello has failed gives the reason."""
+    servers = servers_of_name(want.servers, ruleset, hello.name)
+    bits = 0 if hello.fault else servers.named if hello.name else servers.nameless
+    fits = bits & servers.encrypted if hello.encrypted else bits
+    rows = [found, *by_name]
+    after = [row if not row.hellos or row.hellos & fits else _failed(row) for row in rows]
+    best = max(after[1:], key=_rank, default=None)
+    out = lifted(after[0], best) if found.lift else after[0]
+    failed = {new.verdict for old, new in zip(rows, after, strict=True) if new is not old}
+    if out.verdict not in failed:
+        return out
+    asked = any(row.hellos & bits for row in rows)
+    reason = hello.fault or (DropReason.ENCRYPTED_HELLO if asked else hello.unknown)
+    return replace(out, reason=reason, rule=next((row.rule for row in rows if row.hellos), NO_RULE_ID))
+
+
+def _failed(row: RuleValue) -> RuleValue:
+    verdict = Verdict.AUDIT if row.audits_hello else Verdict.DENY
+    return replace(row, verdict=verdict, hellos=0)
 
 
 def _rule(  # noqa: PLR0917  as lookup

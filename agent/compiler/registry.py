@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from agent.compiler.atoms import DNS, HOST, AtomId, AtomTable, Members
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import ChangeLog
+from agent.compiler.names import HELLOS, MOST_HELLOS, MOST_SERVERS, SERVERS, server_nodes
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
 from agent.compiler.rulesets import RulesetContent
@@ -21,6 +22,8 @@ from agent.model.want import (
     Ruleset,
     RulesetId,
     RuleValue,
+    ServerNode,
+    Servers,
 )
 
 NO_MEMBERS: Members = frozenset()
@@ -36,12 +39,13 @@ def text_of_members(members: Members) -> str:
 class Registry:
     """Numbers classes and rulesets by content. `emit` writes what follows from all that was acquired and released."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  the maps that it writes
         self,
         table: AtomTable,
         refs: RuleRefs,
         rules: ChangeLog[RuleKey, RuleValue],
         rulesets: ChangeLog[RulesetId, Ruleset],
+        servers: ChangeLog[ServerNode, Servers],
         room: int | None = None,
     ) -> None:
         """`room`: rows that fit; None: any number. `at_once`: rows that one step may add to those that are there."""
@@ -49,7 +53,8 @@ class Registry:
         self.at_once: int | None = None
         self._table, self._refs = table, refs
         self._rows = Rows(rules, refs)
-        self._written = rulesets
+        self._written, self._servers = rulesets, servers
+        self._nodes: dict[RulesetId, tuple[ServerNode, ...]] = {}  # of rulesets that have any
         self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
         self._rulesets: Interner[RulesetContent] = Interner(1, RulesetContent.text)
         self._bases: dict[Members, Members] = {NO_MEMBERS: NO_MEMBERS}
@@ -107,6 +112,8 @@ class Registry:
             self._rows.drop_ruleset(RulesetId(number))
             self._written.put(RulesetId(number), None)
             self._forget_ruleset(content)
+            for node in self._nodes.pop(RulesetId(number), ()):
+                self._servers.put(node, None)
         for members, number in dead_classes:
             self._rows.drop_class(PeerClass(number))
             self._forget_class(members)
@@ -117,6 +124,8 @@ class Registry:
         for content, _ in dead_rulesets:
             self._refs.release(content.refs())
         self._check_room([content for content, _ in born_rulesets])
+        for content, number in born_rulesets:
+            self._name_servers(content, RulesetId(number))
         for content, number in born_rulesets:
             self._written.put(RulesetId(number), self._rows.ruleset(content))
             for members in self._touched(content):
@@ -134,6 +143,25 @@ class Registry:
             raise TooMuch(ROWS, needs, self.room)
         if self.at_once is not None and needs.total() > self.at_once:
             raise TooMuch(ROWS, needs, self.at_once)
+
+    def _name_servers(self, content: RulesetContent, number: RulesetId) -> None:
+        """What its rules with `tls` make of server names. Raises TooMuch."""
+        if len(content.hellos) > MOST_HELLOS:
+            raise TooMuch(HELLOS, content.hellos_by_policy(), MOST_HELLOS)
+        nodes = server_nodes(number, content.hellos)
+        if not nodes:
+            return
+        if len(self._servers.entries) + len(nodes) > MOST_SERVERS:
+            raise TooMuch(SERVERS, self._servers_by_policy(), MOST_SERVERS)
+        self._nodes[number] = tuple(nodes)
+        for node, servers in nodes.items():
+            self._servers.put(node, servers)
+
+    def _servers_by_policy(self) -> Counter[PolicyRef]:
+        found = Counter[PolicyRef]()
+        for content in self._rulesets.numbers:
+            found.update(content.servers_by_policy())
+        return found
 
     def needs(self, contents: Iterable[RulesetContent] | None = None) -> Counter[PolicyRef]:
         """By policy: most rows that these rulesets, or all, can need."""

@@ -64,9 +64,17 @@ def _keys(atoms: frozenset[AtomId], table: AtomTable) -> set[Hashable]:
 def _loses(content: RulesetContent, old: Members, new: Members) -> bool:
     for was, is_ in zip(content.views(old), content.views(new), strict=True):
         for port in _probes(was, is_):
-            if _openness(was.at(port)) > _openness(is_.at(port)):
+            if _is_less(was.at(port), is_.at(port)):
                 return True
     return False
+
+
+def _is_less(before: Outcome, after: Outcome) -> bool:
+    """Does something that passed pass no more, or only with another hello?"""
+    if _openness(before) != _openness(after):
+        return _openness(before) > _openness(after)
+    was, is_ = (() if each.audits_hello else each.hellos for each in (before, after))
+    return bool(is_) and not (was and set(was) <= set(is_))
 
 
 def _openness(outcome: Outcome) -> int:

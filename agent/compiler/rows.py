@@ -36,9 +36,10 @@ class Rows:
 
     def ruleset(self, content: RulesetContent) -> Ruleset:
         egress, ingress = self._seen(content, frozenset())
-        defaults = self._value(egress.at(UNNAMED)), self._value(ingress.at(UNNAMED))
+        defaults = self._value(egress.at(UNNAMED), content), self._value(ingress.at(UNNAMED), content)
         spared = content.sockets.audit or defaults[Direction.EGRESS].verdict is Verdict.AUDIT
-        return Ruleset(defaults, replace(content.sockets, audit=spared), names=content.asks_names)
+        sockets, hellos = replace(content.sockets, audit=spared), content.asks_hellos
+        return Ruleset(defaults, sockets, names=content.asks_names, hellos=hellos)
 
     def write(self, group: GroupId, content: RulesetContent, members: Members, base: Members) -> None:
         """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the
@@ -70,7 +71,7 @@ class Rows:
         for direction in Direction:
             default = defaults[direction].at(UNNAMED) if own else None
             for ports, outcome in _differing(views[direction], bases[direction], default):
-                yield direction, ports, self._value(outcome)
+                yield direction, ports, self._value(outcome, content)
 
     def drop_ruleset(self, ruleset: RulesetId) -> None:
         for peer_class in self._by_ruleset.pop(ruleset, set()):
@@ -99,8 +100,11 @@ class Rows:
             known = self._views[content, members] = content.views(members)
         return known
 
-    def _value(self, outcome: Outcome) -> RuleValue:
-        return RuleValue(outcome.verdict, outcome.reason, self._refs.number(outcome.rule), outcome.lift)
+    def _value(self, outcome: Outcome, content: RulesetContent) -> RuleValue:
+        value = RuleValue(outcome.verdict, outcome.reason, self._refs.number(outcome.rule), outcome.lift)
+        if not outcome.hellos:
+            return value
+        return replace(value, hellos=content.bits(outcome.hellos), audits_hello=outcome.audits_hello)
 
 
 def _differing(

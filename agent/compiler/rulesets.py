@@ -42,7 +42,7 @@ from agent.compiler.layers import (
 )
 from agent.compiler.ports import Ports, rows_of, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
-from agent.model.policy import FqdnPeer, PolicyRef, PortMatch, RuleRef
+from agent.model.policy import FqdnPeer, PolicyRef, PortMatch, RuleRef, Tls
 from agent.model.verdict import Direction
 from agent.model.want import Sockets, port_index
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
@@ -59,6 +59,9 @@ class RulesetContent:
         self.layers, self.sockets = layers, sockets
         self._table = table
         self._hash = hash((layers, sockets))
+        asking = [rule for layer in layers for rule in layer.egress.allow if rule.tls is not None]
+        self.hellos = tuple(dict.fromkeys(rule.tls for rule in asking if rule.tls is not None))
+        self.asks_hellos = any(rule.enforced for rule in asking)
         sides = [layer.side(direction) for layer in layers for direction in Direction]
         self._audits = any(
             side.isolated != side.isolated_with_audit or not all(rule.enforced for rule in side.rules())
@@ -106,6 +109,22 @@ class RulesetContent:
         """Atoms of rules that name a port by its name: they are not what the terms are found by."""
         terms = (asked.term for group in self._asked.values() for asked in group)
         return frozenset(term.atom for term in terms if isinstance(term, AtNamedPort) and term.atom != ANY_ADDRESS)
+
+    def bits(self, hellos: Iterable[Tls]) -> int:
+        """RuleValue.hellos: a bit for each, by its place in `hellos`."""
+        return sum(1 << self.hellos.index(each) for each in hellos)
+
+    def hellos_by_policy(self) -> Counter[PolicyRef]:
+        """How many different ones each policy brings."""
+        asked = {(r.ref.policy, r.tls) for layer in self.layers for r in layer.egress.allow if r.tls is not None}
+        return Counter(ref for ref, _ in asked)
+
+    def servers_by_policy(self) -> Counter[PolicyRef]:
+        """Most entries of map `servers` that each policy needs."""
+        found = Counter[PolicyRef]()
+        for rule in (rule for layer in self.layers for rule in layer.egress.allow if rule.tls is not None):
+            found[rule.ref.policy] += 1 + (2 * len(rule.tls.names) if rule.tls else 0)
+        return found
 
     def index_keys(self) -> set[Hashable]:
         """What a class must have for this content to treat it otherwise than its base class. With rules on names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from agent.abi.names import server_of
 from agent.abi.structs import (
     CALL,
     DENIAL,
@@ -12,6 +13,8 @@ from agent.abi.structs import (
     EVENT,
     FLOW,
     FLOW_KEY,
+    GREETING,
+    HELLO_EVENT,
     IDENTITY_COUNTS,
     IDENTITY_TOTALS,
     OUTCOME,
@@ -142,7 +145,15 @@ def _text(name: bytes) -> str:
     return bytes(name).partition(b"\0")[0].decode("utf-8", "replace")
 
 
-Record = RawEvent | RawAnswer | RawOutcome
+@dataclass(frozen=True, slots=True)
+class RawHello:
+    """For which server an endpoint began a TLS connection."""
+
+    event: RawEvent
+    server: str
+
+
+Record = RawEvent | RawAnswer | RawHello | RawOutcome
 
 
 def decode_record(data: bytes) -> Record:
@@ -150,9 +161,11 @@ def decode_record(data: bytes) -> Record:
     kind = EventKind(EVENT.unpack(data[: EVENT.size])["kind"])
     if kind is EventKind.OUTCOME:
         return _decode_outcome(data)
-    if kind is not EventKind.DNS_ANSWER:
+    if kind not in (EventKind.DNS_ANSWER, EventKind.HELLO):
         return decode_event(data)
     event = decode_event(data[: EVENT.size])
+    if kind is EventKind.HELLO:
+        return RawHello(event, server_of(GREETING.unpack(HELLO_EVENT.unpack(data)["greeting"])["key"]))
     answer = DNS_ANSWER.unpack(data)
     return RawAnswer(event, bytes(answer["message"][: answer["kept"]]))
 

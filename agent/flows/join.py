@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field, replace
 from immutables import Map
 
 from agent.flows.account import Growth
-from agent.flows.decode import RawAnswer, RawEvent, RawOutcome
+from agent.flows.decode import RawAnswer, RawEvent, RawHello, RawOutcome
 from agent.flows.lookups import AskedNames
 from agent.flows.pacing import Pace
 from agent.judge.claims import worth_of
@@ -103,6 +103,7 @@ class Joiner:
         """`clock`: seconds that never go back. `learned`: a DNS name by which an identity knows an address."""
         self._learned = learned
         self._name_of, self.nearest, self.asked = name_of, NearestRules(clock), AskedNames(clock)
+        self._greeted = AskedNames(clock)
         self._past: dict[tuple[int, int], EndpointFacts] = {}
         self._policies: Mapping[PolicyRef, Policy] | None = None
         self._has_names = False
@@ -142,10 +143,19 @@ class Joiner:
             rcode=answer.rcode,
         )
 
+    def hello(self, record: RawHello) -> None:
+        """Take in for which server an endpoint began a connection: what its address is called from now on."""
+        event = record.event
+        self._greeted.note((event.slot, event.identity), event.peer, record.server)
+
     def _peer(self, address: Address, owner: tuple[int, int], cluster: Cluster) -> PeerName:
-        """An address of the world has the name under which the endpoint asked for it last; where nobody has seen that
-        (yet), one that its identity has learned."""
+        """An address of the world, or of a CIDR, has the name of the server for which the endpoint began a TLS
+        connection to it last. Without any one of the world has the name under which the endpoint asked for it last;
+        where nobody has seen that (yet), one that its identity has learned."""
         peer = self._name_of(address)
+        begun = self._greeted.name(owner, address)
+        if begun and (peer.kind is PeerKind.CIDR or peer.name == Entity.WORLD.value):
+            return replace(peer, kind=PeerKind.FQDN, name=begun)
         if peer.kind is not PeerKind.ENTITY or peer.name != Entity.WORLD.value:
             return peer
         asked = self.asked.name(owner, address)

@@ -108,6 +108,10 @@ class AskedNames:
             self._pace.ends(begun)
         return answer
 
+    def note(self, owner: Owner, address: Address, name: str) -> None:
+        """The endpoint has begun a TLS connection to this address for this server."""
+        self._put(owner, address, name)
+
     def name(self, owner: Owner, address: Address) -> str:
         """The name, or ""."""
         names = self._names.get(owner)

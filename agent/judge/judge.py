@@ -15,6 +15,7 @@ from agent.judge.address import Facts, matches_number, plain
 from agent.judge.claims import Worth, worth_of
 from agent.judge.native import NativeCase
 from agent.model.cluster import Address, Cluster, Namespace, Pod
+from agent.model.hello import Hello
 from agent.model.identity import Attestation
 from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import (
@@ -32,6 +33,7 @@ from agent.model.policy import (
     RuleRef,
     ServicePeer,
     TaskPeer,
+    Tls,
 )
 from agent.model.protocol import ORDINARY, IpProtocol
 from agent.model.verdict import Direction, DropReason, Verdict
@@ -47,7 +49,8 @@ Matches = tuple[PortMatch, ...] | None
 class Decision:
     """A verdict, its reason, the rule to name (None: no rule), and all rules that match.
 
-    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence more.
+    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence more. `hellos`: it allows
+    what begins with any of these only.
     """
 
     verdict: Verdict
@@ -59,6 +62,7 @@ class Decision:
     layer: str = ""
     note: str = ""
     final: bool = False  # no layer after the one that decided is asked
+    hellos: tuple[Tls, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,12 @@ class JudgedLayer:
 
 def judge(  # noqa: PLR0917  the order of lookup()
     cluster: Cluster, pod: Pod, direction: Direction, address: Address, protocol: int, port: int = 0,
-    layers: tuple[JudgedLayer, ...] = (), names: frozenset[str] = frozenset(),
+    layers: tuple[JudgedLayer, ...] = (), names: frozenset[str] = frozenset(), hello: Hello | None = None,
 ) -> Decision:  # fmt: skip
     """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress.
 
-    `layers`: in place of LAYERS. `names`: by which the pod's identity knows the address.
+    `layers`: in place of LAYERS. `names`: by which the pod's identity knows the address. `hello`: what its connection
+    began with; None: nothing yet.
     """
     namespace = cluster.namespaces.get(pod.namespace)
     if namespace is None or not namespace.managed or _stays_in_pod(pod, plain(address)):
@@ -89,7 +94,8 @@ def judge(  # noqa: PLR0917  the order of lookup()
     if worth.quarantined:
         return Decision(Verdict.DENY, DropReason.QUARANTINED, note=str(worth.contradiction))
     peer, chosen = Facts(cluster, address), tuple(_selected(cluster, pod, namespace))
-    return Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS, names).decision()
+    case = Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS, names, hello)
+    return case.decision()
 
 
 def _selected(cluster: Cluster, pod: Pod, namespace: Namespace) -> Iterator[Policy]:
@@ -120,6 +126,7 @@ class Case:
     selected: tuple[Policy, ...]
     layers: tuple[JudgedLayer, ...]
     names: frozenset[str]
+    hello: Hello | None = None
 
     @property
     def native(self) -> NativeCase:
@@ -142,15 +149,17 @@ class Case:
     def _through(self, *, audited: bool) -> Decision:
         """P1: every layer must let it pass. A rule of any layer counts more than dagwall's default posture."""
         outcome = Decision(Verdict.ALLOW, rule=OBSERVED)
+        hellos: tuple[Tls, ...] = ()
         for layer in self.layers:
             if layer.last_resort and outcome.rule != OBSERVED:
                 continue
             said = layer.decide(self, audited)
             if said.verdict is Verdict.DENY or said.final:
                 return said
+            hellos = hellos or said.hellos
             if outcome.rule == OBSERVED and said.rule is not None:
                 outcome = said
-        return outcome
+        return replace(outcome, hellos=hellos)
 
     def native_decided(self, *, audited: bool) -> Decision:
         """NetworkPolicies have no posture of their own; the agent's `--posture audit` holds for every policy (P3)."""
@@ -183,9 +192,13 @@ class Case:
         if from_host:
             return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
         by_address = replace(self, names=frozenset())
-        allowing = next(chain(by_address._allowing(policies), self._baseline(), self._allowing(policies)), None)
+        plain = chain(by_address._allowing(policies), self._baseline(), self._allowing(policies))
+        allowing = next(plain, None)
         if allowing is not None:
             return Decision(Verdict.ALLOW, rule=allowing)
+        asking = dict(chain(by_address._asking(policies), self._asking(policies)))
+        if asking:
+            return self._greeted(asking)
         if self._isolated(policies, audited=audited):
             return Decision(Verdict.DENY, self._unheard(), layer=OWN_LAYER)
         if self._shows_who_talks_to_whom() and (audited or not self.cluster.settings.audit_everything):
@@ -236,12 +249,32 @@ class Case:
         return more and self._at(ports)
 
     def _allowing(self, policies: Iterable[Policy]) -> Iterator[RuleRef]:
-        """Rules that allow it. Attestation counts for these only (I4)."""
+        """Rules that allow it, whatever it begins with."""
+        return (ref for ref, _ in self._matching(policies, asking=False))
+
+    def _asking(self, policies: Iterable[Policy]) -> Iterator[tuple[RuleRef, Tls]]:
+        """Rules that allow it with a hello."""
+        return ((ref, rule.tls) for ref, rule in self._matching(policies, asking=True) if rule.tls is not None)
+
+    def _matching(self, policies: Iterable[Policy], *, asking: bool) -> Iterator[tuple[RuleRef, Rule]]:
+        """Rules with `tls`, or those without. Attestation counts for allow rules only (I4)."""
         for policy in policies:
             if policy.attestation <= self.attestation and self._surely(policy):
                 for rule in policy.speaks_about(self.direction) or ():
-                    if self.allows(rule):
-                        yield RuleRef(policy.ref, rule.name)
+                    if (rule.tls is not None) == asking and self.allows(rule):
+                        yield RuleRef(policy.ref, rule.name), rule
+
+    def _greeted(self, asking: dict[RuleRef, Tls]) -> Decision:
+        """Only rules with `tls` allow it: the hello must be what one of them asks for."""
+        first, hellos = next(iter(asking)), tuple(dict.fromkeys(asking.values()))
+        hello = self.hello
+        if hello is None:
+            return Decision(Verdict.ALLOW, rule=first, hellos=hellos)
+        named = [each for each in hellos if not hello.fault and _is_named(each, hello)]
+        if any(each.encrypted or not hello.encrypted for each in named):
+            return Decision(Verdict.ALLOW, rule=first)
+        reason = hello.fault or (DropReason.ENCRYPTED_HELLO if named else hello.unknown)
+        return Decision(Verdict.DENY, reason, first, layer=OWN_LAYER)
 
     def allows(self, rule: Rule) -> bool:
         """A rule without peers does not reach metadata (P11)."""
@@ -335,7 +368,8 @@ class Case:
         from_host = self.direction is Direction.INGRESS and self.peer.is_host()
         denies = [(p.ref, r) for p in self.selected for r in p.deny if self._denies(r, from_host=from_host)]
         denying = [RuleRef(ref, rule.name) for ref, rule in denies]
-        allowing = (*self._allowing(self.selected), *self._baseline(), *self.native.allowing())
+        asking = (ref for ref, _ in self._asking(self.selected))
+        allowing = (*self._allowing(self.selected), *self._baseline(), *asking, *self.native.allowing())
         nearest = None
         if decision.layer == NATIVE_LAYER:
             nearest = self.native.nearest()
@@ -372,6 +406,13 @@ class Case:
         return (
             (3, left_out) if self._at(rule.ports) else (4, replace(left_out, protocol=self.protocol, port=self.port))
         )
+
+
+def _is_named(tls: Tls, hello: Hello) -> bool:
+    """Is the server's name, or that it has none, what the rule asks for?"""
+    if not hello.name:
+        return tls.nameless
+    return not tls.names or any(matches(pattern, hello.name) for pattern in tls.names)
 
 
 LAYERS = (

@@ -19,6 +19,7 @@ _SOCKET_ERROR = {
     "SK_ERROR_QUEUE_OFFSET": ("sock", "sk_error_queue"), "SKB_CB_OFFSET": ("sk_buff", "cb"),
     "EXTERR_OFFSET": ("sock_exterr_skb", "ee"),
 }  # fmt: skip
+_WRITE_SEQ = {"WRITE_SEQ_OFFSET": ("tcp_sock", "write_seq")}
 
 
 class _Member(ctypes.Structure):
@@ -40,6 +41,11 @@ def network_owner() -> dict[str, int]:
 def socket_error() -> dict[str, int]:
     """Macros for bpf/sockops.c: from its context to the socket, to the error that its task gets. Raises the same."""
     return _offsets(_SOCKET_ERROR)
+
+
+def write_seq() -> dict[str, int]:
+    """Macro for bpf/hello.c: where a TCP socket has the number of the byte that comes next. Raises the same."""
+    return _offsets(_WRITE_SEQ)
 
 
 def _offsets(wanted: Mapping[str, tuple[str, str]]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -92,7 +92,7 @@ class Sockets:
         """In parts; a listing that is begun must be read to its end, or closed with the sockets."""
         return self._listed(sock_diag.LISTENING)
 
-    def connections(self, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]:
+    def connections(self, only: bytes = b"", storages: Sequence[int] = ()) -> Iterator[list[TcpSocket]]:
         """Those that have a peer, in parts. `only`, `storages`: as in agent.kernel.sock_diag."""
         return self._listed(sock_diag.OPEN, only, storages)
 
@@ -100,7 +100,7 @@ class Sockets:
         """How many were still there."""
         return sum(sock_diag.end(self._ends, each) for each in sockets)
 
-    def _listed(self, states: int, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]:
+    def _listed(self, states: int, only: bytes = b"", storages: Sequence[int] = ()) -> Iterator[list[TcpSocket]]:
         for family in (socket.AF_INET, socket.AF_INET6):
             listed = iter(sock_diag.listed(self._lists, family, states, only, storages))
             while part := list(islice(listed, _PART)):

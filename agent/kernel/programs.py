@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
-from agent.kernel.btf import network_owner, socket_error
+from agent.kernel.btf import network_owner, socket_error, write_seq
 from agent.kernel.syscall import AttachType, ProgType
 
 SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c", "outcome.c")
@@ -16,7 +16,7 @@ SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c", "outcome.c")
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
-_COMPILED = ("set_retval", "skb_netns", "netns_owner", "sock_error")
+_COMPILED = ("set_retval", "skb_netns", "netns_owner", "sock_error", "write_seq")
 """Features that programs use where the kernel has them, in place of another way."""
 
 _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
@@ -67,6 +67,10 @@ PROGRAMS = (
     Program("stream_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 2)),
     Program("named_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 5)),
     Program("named_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 5)),
+    Program("hello_egress", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 6)),
+    Program("hello_name", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 8)),
+    Program("hello_fields", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 9)),
+    Program("greeted_egress", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 7)),
     Program("dns_question", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 1)),
     Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
     Program("dns_learn", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 3)),
@@ -124,4 +128,6 @@ def compiler_flags(
         flags += [f"-D{name}={offset}" for name, offset in network_owner().items()]
     if features["sock_error"]:
         flags += [f"-D{name}={offset}" for name, offset in socket_error().items()]
+    if features["write_seq"]:
+        flags += [f"-D{name}={offset}" for name, offset in write_seq().items()]
     return [*flags, "-Wno-unused", "-Wno-macro-redefined"]

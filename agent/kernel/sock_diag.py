@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.model.protocol import IpProtocol
@@ -28,7 +28,11 @@ OPEN = _ALL_BUT_LISTEN & ~(1 << _TIME_WAIT) & ~(1 << _CLOSE)
 _MESSAGE = struct.Struct("=BBBB48s5I")
 _PORTS = struct.Struct("!HH16s16s")
 _ATTRIBUTE = struct.Struct("=HH")
-_MAP = struct.Struct("=HHHHi")
+_MAP = struct.Struct("=HHi")
+_U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
+_INFO, _WITH_INFO = 2, 1 << (2 - 1)
+_UNACKED_AT, _BYTES_ACKED_AT = 24, 120
+"""In struct tcp_info (include/uapi/linux/tcp.h)."""
 _REQUEST_BYTECODE, _REQUEST_STORAGES = 1, 2
 _STORAGES, _CGROUP_ID = 20, 21
 _MAP_DESCRIPTOR, _STORAGE, _VALUE = 1, 1, 3
@@ -46,14 +50,20 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
     """One socket as the kernel lists it; `identity` is struct inet_diag_sockid, packed. `cgroup_id`: of its maker's
-    folder; 0 where the kernel has none. `storage`: what it has in the map that was asked for; empty: nothing.
+    folder; 0 where the kernel has none. `storages`: what it has in the maps that were asked for. `has_sent`: data, as
+    far as the kernel was asked for storages.
     """
 
     family: int
     state: int
     identity: bytes
     cgroup_id: int = 0
-    storage: bytes = b""
+    storages: tuple[bytes, ...] = ()
+    has_sent: bool = False
+
+    def stored(self, size: int) -> bytes | None:
+        """What it has in a map whose values have so many bytes."""
+        return next((each for each in self.storages if len(each) == size), None)
 
     @property
     def asks(self) -> bool:
@@ -116,18 +126,18 @@ def end(netlink: socket.socket, found: TcpSocket) -> bool:
 
 
 def listed(
-    netlink: socket.socket, family: int, states: int, only: bytes = b"", storages: int = -1
+    netlink: socket.socket, family: int, states: int, only: bytes = b"", storages: Sequence[int] = ()
 ) -> Iterator[TcpSocket]:
-    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. `storages`: descriptor of a map of
-    socket storages, whose values are asked for too (needs CAP_BPF). Raises OSError.
+    """Sockets in these states. `only`: a program of agent.kernel.sock_filter. `storages`: descriptors of maps
+    of socket storages, whose values are asked for too (needs CAP_BPF). Raises OSError.
     """
-    request = _request(family, bytes(_ID_BYTES), states)
+    request = _request(family, bytes(_ID_BYTES), states, _WITH_INFO if storages else 0)
     if only:
         request += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(only), _REQUEST_BYTECODE) + only
         request += bytes(-len(request) % 4)
-    if storages >= 0:
-        inner = _ATTRIBUTE.size + 4
-        request += _MAP.pack(_ATTRIBUTE.size + inner, _REQUEST_STORAGES, inner, _MAP_DESCRIPTOR, storages)
+    if storages:
+        maps = b"".join(_MAP.pack(_MAP.size, _MAP_DESCRIPTOR, each) for each in storages)
+        request += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(maps), _REQUEST_STORAGES) + maps
     _ask(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, request)
     while True:
         data = netlink.recv(65536)
@@ -141,7 +151,9 @@ def listed(
             body = data[at + _HEADER.size : at + length]
             found = dict(_attributes(body, _MESSAGE.size))
             cgroup_id = int.from_bytes(found.get(_CGROUP_ID, b""), sys.byteorder)
-            yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES], cgroup_id, _storage(found.get(_STORAGES, b"")))
+            values = tuple(_storages(found.get(_STORAGES, b"")))
+            sent = _has_sent(found.get(_INFO, b""))
+            yield TcpSocket(body[0], body[1], body[4 : 4 + _ID_BYTES], cgroup_id, values, sent)
             at += (length + 3) & ~3
 
 
@@ -154,14 +166,22 @@ def _attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _storage(data: bytes) -> bytes:
-    """The value in the only map that was asked for."""
+def _storages(data: bytes) -> Iterator[bytes]:
+    """The values in the maps that were asked for, where there are any."""
     of_maps = (dict(_attributes(each)) for kind, each in _attributes(data) if kind == _STORAGE)
-    return next((each[_VALUE] for each in of_maps if _VALUE in each), b"")
+    return (each[_VALUE] for each in of_maps if _VALUE in each)
 
 
-def _request(family: int, identity: bytes, states: int) -> bytes:
-    return _REQUEST_HEAD.pack(family, IpProtocol.TCP, 0, 0, states) + identity
+def _has_sent(info: bytes) -> bool:
+    """Has it sent data? What was acknowledged counts the SYN of whoever opened; what was not may be data."""
+    if len(info) < _BYTES_ACKED_AT + 8:
+        return False
+    (in_flight,), (acknowledged,) = _U32.unpack_from(info, _UNACKED_AT), _U64.unpack_from(info, _BYTES_ACKED_AT)
+    return bool(in_flight or acknowledged > 1)
+
+
+def _request(family: int, identity: bytes, states: int, more: int = 0) -> bytes:
+    return _REQUEST_HEAD.pack(family, IpProtocol.TCP, more, 0, states) + identity
 
 
 def _ask(netlink: socket.socket, kind: int, flags: int, request: bytes) -> None:

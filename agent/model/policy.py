@@ -128,14 +128,31 @@ Peer = CidrPeer | FqdnPeer | ServicePeer | PodPeer | TaskPeer | EntityPeer
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """What a connection must begin with: a TLS ClientHello whose server name one of `names` matches; none: any name.
+
+    Patterns as FqdnPeer has them. `nameless`: a hello without a server name will do. `encrypted`: one with
+    encrypted_client_hello will do, judged by its outer name.
+    """
+
+    names: tuple[str, ...] = ()
+    nameless: bool = False
+    encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """Any of `peers` and any of `ports` (P4). None: every peer, or every port of TCP, UDP, ICMP, ICMPv6."""
+    """Any of `peers` and any of `ports` (P4). None: every peer, or every port of TCP, UDP, ICMP, ICMPv6.
+
+    `tls`: of egress, with ports of TCP only.
+    """
 
     name: str
     direction: Direction
     peers: tuple[Peer, ...] | None
     ports: tuple[PortMatch, ...] | None
     reason: str = ""  # deny rules: what the author wants read when it strikes
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True, slots=True)

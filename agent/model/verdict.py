@@ -42,6 +42,13 @@ class DropReason(IntEnum):
     SOCKET_FAMILY = 13  # socket() of a family whose traffic no hook judges (S6)
     LOOPBACK = 14  # 127.0.0.0/8 or ::1 on its way out by another device than lo (P7)
     FOREIGN_SOURCE = 15  # an IPv6 source address that is not the pod's
+    NO_TLS = 16  # a rule with `tls` allows the flow, and what it sent first is no ClientHello
+    NO_SERVER_NAME = 17  # a hello without a server name, or with one that is no DNS name
+    SERVER_NAME = 18  # a hello for a server that no rule names
+    ENCRYPTED_HELLO = 19  # a hello with encrypted_client_hello: its true server name is hidden
+    HELLO_TOO_LONG = 20  # a hello that does not fit into what TCP sends at once
+    BROKEN_HELLO = 21  # a hello that two readers may understand differently
+    HELLO_UNSEEN = 22  # the connection is older than the rule: nobody has seen its hello
     UNKNOWN = 255  # a newer release's number, read by this one after a rollback
 
     @classmethod
@@ -93,6 +100,7 @@ class EventKind(IntEnum):
     PENDING = 3
     FOREIGN_SOCKET = 4  # a connection over a socket that another cgroup's process made (L7)
     DNS_ANSWER = 5  # what a DNS server answered
+    HELLO = 6  # for which server a TLS connection was begun
     OUTCOME = 7  # what became of a connection that the endpoint opened
 
 

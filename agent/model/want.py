@@ -8,6 +8,9 @@ How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A,
 4. Egress, and what decided has a `lift`: for each DNS name by which the endpoint's identity knows A, the peer class C
    of the name's longest suffix in `names`, and the rule with the longest prefix around P of (R, C, D); the best of
    these verdicts decides, if it is better.
+5. A row with `hellos` holds for connections that begin with a TLS ClientHello for which the longest node of (R,
+   server name) in `servers` has one of these bits; any other is denied, or reported (`audits_hello`). Rows are judged
+   so each by itself, before the best of them decides.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ Host = int
 
 NameNode = str
 """A DNS name in lower case, or `*.` and one: every longer name that ends in it, unless a longer node is its own."""
+
+ServerNode = tuple[RulesetId, NameNode]
+"""A ruleset, and a node among the server names that its rules with `tls` name; "": every name."""
 
 PortIndex = int
 """Protocol and port as one number of 32 bits: see port_index."""
@@ -102,6 +108,18 @@ class RuleValue:
     reason: DropReason = DropReason.NONE
     rule: RuleId = NO_RULE_ID
     lift: Lift = Lift.NONE
+    hellos: int = 0  # bits of what a connection may begin with; 0: with anything
+    audits_hello: bool = False  # what begins otherwise is reported only (P3)
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What a ruleset's rules with `tls` make of a server name, as bits of RuleValue.hellos: `named` of this name;
+    `nameless` of a hello without any; `encrypted` of one whose true name is hidden, beside either of these."""
+
+    named: int
+    nameless: int = 0
+    encrypted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +132,13 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """What a ruleset has beside its rules; `defaults` by direction. `names`: it has rules on DNS names."""
+    """What a ruleset has beside its rules; `defaults` by direction. `names`: it has rules on DNS names. `hellos`:
+    it has rules with `tls` that are enforced."""
 
     defaults: tuple[RuleValue, RuleValue]
     sockets: Sockets = Sockets()
     names: bool = False
+    hellos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +163,7 @@ class Want:
     peers: dict[Prefix, Classes] = field(default_factory=dict)
     hosts: dict[Host, Classes] = field(default_factory=dict)
     names: dict[NameNode, Classes] = field(default_factory=dict)
+    servers: dict[ServerNode, Servers] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment] = field(default_factory=dict)
@@ -157,12 +178,13 @@ class Delta:
     state needs a new epoch as well, and is not listed here. `held`: endpoints that get another ruleset while an
     address becomes something that their old one allows: they must be pending from before the first address moves
     until they have the new one, or a packet would pass that neither snapshot allows. `sizes`: entries of peers,
-    hosts, names and rules when the step is done.
+    hosts, names, servers and rules when the step is done.
     """
 
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)
     hosts: dict[Host, Classes | None] = field(default_factory=dict)
     names: dict[NameNode, Classes | None] = field(default_factory=dict)
+    servers: dict[ServerNode, Servers | None] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue | None] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset | None] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment | None] = field(default_factory=dict)

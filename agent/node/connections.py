@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -16,6 +16,7 @@ from agent.abi.structs import (
     FLAG_HOST_NETWORK,
     FLOW,
     FLOW_KEY,
+    GREETING,
     OPENED_BY_PEER,
     OPENED_BY_US,
     PROMOTED,
@@ -29,7 +30,7 @@ from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.node.kernel import Maps
 from agent.sync.seqlock import SeqLock
-from agent.sync.verdicts import tcp_verdict
+from agent.sync.verdicts import Greeting, tcp_verdict
 
 _PART = 256
 _LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -45,17 +46,18 @@ class Listed(Protocol):
     """TCP sockets of one network namespace."""
 
     def listening(self) -> Iterator[list[TcpSocket]]: ...
-    def connections(self, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]: ...
+    def connections(self, only: bytes = b"", storages: Sequence[int] = ()) -> Iterator[list[TcpSocket]]: ...
     def end(self, sockets: Iterable[TcpSocket]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Reads maps and namespaces only; any thread. `sockets`: descriptor of the map with the marks of sockets."""
+    """Reads maps and namespaces only; any thread. `storages`: descriptors of the maps with the marks of sockets,
+    and with what their connections began with."""
 
     maps: Maps
     folders_of: FoldersOf
-    sockets: int
+    storages: tuple[int, ...]
     lock: SeqLock = field(default_factory=SeqLock)
 
     def ending_denied(self, cgroup_id: int) -> Iterator[int]:
@@ -145,7 +147,8 @@ class Connections:
             return True
         direction = self._opened(cgroup_id, connection, listening)
         service = port if direction is Direction.EGRESS else connection.local_port
-        return tcp_verdict(self.maps, endpoint, direction, peer, service) is Verdict.DENY
+        greeting = Greeting(connection.stored(GREETING.size), has_sent=connection.has_sent)
+        return tcp_verdict(self.maps, endpoint, direction, peer, service, greeting) is Verdict.DENY
 
     def _opened(self, cgroup_id: int, connection: TcpSocket, listening: frozenset[int]) -> Direction:
         """Who opened it: what the handshake or the socket says. A socket older than dagwall says nothing: then as
@@ -153,8 +156,8 @@ class Connections:
         """
         if connection.asks or connection.is_asked:
             return Direction.EGRESS if connection.asks else Direction.INGRESS
-        if len(connection.storage) == PROMOTED.size:
-            mark = _MARKS.get(PROMOTED.unpack(connection.storage)["opened"])
+        if (marks := connection.stored(PROMOTED.size)) is not None:
+            mark = _MARKS.get(PROMOTED.unpack(marks)["opened"])
             if mark is not None:
                 return mark
         peer, port = connection.remote
@@ -180,7 +183,7 @@ class Connections:
         listen = frozenset(ports)
         denied: list[TcpSocket] = []  # ended last: a listing may skip sockets while others of it go
         only = b"" if _on_host(endpoint) else none_to(_in_the_pod(endpoint))
-        for part in sockets.connections(only, self.sockets):
+        for part in sockets.connections(only, self.storages):
             found = [each for each in part if not on_host or each.cgroup_id in own or self._slot(each) == slot]
             denied += self.denied(cgroup_id, found, listen)
             yield 0

@@ -16,6 +16,7 @@ from agent.flows.account import Accountant, Growth, is_stream
 from agent.flows.decode import (
     RawAnswer,
     RawEvent,
+    RawHello,
     RawOutcome,
     Record,
 )
@@ -159,6 +160,8 @@ class FlowDrain:
             self._answer(message)
         elif isinstance(message, RawOutcome):
             self._outcome(message)
+        elif isinstance(message, RawHello):
+            self._joiner.hello(message)
         elif message.reason is DropReason.UNKNOWN_PEER and message.direction is Direction.INGRESS:
             if len(self._held) >= WAITING:
                 self._report(self._held.popleft()[1])

@@ -119,6 +119,7 @@ class Reporter:
             "peers": len(want.peers),
             "hosts": len(want.hosts),
             "names": len(want.names),
+            "servers": len(want.servers),
             "rules": len(want.rules),
         }
         fill = [MapFill(name, count, self.maps[name].entries) for name, count in used.items()]

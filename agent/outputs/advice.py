@@ -100,6 +100,10 @@ _OF_DENIALS: dict[Step, Callable[[Explanation, Denial], str]] = {
     Step.ALLOW_RAW: lambda *_: "do without ping and the like, or set `rawSockets: true` in a policy of this task",
     Step.OTHER_SOCKET: lambda *_: "use TCP or UDP: sockets of this family go past every policy",
     Step.CHECK_PACKETS: lambda *_: "look at what sends such packets: no policy allows them",
+    Step.CHECK_HELLO: lambda _, denial: (
+        "connect by TLS, for a server that the rule names, or change `tls` of "
+        f"{short_rule(denial.rule) if denial.rule else 'the rule'}"
+    ),
     Step.ASK_AGAIN: lambda *_: "ask again: the answer came later than the time that an answer has",
     Step.BEFORE_ENFORCING: lambda *_: "nothing now: it passed, in audit; do this before you enforce",
 }

@@ -56,6 +56,7 @@ class Step(Enum):
     ALLOW_RAW = "allow_raw"
     OTHER_SOCKET = "other_socket"
     CHECK_PACKETS = "check_packets"
+    CHECK_HELLO = "check_hello"
     ASK_AGAIN = "ask_again"
     CHECK_NAME = "check_name"
     CHECK_RESOLVER = "check_resolver"
@@ -293,6 +294,11 @@ def _of_denial(each: Explanation, denial: Denial) -> Iterator[Step]:
             | DropReason.FOREIGN_SOURCE
         ):  # fmt: skip
             yield Step.CHECK_PACKETS
+        case (
+            DropReason.NO_TLS | DropReason.NO_SERVER_NAME | DropReason.SERVER_NAME | DropReason.ENCRYPTED_HELLO
+            | DropReason.HELLO_TOO_LONG | DropReason.BROKEN_HELLO | DropReason.HELLO_UNSEEN
+        ):  # fmt: skip
+            yield Step.CHECK_HELLO
         case (
             DropReason.PENDING | DropReason.AGENT_GONE | DropReason.NOT_READY | DropReason.NONE | DropReason.UNKNOWN
         ):  # fmt: skip

@@ -52,6 +52,13 @@ DROP_REASONS: dict[DropReason, tuple[int, str]] = {
     DropReason.SOCKET_FAMILY: _POLICY_DENIED,
     DropReason.LOOPBACK: (132, "INVALID_SOURCE_IP"),
     DropReason.FOREIGN_SOURCE: (132, "INVALID_SOURCE_IP"),
+    DropReason.NO_TLS: _POLICY_DENIED,
+    DropReason.NO_SERVER_NAME: _POLICY_DENIED,
+    DropReason.SERVER_NAME: _POLICY_DENIED,
+    DropReason.ENCRYPTED_HELLO: _POLICY_DENIED,
+    DropReason.HELLO_TOO_LONG: _POLICY_DENIED,
+    DropReason.BROKEN_HELLO: _POLICY_DENIED,
+    DropReason.HELLO_UNSEEN: _POLICY_DENIED,
     DropReason.UNKNOWN: _POLICY_DENIED,
 }
 """Hubble's number and name for each of our reasons; ours stands in `extensions`."""

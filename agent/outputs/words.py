@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Flow, Outcome, Tuple
 from agent.model.nearest import Lacks, Nearest
-from agent.model.policy import RuleRef
+from agent.model.policy import RuleRef, Tls
 from agent.model.protocol import WITH_PORTS
 from agent.model.report import HookState, Unenforceable
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.parse.fields import joined
 from agent.parse.peers import PROTOCOLS
 
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily} | {44: "AF_XDP"}
@@ -33,9 +34,40 @@ WHY = {
     DropReason.SOCKET_FAMILY: "what it sends could not be judged",
     DropReason.LOOPBACK: "a loopback address is reached by the device lo only",
     DropReason.FOREIGN_SOURCE: "its source address is not the pod's",
+    DropReason.NO_TLS: "its rule asks for TLS, and what it sent first is no TLS hello",
+    DropReason.NO_SERVER_NAME: "its TLS hello has no server name that could be judged",
+    DropReason.SERVER_NAME: "no rule allows the server name of its TLS hello",
+    DropReason.ENCRYPTED_HELLO: "its TLS hello is encrypted (ECH), and no rule allows that",
+    DropReason.HELLO_TOO_LONG: "its TLS hello is too long to be judged before it leaves",
+    DropReason.BROKEN_HELLO: "its TLS hello is malformed",
+    DropReason.HELLO_UNSEEN: "it is older than the rule that asks for TLS, so nobody has seen its hello",
     DropReason.UNKNOWN: "a newer release's programs had a reason that this one does not know",
 }
 """A clause for each reason that people can read."""
+
+OF_HELLOS = frozenset(
+    {
+        DropReason.NO_TLS,
+        DropReason.NO_SERVER_NAME,
+        DropReason.SERVER_NAME,
+        DropReason.ENCRYPTED_HELLO,
+        DropReason.HELLO_TOO_LONG,
+        DropReason.BROKEN_HELLO,
+        DropReason.HELLO_UNSEEN,
+    }
+)
+"""What the rule that is named allows, with another beginning."""
+
+
+def hellos_text(hellos: Iterable[Tls]) -> str:
+    """`a TLS hello for a.example or *.b.example`"""
+    return ", or ".join(map(_hello_text, hellos))
+
+
+def _hello_text(tls: Tls) -> str:
+    servers = joined(tls.names) if tls.names else "any server"
+    more = [text for holds, text in ((tls.nameless, "without a name"), (tls.encrypted, "encrypted (ECH)")) if holds]
+    return f"a TLS hello for {servers}" + (f"; it may be {joined(more)}" if more else "")
 
 
 _ESCAPES = {
@@ -134,6 +166,8 @@ def sentence(denial: Denial, author_reason: str = "") -> str:
     why = WHY[denial.reason]
     if denial.reason is DropReason.DENY_RULE and denial.rule:
         why = f"{short_rule(denial.rule)} forbids it"
+    if denial.reason in OF_HELLOS and denial.rule:
+        why = f"{why} (rule {short_rule(denial.rule)})"
     if denial.contradiction:
         why = f"{denial.contradiction}: it is quarantined"
     if author_reason:

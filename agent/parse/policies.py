@@ -16,6 +16,7 @@ from agent.parse.fields import Field
 from agent.parse.peer_kinds import parse_peer
 from agent.parse.peers import Scope, parse_fqdn, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
+from agent.parse.tls import parse_tls
 from agent.text import printable
 
 API_VERSION = "dagwall.io/v1alpha1"
@@ -116,8 +117,9 @@ def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) ->
     peers = _PEERS[direction]
     item.mapping("name", "ports", peers, "tls", "http")
     where = replace(scope, names=direction is Direction.EGRESS)
-    rule = Rule(_name(item, default_name), direction, _peers(item, peers, where), _ports(item))
-    _refuse_layer_seven(item)
+    found, ports = _peers(item, peers, where), _ports(item)
+    rule = Rule(_name(item, default_name), direction, found, ports, tls=parse_tls(item, direction, found, ports))
+    _refuse_http(item)
     return rule
 
 
@@ -171,14 +173,9 @@ def _ports(item: Field) -> tuple[PortMatch, ...] | None:
     return ports
 
 
-def _refuse_layer_seven(item: Field) -> None:
-    """`tls` and `http` are checked, then refused: a rule never weakens to one without them (P18)."""
-    tls, http = item.child("tls"), item.child("http")
-    if item.has("tls"):
-        tls.mapping("serverNames")
-        if not [parse_fqdn(name) for name in tls.child("serverNames").items()]:
-            raise tls.child("serverNames").error("must name at least one server")
-        raise tls.error("tls: not supported by this build")
+def _refuse_http(item: Field) -> None:
+    """`http` is checked, then refused: a rule never weakens to one without it (P18)."""
+    http = item.child("http")
     if item.has("http"):
         if not [_http(entry) for entry in http.items()]:
             raise http.error("must have at least one entry")
@@ -209,12 +206,13 @@ def _refuse_duplicates(spec: Field, policy: Policy) -> None:
 
 
 def _refuse_excess(spec: Field, policy: Policy) -> None:
+    """A server name counts as a peer."""
     rules = [rule for _, rule in policy.rules()]
+    peers = (peer for rule in rules for peer in rule.peers or ())
     refuse_excess(
         spec,
         len(rules),
-        sum(
-            1 + len(peer.excluded) if isinstance(peer, CidrPeer) else 1 for rule in rules for peer in rule.peers or ()
-        ),
+        sum(1 + len(peer.excluded) if isinstance(peer, CidrPeer) else 1 for peer in peers)
+        + sum(len(rule.tls.names) for rule in rules if rule.tls is not None),
         sum(len(rule.ports or ()) for rule in rules),
     )

@@ -16,6 +16,7 @@ from agent.parse.peer_kinds import peer_schema
 from agent.parse.peers import MAX_PORT, PROTOCOLS
 from agent.parse.policies import ATTESTATIONS
 from agent.parse.schema_words import (
+    FQDN_PATTERN,
     MAX_ITEMS,
     PORT_NAME_PATTERN,
     Schema,
@@ -35,6 +36,7 @@ from agent.parse.schema_words import (
     one_of,
     string,
 )
+from agent.parse.tls import MAX_NAME
 
 GROUP, VERSION = "dagwall.io", "v1alpha1"
 
@@ -62,6 +64,18 @@ def _port() -> Schema:
     return port | {"x-kubernetes-validations": [{"rule": rule, "message": message}]}
 
 
+def _tls() -> Schema:
+    """Which rules may have it, the agent's validator says."""
+    name = string("A name, or '*.' and a name.", minLength=1, maxLength=MAX_NAME + 1, pattern=FQDN_PATTERN)
+    return judged(
+        "Of egress and TCP: connections must begin with a TLS ClientHello; nothing else leaves.",
+        required={"type": "boolean", "enum": [True], "description": "True; needed where serverNames is absent."},
+        serverNames=list_of("Its server name must be one of these; absent: one of the rule's fqdn peers, or any.", name),
+        allowNoServerName={"type": "boolean", "description": "A hello without a server name will do."},
+        allowEncryptedHello={"type": "boolean", "description": "An encrypted hello (ECH) will do, judged by its outer name."},
+    ) | any_of(has("required"), has("serverNames"))  # fmt: skip
+
+
 def _direction(peers: str, verb: str, *, cluster: bool) -> Schema:
     entries = peer_schema(cluster=cluster, names=peers == "to")
     rule = judged(
@@ -69,7 +83,7 @@ def _direction(peers: str, verb: str, *, cluster: bool) -> Schema:
         name=dns_name("Appears in events, logs and errors."),
         **{peers: list_of("Any of these; absent: every peer but metadata addresses.", entries)},
         ports=list_of("Any of these; absent: every port of TCP, UDP, ICMP and ICMPv6.", _port()),
-        tls=judged("Not supported by this version.", serverNames=list_of("TLS server names.", {"type": "string"})),
+        tls=_tls(),
         http={"type": "array", "description": "Not supported by this version.", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "maxItems": MAX_ITEMS},
     )  # fmt: skip
     return list_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.abi.names import RULESET_BITS, labels_of
 from agent.abi.structs import (
     ADDRESS_OF_DNS,
     ADDRESS_OF_HOST,
@@ -10,6 +11,7 @@ from agent.abi.structs import (
     ENDPOINT,
     EPOCH,
     FLAG_AUDIT_SOCKETS,
+    FLAG_HELLOS,
     FLAG_HOST_NETWORK,
     FLAG_NAMES,
     FLAG_RAW_SOCKETS,
@@ -17,13 +19,28 @@ from agent.abi.structs import (
     NEARBY,
     PREFIX,
     RULE,
+    RULE_AUDITS_HELLO,
+    SERVER_BYTES,
+    SERVER_KEY,
+    SERVERS,
     U32,
     pack_address,
     pack_rule_key,
 )
 from agent.model.cluster import Address
 from agent.model.verdict import EndpointState
-from agent.model.want import Assignment, Classes, Host, NameNode, Prefix, RuleKey, Ruleset, RuleValue
+from agent.model.want import (
+    Assignment,
+    Classes,
+    Host,
+    NameNode,
+    Prefix,
+    RuleKey,
+    Ruleset,
+    RuleValue,
+    ServerNode,
+    Servers,
+)
 from agent.semantics.names import WILDCARD
 
 _DENY_ALL = RULE.pack() * 2
@@ -36,7 +53,14 @@ def pack_row(key: RuleKey) -> bytes:
 
 
 def pack_rule(rule: RuleValue) -> bytes:
-    return RULE.pack(rule=rule.rule, verdict=int(rule.verdict), reason=int(rule.reason), lift=int(rule.lift))
+    return RULE.pack(
+        rule=rule.rule,
+        verdict=int(rule.verdict),
+        reason=int(rule.reason),
+        lift=int(rule.lift),
+        flags=RULE_AUDITS_HELLO if rule.audits_hello else 0,
+        hellos=rule.hellos,
+    )
 
 
 def pack_prefix(prefix: Prefix) -> bytes:
@@ -49,21 +73,36 @@ def pack_host(host: Host) -> bytes:
 
 
 def pack_name(node: NameNode) -> bytes:
-    """Key of `names`: reversed, so that what ends alike begins alike. A whole name has a zero more than a suffix."""
+    """Key of `names`."""
+    text = _reversed(node)
+    return DNS_NAME.pack(length=len(text) * 8, bytes=text.ljust(NAME_BYTES, b"\0"))
+
+
+def pack_server(server: ServerNode) -> bytes:
+    """Key of `servers`."""
+    ruleset, node = server
+    text = _reversed(node) if node else b""
+    return SERVER_KEY.pack(
+        length=RULESET_BITS + len(text) * 8, ruleset=ruleset, bytes=text.ljust(SERVER_BYTES, b"\0")
+    )
+
+
+def pack_servers(servers: Servers) -> bytes:
+    return SERVERS.pack(named=servers.named, nameless=servers.nameless, encrypted=servers.encrypted)
+
+
+def _reversed(node: NameNode) -> bytes:
+    """What ends alike begins alike. A whole name has a zero more than a suffix."""
     labels = node.removeprefix(WILDCARD).split(".")
     text = b"".join(b"\0" + label.encode("ascii") for label in labels)[::-1]
-    if not node.startswith(WILDCARD):
-        text += b"\0"
-    return DNS_NAME.pack(length=len(text) * 8, bytes=text.ljust(NAME_BYTES, b"\0"))
+    return text if node.startswith(WILDCARD) else text + b"\0"
 
 
 def unpack_name(key: bytes) -> str:
     """The other way round, of a whole name or of a suffix."""
     name = DNS_NAME.unpack(key)
     text = name["bytes"][: name["length"] // 8]
-    labels = text[::-1].strip(b"\0").split(b"\0")
-    whole = b".".join(labels).decode("ascii", "backslashreplace")
-    return whole if text.endswith(b"\0\0") else WILDCARD + whole
+    return labels_of(text) if text.endswith(b"\0\0") else WILDCARD + labels_of(text)
 
 
 def pack_classes(classes: Classes) -> bytes:
@@ -84,6 +123,8 @@ def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, 
         flags |= FLAG_AUDIT_SOCKETS
     if ruleset and ruleset.names:
         flags |= FLAG_NAMES
+    if ruleset and ruleset.hellos:
+        flags |= FLAG_HELLOS
     return ENDPOINT.pack(
         identity=number,
         ruleset=assignment.ruleset,

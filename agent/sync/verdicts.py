@@ -6,9 +6,20 @@ For what no packet asks about: an open connection that is idle while a revision 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from agent.abi.structs import CLASSES, PREFIX, RULE, pack_rule_key
+from agent.abi.names import RULESET_BITS
+from agent.abi.structs import (
+    CLASSES,
+    GREETING,
+    PREFIX,
+    RULE,
+    RULE_AUDITS_HELLO,
+    SERVER_KEY,
+    SERVERS,
+    pack_rule_key,
+)
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, Verdict
 from agent.model.want import PORT_BITS, port_index
@@ -17,21 +28,65 @@ from agent.sync.learned import Reader, texts
 _BITS = 128
 
 
-def tcp_verdict(
-    maps: Mapping[str, Reader], endpoint: Mapping[str, Any], direction: Direction, peer: bytes, port: int
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What an open connection began with: `stored` by the kernel (struct greeting). `has_sent`: data."""
+
+    stored: bytes | None = None
+    has_sent: bool = False
+
+
+def tcp_verdict(  # noqa: PLR0917  the order of the kernel's key
+    maps: Mapping[str, Reader],
+    endpoint: Mapping[str, Any],
+    direction: Direction,
+    peer: bytes,
+    port: int,
+    greeting: Greeting = Greeting(),
 ) -> Verdict:
     """`endpoint`: value of `endpoints`, unpacked; `peer`: 16 bytes, IPv4 mapped; `port`: the service's.
 
     Of a connection that is open: the names of its peer do not expire meanwhile.
     """
     rule = _on_address(maps, endpoint, direction, peer, port)
-    verdict = Verdict(rule["verdict"])
-    if not rule["lift"] or verdict is not Verdict.DENY or direction is not Direction.EGRESS:
-        return verdict
+    verdict, lifts = Verdict(rule["verdict"]), rule["lift"] and direction is Direction.EGRESS
+    fits = _Fits(maps, endpoint["ruleset"], greeting)
+    if fits.passes(rule) or not lifts:
+        return verdict if fits.passes(rule) else Verdict.DENY
     classes = (maps["names"].get(text) for text in texts(maps, endpoint["identity"], peer))
     rows = (_row(maps, endpoint, CLASSES.unpack(each)["peer"], direction, port) for each in classes if each)
-    passes = any(row is not None and row["verdict"] != Verdict.DENY for row in rows)
-    return Verdict.ALLOW if passes else verdict
+    return Verdict.ALLOW if any(row is not None and fits.passes(row) for row in rows) else Verdict.DENY
+
+
+@dataclass(slots=True)
+class _Fits:
+    """Which rows a connection passes, by what it began with. The map is asked only where a row asks."""
+
+    maps: Mapping[str, Reader]
+    ruleset: int
+    greeting: Greeting
+    _bits: int | None = None
+
+    def passes(self, row: Mapping[str, Any]) -> bool:
+        if row["verdict"] == Verdict.DENY:
+            return False
+        if not row["hellos"] or row["flags"] & RULE_AUDITS_HELLO:
+            return True
+        if self._bits is None:
+            self._bits = self._found()
+        return bool(row["hellos"] & self._bits)
+
+    def _found(self) -> int:
+        """The bits of its hello: of one that has sent nothing yet, all; what has sent what nobody has seen, none."""
+        stored = GREETING.unpack(self.greeting.stored) if self.greeting.stored else None
+        if stored is None or not stored["seen"]:
+            return 0 if self.greeting.has_sent else (1 << 32) - 1
+        key = SERVER_KEY.pack(**{**SERVER_KEY.unpack(stored["key"]), "ruleset": self.ruleset})
+        if stored["fault"] or (raw := self.maps["servers"].get(key)) is None:
+            return 0
+        found = SERVERS.unpack(raw)
+        bits = found["named"] if SERVER_KEY.unpack(key)["length"] > RULESET_BITS else found["nameless"]
+        return int(bits & found["encrypted"] if stored["encrypted"] else bits)
 
 
 def _on_address(

@@ -147,7 +147,7 @@ UNKNOWN_FIELDS: tuple[Spec, ...] = (
     {"deny": [{"to": [DNS], "why": "x"}]},
     {"subject": {"podSelector": {"matchLabel": {"a": "b"}}}},
     selecting(key="a", operator="Exists", value="x"),
-    {"egress": [{"tls": {"serverName": ["x"]}}]},
+    {"egress": [{"tls": {"required": True, "serverName": ["x"]}}]},
 )
 """The server keeps them, so that the agent refuses the object instead of reading less than was written (P17)."""
 

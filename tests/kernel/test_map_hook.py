@@ -22,7 +22,13 @@ from agent.kernel.syscall import AttachType, MapType, ProgType
 from tests.kernel.rig import Rig
 
 FEATURES = Features(
-    set_retval=False, sockops=False, lsm_cgroup=False, skb_netns=False, sock_error=False, netns_owner=False
+    set_retval=False,
+    sockops=False,
+    lsm_cgroup=False,
+    skb_netns=False,
+    sock_error=False,
+    netns_owner=False,
+    write_seq=False,
 )
 TOY = Program("toy", "toy.c", ProgType.SK_MSG, AttachType.SK_MSG_VERDICT, OnMap("toys"))
 

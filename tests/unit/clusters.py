@@ -21,6 +21,7 @@ from agent.model.cluster import (
     ServicePort,
     Settings,
 )
+from agent.model.hello import Hello
 from agent.model.identity import Attestation, Claim, Identity, Kind, PodUid
 from agent.model.policy import (
     CidrPeer,
@@ -38,9 +39,11 @@ from agent.model.policy import (
     ServicePeer,
     Subject,
     TaskPeer,
+    Tls,
 )
+from agent.model.protocol import IpProtocol
 from agent.model.selector import LabelSelector, Operator, Requirement
-from agent.model.verdict import Direction
+from agent.model.verdict import Direction, DropReason
 
 NAMESPACES = ("etl", "db", "kube-system")
 METADATA = ip_address("169.254.169.254")
@@ -222,7 +225,28 @@ def peer(r: Random, *, names: bool = False) -> Peer:
 def rule(r: Random, name: str, direction: Direction, *, denies: bool = False) -> Rule:
     names = direction is Direction.EGRESS and not denies
     peers = None if r.random() < 0.12 else tuple(peer(r, names=names) for _ in range(r.randint(1, 4)))
-    return Rule(name, direction, peers, port_matches(r))
+    ports = port_matches(r)
+    dice = Random(repr((name, peers, ports)))  # of its own: the seeds that tests name stay what they are
+    if names and dice.random() < 0.3:
+        streams = tuple(each for each in ports or () if each.protocol == IpProtocol.TCP)
+        chosen = None if peers is None else tuple(each for each in peers if each != EntityPeer(Entity.DNS))
+        if chosen != ():
+            return Rule(name, direction, chosen, streams or (PortMatch(6),), tls=tls(dice, chosen))
+    return Rule(name, direction, peers, ports)
+
+
+def tls(r: Random, peers: tuple[Peer, ...] | None) -> Tls:
+    named = tuple(each.pattern for each in peers or () if isinstance(each, FqdnPeer))
+    chosen = r.choice(((), named, (r.choice(PATTERNS),), tuple(r.sample(PATTERNS, 2))))
+    return Tls(tuple(dict.fromkeys(chosen)), nameless=r.random() < 0.3, encrypted=r.random() < 0.3)
+
+
+HELLOS = (
+    *(Hello(name, encrypted) for name in KNOWN_NAMES for encrypted in (False, True)),
+    Hello(),
+    Hello(encrypted=True),
+    Hello(fault=DropReason.NO_TLS),
+)
 
 
 def rules(r: Random, key: str, direction: Direction) -> tuple[Rule, ...] | None:

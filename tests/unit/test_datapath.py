@@ -11,7 +11,9 @@ from agent.kernel.datapath import Datapath
 from agent.kernel.pins import Pins
 from agent.kernel.probe import Features
 
-FEATURES = Features(set_retval=True, sockops=True, lsm_cgroup=True, skb_netns=True, sock_error=True, netns_owner=True)
+FEATURES = Features(
+    set_retval=True, sockops=True, lsm_cgroup=True, skb_netns=True, sock_error=True, netns_owner=True, write_seq=True
+)
 
 
 def test_a_file_system_that_refuses_is_the_kernel_s_error(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -31,7 +31,7 @@ NOBODY = 2**22 + 1  # above the kernel's greatest process id
 
 
 def test_a_folder_that_has_gone_has_no_processes(tmp_path: Path) -> None:
-    connections = Connections({}, lambda _: [tmp_path / "gone", tmp_path], -1)
+    connections = Connections({}, lambda _: [tmp_path / "gone", tmp_path], ())
     assert connections._folder_ids(7) == {7, tmp_path.stat().st_ino}
     assert list(connections._processes(7)) == []
 
@@ -41,7 +41,7 @@ def test_processes_of_folders_below_are_found_too(tmp_path: Path) -> None:
     inner.mkdir(parents=True)
     (inner / "cgroup.procs").write_text("17\n18\n")
     (tmp_path / "cgroup.procs").write_text("16\n")
-    assert list(Connections({}, lambda _: [tmp_path], -1)._processes(7)) == [16, 17, 18]
+    assert list(Connections({}, lambda _: [tmp_path], ())._processes(7)) == [16, 17, 18]
 
 
 def test_a_namespace_is_kept_once_and_who_has_gone_has_none() -> None:
@@ -65,11 +65,11 @@ class Shown:
     def listening(self) -> Iterator[list[TcpSocket]]:
         return iter(())
 
-    def connections(self, only: bytes = b"", storages: int = -1) -> Iterator[list[TcpSocket]]:
+    def connections(self, only: bytes = b"", storages: Sequence[int] = ()) -> Iterator[list[TcpSocket]]:
         for at in range(0, len(self.sockets), 2):
             yield self.sockets[at : at + 2]
             assert not only
-            assert storages == -1
+            assert not storages
             assert not self.ended, "a listing skips sockets while others of it end"
 
     def end(self, sockets: Iterable[TcpSocket]) -> int:
@@ -83,7 +83,7 @@ def test_in_the_hosts_namespace_only_a_pods_own_sockets_are_ended(tmp_path: Path
     inner.mkdir()
     raw = ENDPOINT.pack(state=EndpointState.QUARANTINED, flags=FLAG_HOST_NETWORK)
     host, maps = ENDPOINT.unpack(raw), {"endpoints": {pack_folder(7): raw}, "flows": {}}
-    connections = Connections(maps, lambda _: [tmp_path], -1)  # type: ignore[arg-type]
+    connections = Connections(maps, lambda _: [tmp_path], ())  # type: ignore[arg-type]
     own = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (7, tmp_path.stat().st_ino, inner.stat().st_ino)]
     others = [TcpSocket(2, 1, b"\1" * 48, folder) for folder in (1, 0)]
     for on_host, expected in ((True, own), (False, own + others)):
@@ -139,7 +139,7 @@ def _longest(entries: Mapping[bytes, bytes], key: bytes) -> bytes | None:
 
 HELD_OPEN = TcpSocket(
     2, 1, b"\x9c\x40\x01\xbb" + bytes(16) + HELD.packed + bytes(12) + bytes(12), 0,
-    PROMOTED.pack(opened=OPENED_BY_US),
+    (PROMOTED.pack(opened=OPENED_BY_US),),
 )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_a_revision_between_two_lookups_ends_nothing_that_both_revisions_allow(
             assert not writer.update(left.pop(), EVERYTHING).refused
 
     windows: Any = {name: Window(maps, name, revise) for name in maps}
-    connections = Connections(windows, lambda _: [], -1, writer.lock)
+    connections = Connections(windows, lambda _: [], (), writer.lock)
     assert connections.denied(10, [HELD_OPEN], frozenset()) == []
     assert not left, "the revision came while it read"
 
@@ -176,4 +176,4 @@ def test_what_the_revision_denies_is_ended_though_it_came_between_two_lookups() 
             writer.update(left.pop(), EVERYTHING)
 
     windows: Any = {name: Window(maps, name, revise) for name in maps}
-    assert Connections(windows, lambda _: [], -1, writer.lock).denied(10, [HELD_OPEN], frozenset()) == [HELD_OPEN]
+    assert Connections(windows, lambda _: [], (), writer.lock).denied(10, [HELD_OPEN], frozenset()) == [HELD_OPEN]

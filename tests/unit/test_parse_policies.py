@@ -23,6 +23,7 @@ from agent.model.policy import (
     ServicePeer,
     Subject,
     TaskPeer,
+    Tls,
 )
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction
@@ -133,6 +134,7 @@ def test_cluster_policies_have_no_namespace_of_their_own() -> None:
     assert policy.egress[0].peers == (PodPeer(None, None, LabelSelector()), TaskPeer((), (), None))
 
 
+HTTPS = "ports: [{port: 443}]"
 REFUSED = [
     ("{egres: []}", "unknown field 'egres'; allowed: subject, attestation, posture, egress"),
     ("{egress: null}", "spec.egress: must be a list"),
@@ -191,13 +193,55 @@ REFUSED = [
     ("{deny: [{to: [{fqdn: example.org}]}]}", "deny[0].to[0].fqdn: belongs to rules of egress only"),
     ("{egress: [{to: [{fqdn: '*'}]}]}", "'*' is no DNS name; allowed: a name, or '*.' and a name"),
     ("{egress: [{to: [{fqdn: 'a*.example.org'}]}]}", "is no DNS name"),
-    ("{egress: [{tls: {serverNames: [a.example]}}]}", "tls: not supported by this build"),
-    ("{egress: [{tls: {serverNames: []}}]}", "must name at least one server"),
+    ("{egress: [{tls: {serverNames: [a.example]}}]}", "egress[0].tls: needs ports, of TCP"),
+    (f"{{egress: [{{{HTTPS}, tls: {{serverNames: []}}}}]}}", "must name at least one server"),
+    (f"{{egress: [{{{HTTPS}, tls: {{serverNames: [a..b]}}}}]}}", "serverNames[0]: 'a..b' is no DNS name"),
+    (f"{{egress: [{{{HTTPS}, tls: {{serverNames: ['*']}}}}]}}", "serverNames[0]: '*' is no DNS name"),
+    (f"{{egress: [{{{HTTPS}, tls: {{}}}}]}}", "must have required: true, or serverNames"),
+    (f"{{egress: [{{{HTTPS}, tls: {{required: false}}}}]}}", "tls.required: must be true; leave tls out"),
+    (f"{{egress: [{{{HTTPS}, tls: {{startTls: postgres}}}}]}}", "startTls: not supported by this build"),
+    (f"{{egress: [{{{HTTPS}, tls: {{sni: [a.b]}}}}]}}", "unknown field 'sni'; allowed: required, serverNames"),
+    (f"{{egress: [{{{HTTPS}, to: [{{entity: dns}}], tls: {{required: true}}}}]}}", "has no meaning for entity dns"),
+    (f"{{ingress: [{{{HTTPS}, tls: {{required: true}}}}]}}", "tls: belongs to rules of egress only"),
+    (f"{{deny: [{{to: [{{entity: world}}], {HTTPS}, tls: {{required: true}}}}]}}", "unknown field 'tls'"),
+    (
+        "{egress: [{ports: [{port: 443}, {port: 443, protocol: UDP}], tls: {required: true}}]}",
+        "ports[1]: must be TCP",
+    ),
+    (
+        f"{{egress: [{{{HTTPS}, to: [{{fqdn: a.b}}, {{cidr: 1.1.1.1/32}}], tls: {{required: true}}}}]}}",
+        "needs serverNames where some peers are fqdn and others are not",
+    ),
+    (f"{{egress: [{{{HTTPS}, tls: {{serverNames: [{'.'.join(['a' * 62] * 4)}]}}}}]}}", "at most 250 characters"),
     ("{egress: [{http: [{methods: [GET], path: /v1/*}]}]}", "http: not supported by this build"),
     ("{egress: [{http: [{methods: [FETCH]}]}]}", "must be one of GET"),
     ("{egress: [{http: [{path: v1}]}]}", "must begin with '/'"),
     ("{rawSockets: 'yes'}", "must be true or false"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "meant"),
+    [
+        ("tls: {required: true}", Tls()),
+        (
+            "tls: {serverNames: [API.Example.org, '*.Example.org.', api.example.org]}",
+            Tls(("api.example.org", "*.example.org")),
+        ),
+        (
+            "to: [{fqdn: api.example.org}, {fqdn: '*.b.org'}], tls: {required: true}",
+            Tls(("api.example.org", "*.b.org")),
+        ),
+        ("to: [{fqdn: api.example.org}], tls: {serverNames: [b.org]}", Tls(("b.org",))),
+        (
+            "to: [{cidr: 10.0.0.0/8}], tls: {required: true, allowNoServerName: true, allowEncryptedHello: true}",
+            Tls(nameless=True, encrypted=True),
+        ),
+    ],
+)
+def test_what_a_connection_must_begin_with(rule: str, meant: Tls) -> None:
+    (found,) = parse(f"{{egress: [{{{HTTPS}, {rule}}}]}}").egress or ()
+    assert found.tls == meant
 
 
 @pytest.mark.parametrize(("spec", "problem"), REFUSED)

@@ -113,7 +113,7 @@ def test_a_rule_goes_after_the_addresses_that_lead_to_it() -> None:
     writer.update(now, between(was, now))
     gone = [name for name, _, value in maps.take_journal() if value is None and name != GRACE]
     assert {"rules", "hosts"} <= set(gone)
-    assert gone == sorted(gone, key=["names", "peers", "hosts", "endpoints", "rules"].index)
+    assert gone == sorted(gone, key=["names", "peers", "hosts", "endpoints", "rules", "servers"].index)
 
 
 def test_an_empty_plan_is_false_and_touches_nothing() -> None:
