@@ -121,6 +121,7 @@ def _sentence(row: dict[str, str]) -> str:
     metavar="HOST:PORT[/PROTO]",
     help="HOST: address, DNS name, NAMESPACE/SERVICE, pod:NAMESPACE/NAME.",
 )
+@click.option("--server-name", default="", help="That the task would ask for in its TLS hello (SNI).")
 @click.option("--from", "source", metavar="HOST", help="Ingress instead: who opens; --to is then :PORT[/PROTO].")
 @click.option(
     "--files",

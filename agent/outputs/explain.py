@@ -9,12 +9,22 @@ from ipaddress import ip_address
 from agent.errors import DagwallError
 from agent.judge.judge import Decision, judge
 from agent.model.cluster import Address, Cluster, Pod
+from agent.model.hello import Hello
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.other_end import other_ends
 from agent.outputs.reasons import deny_reasons
-from agent.outputs.words import WHY, nearest_text, protocol_name, reason_name, short_rule, socket_text
+from agent.outputs.words import (
+    OF_HELLOS,
+    WHY,
+    hellos_text,
+    nearest_text,
+    protocol_name,
+    reason_name,
+    short_rule,
+    socket_text,
+)
 from agent.parse.peers import PROTOCOLS
 
 HYPOTHETICAL = PodUid("hypothetical")
@@ -34,6 +44,7 @@ class Question:
     dag: str = ""
     task: str = ""
     name: str = ""  # the DNS name by which the task would know the address
+    server_name: str = ""  # of the TLS hello with which the connection would begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,8 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
     names = frozenset({question.name.lower().rstrip(".")} if question.name else ())
     for pod in _subjects(cluster, question):
         for address in addresses:
-            decision = judge(cluster, pod, question.direction, address, number, question.port, names=names)
+            at = (question.direction, address, number, question.port)
+            decision = judge(cluster, pod, *at, names=names, hello=_hello(question))
             ends = list(other_ends(cluster, pod, question.direction, address, number, question.port))
             unjudged = [f"{end.pod.namespace}/{end.pod.name}" for end in ends if end.decision is None]
             if unjudged:
@@ -84,6 +96,11 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
                     told = _explanation(cluster, turned, end.pod, end.address, end.decision)
                     out.append(replace(told, end="other"))
     return tuple(out)
+
+
+def _hello(question: Question) -> Hello | None:
+    """Nothing where no server name is given: any hello may still come."""
+    return Hello(question.server_name.lower().rstrip(".")) if question.server_name else None
 
 
 def _protocol(text: str) -> int:
@@ -195,8 +212,12 @@ def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address,
         yield f"namespace {pod.namespace} is not managed: no policy applies to it"
     elif got.verdict is Verdict.ALLOW:
         yield f"by {short_rule(got.rule)}" if got.rule else "what stays in the pod is never judged"
+        if got.hellos:
+            yield f"if it begins with {hellos_text(got.hellos)}"
     else:
         yield f"by {short_rule(got.rule)}" if got.rule else WHY[got.reason]
+        if got.rule and got.reason in OF_HELLOS:
+            yield WHY[got.reason]
         written = deny_reasons(cluster).get(got.rule, "") if got.rule else ""
         if written:
             yield f"its reason: {written}"

@@ -471,3 +471,18 @@ def test_explain_of_a_dns_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     explain(tmp_path, *who, "198.51.100.9:443", code=3)
     explain(tmp_path, *who, "example.org:443", code=3)
     assert "port 80" in explain(tmp_path, *who, "api.example.org:80", code=3), "the nearest rule lacks the port"
+
+
+def test_explain_of_a_rule_with_tls(tmp_path: Path) -> None:
+    tls = "ports: [{port: 443}]\n    tls: {serverNames: [api.example.org, '*.example.net']}"
+    write(tmp_path, NAMESPACE, POLICY.replace("ports: [{port: 443}]", tls))
+    who = ("--dag", "finance_daily", "--task", "load", "-n", "airflow", "--to", "192.0.2.9:443")
+    assert (
+        "allow: TCP to 192.0.2.9:443; by finance-egress/warehouse; "
+        "if it begins with a TLS hello for api.example.org or *.example.net"
+    ) in explain(tmp_path, *who)
+    named = explain(tmp_path, *who, "--server-name", "A.Example.net")
+    assert "by finance-egress/warehouse" in named
+    assert "if it begins" not in named
+    denied = explain(tmp_path, *who, "--server-name", "evil.example", code=3)
+    assert "by finance-egress/warehouse; no rule allows the server name of its TLS hello" in denied
