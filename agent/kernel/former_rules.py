@@ -23,16 +23,17 @@ def has_port_classes(table: Table) -> bool:
     return any(field.name == "port_class" for field in table.key)
 
 
-def rows_by_prefix(rules: list[Item], ports: list[Item], table: Table) -> list[Item]:
+def rows_by_prefix(rules: list[Item], ports: list[Item], before: Table, now: Table) -> list[Item]:
     """The same verdicts by prefixes of port indexes. `ports`: what that release had in its map of this name."""
-    former_key = converter(table.key, fields_of(FORMER_KEY), FORMER_KEY.size)
+    former_key = converter(before.key, fields_of(FORMER_KEY), FORMER_KEY.size)
+    value_now = converter(before.value, now.value, now.value_size)
     of_class: dict[int, tuple[PortPrefix, ...]] = {_ORDINARY: ((FIRST_ORDINARY, 1),), _OTHER: ((0, 1),)}
     of_class |= {number: tuple(prefixes(intervals)) for number, intervals in _intervals(ports).items()}
     found: list[Item] = []
     for raw_key, value in rules:
         key = FORMER_KEY.unpack(former_key(raw_key))
         group = key["ruleset"], key["peer_class"], key["direction"]
-        found += ((pack_rule_key(*group, each), value) for each in of_class.get(key["port_class"], ()))
+        found += ((pack_rule_key(*group, each), value_now(value)) for each in of_class.get(key["port_class"], ()))
     return found
 
 

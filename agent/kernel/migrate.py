@@ -111,7 +111,7 @@ class Migration:
             self._copied[name] = found = _opened(self.old, name, before)
             items = list(_items(found))
             if name == "rules" and has_port_classes(before):
-                maps[name].put_all(rows_by_prefix(items, self._old_items("ports"), before))
+                maps[name].put_all(rows_by_prefix(items, self._old_items("ports"), before, table))
             else:
                 maps[name].put_all(_converted(items, before, table))
             self._base[name] = dict(items) if name in COUNTED else {}
