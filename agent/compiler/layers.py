@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -143,7 +143,8 @@ class Hits:
     parts: tuple[tuple[Hit, ...], ...]  # in the order of Part
     unknown: bool  # nobody known has the address (P15)
     from_host: bool  # it is this host's (P8)
-    _firsts: dict[tuple[Part, bool], Firsts[Hit]] = field(default_factory=dict, compare=False, repr=False)
+    _firsts: dict[tuple[Part, Hashable], Firsts[int]] = field(default_factory=dict, compare=False, repr=False)
+    _same: dict[bool, dict[Tls | None, list[int]]] = field(default_factory=dict, compare=False, repr=False)
 
     def decide(self, port: int, *, audited: bool) -> Outcome:
         """The verdict at a port; `audited`: with the policies in audit as if enforced."""
@@ -154,17 +155,30 @@ class Hits:
         hits = self.parts[part]
         if len(hits) <= FEW:
             return next((h for h in hits if self._counts(h, part, audited) and covers_in_order(h.ports, port)), None)
-        found = self._firsts.get((part, audited))
-        if found is None:
-            counting = ((hit.ports, hit) for hit in hits if self._counts(hit, part, audited))
-            found = self._firsts[part, audited] = Firsts.of(counting)
-        return found.at(port)
+        number = self._first_of(
+            (part, audited), (i for i, h in enumerate(hits) if self._counts(h, part, audited)), port
+        )
+        return None if number is None else hits[number]
 
-    def allowing(self, port: int, audited: bool) -> Iterator[LoweredRule]:  # noqa: FBT001  as in decide
-        """Every allow rule that counts at this port."""
-        for hit in self.parts[Part.ALLOW]:
-            if self._counts(hit, Part.ALLOW, audited) and covers_in_order(hit.ports, port):
-                yield hit.rule
+    def allowing(self, port: int, audited: bool) -> tuple[LoweredRule, ...]:  # noqa: FBT001  as in decide
+        """Allow rules that count at this port, in their order: of all that ask for the same hello, the first."""
+        hits = self.parts[Part.ALLOW]
+        if audited not in self._same:
+            same = self._same[audited] = {}
+            for i, hit in enumerate(hits):
+                if self._counts(hit, Part.ALLOW, audited):
+                    same.setdefault(hit.rule.tls, []).append(i)
+        groups = self._same[audited].items()
+        first = (self._first_of((Part.ALLOW, (audited, tls)), numbers, port) for tls, numbers in groups)
+        return tuple(hits[i].rule for i in sorted(i for i in first if i is not None))
+
+    def _first_of(self, key: tuple[Part, Hashable], numbers: Iterable[int], port: int) -> int | None:
+        """The first of these of a part that holds the port; `key` stands for them."""
+        found = self._firsts.get(key)
+        if found is None:
+            hits = self.parts[key[0]]
+            found = self._firsts[key] = Firsts.of((hits[i].ports, i) for i in numbers)
+        return found.at(port)
 
     def _counts(self, hit: Hit, part: Part, audited: bool) -> bool:  # noqa: FBT001  as in decide
         return (audited or hit.rule.enforced) and (hit.node or part is not Part.DENY or not self.from_host)
@@ -192,11 +206,11 @@ def _allowed(hits: Hits, first: LoweredRule, port: int, audited: bool) -> Outcom
     """By the first rule without `tls`, whatever it begins with; else by any of those that match."""
     if first.tls is None:
         return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref)
-    every = list(hits.allowing(port, audited))
-    hellos = tuple(dict.fromkeys(rule.tls for rule in every if rule.tls is not None))
+    every = hits.allowing(port, audited)
     plain = next((rule for rule in every if rule.tls is None), None)
     if plain is not None:
         return Outcome(Verdict.ALLOW, DropReason.NONE, plain.ref)
+    hellos = tuple(rule.tls for rule in every if rule.tls is not None)
     return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref, hellos=hellos)
 
 
