@@ -36,6 +36,7 @@ class Options:
     of_bcc: bool
     modules: Path | None
     tests: str | None
+    select: str
     jobs: int
     timeout: float | None
     boot_timeout: float
@@ -53,6 +54,7 @@ class Options:
     "--modules", type=click.Path(path_type=Path), help="/lib/modules/RELEASE of a kernel given by its path."
 )
 @click.option("--tests", type=click.Choice([*_SECONDS]), help="Default: all with KVM, core without.")
+@click.option("--select", default="", help="Of these tests, those that pytest -k selects.")
 @click.option("--jobs", default=2, show_default=True, help="Guests side by side.")
 @click.option("--timeout", type=float, help="Seconds a guest may take. Default: 3000 for core, 7200 for all.")
 @click.option("--boot-timeout", type=float, default=180, show_default=True, help="Seconds until its first word.")
@@ -87,7 +89,7 @@ def _run(options: Options, progress: Progress) -> list[Result]:
         queue = bcc.jobs(progress.say, update=options.update)
     else:
         names = options.kernels or tuple(debian.KERNEL_SUITES)
-        queue = _jobs([_kernel(name, options, progress) for name in names], which)
+        queue = _jobs([_kernel(name, options, progress) for name in names], which, options.select)
     with tempfile.TemporaryDirectory(prefix="dagwall-matrix-") as scratch, progress:
         run = partial(run_job, tools=tools, limits=limits, progress=progress)
         folders = [Path(scratch) / str(number) for number in range(len(queue))]
@@ -101,11 +103,11 @@ def _kernel(name: str, options: Options, progress: Progress) -> Kernel:
     return debian.fetch_kernel(name, progress.say, update=options.update)
 
 
-def _jobs(kernels: list[Kernel], which: str) -> list[Job]:
+def _jobs(kernels: list[Kernel], which: str, expression: str) -> list[Job]:
     """The same tests for each, found here once: what a guest does not run is then missed."""
     if which == "none":
         return [Job(kernel.name, kernel, (), 0) for kernel in kernels]
-    select = ("-m", "core") if which == "core" else ()
+    select = (*(("-m", "core") if which == "core" else ()), *(("-k", expression) if expression else ()))
     folder = project_folder() / "tests/kernel"
     said = _checked([sys.executable, "-m", "pytest", "--collect-only", "-q", *select, str(folder)])
     tests = [line for line in said.splitlines() if re.match(r"\S+\.py::", line)]
