@@ -30,7 +30,7 @@ class LeftOut:
         not costs a compiler from nothing, so a namespace of too many kinds has to have lost some pods."""
         if not self._pods or not (changes.everything_else or any(uid not in cluster.pods for uid in changes.pods)):
             return changes
-        counts = Counter(pod.namespace for pod in cluster.pods.values()) if self._full else Counter[str]()
+        counts = _by_namespace(cluster) if self._full else Counter[str]()
         of, whole = STILL
         self._full = {
             name: had
@@ -55,7 +55,7 @@ class LeftOut:
         for ref, each in over.items():
             problem = f"{each.sentence(KINDS)}; until there is room no rule knows its addresses"
             self._put(cluster.pods[PodUid(ref.name)], problem)
-        counts = Counter(pod.namespace for pod in cluster.pods.values())
+        counts = _by_namespace(cluster)
         self._full |= {ref.namespace: counts[ref.namespace] for ref in over}
 
     def of_rules(self, pods: Iterable[Pod]) -> None:
@@ -75,3 +75,8 @@ class LeftOut:
 
     def _put(self, pod: Pod, problem: str) -> None:
         self._pods[pod.uid] = pod.namespace, InvalidObject(f"Pod/{pod.namespace}/{pod.name}", "", problem)
+
+
+def _by_namespace(cluster: Cluster) -> Counter[str]:
+    """How many pods each has."""
+    return Counter(pod.namespace for pod in cluster.pods.values())
