@@ -26,6 +26,7 @@ class Config:
     log_folders: Path = Path("/var/log/pods")
     pins: Path = Path("/sys/fs/bpf/dagwall")
     state: Path = Path("/var/lib/dagwall")
+    program_cache: Path | None = None  # compiled programs; None: a folder in `state`
     socket: Path = Path("/run/dagwall/dagwall.sock")
     metrics: str = "127.0.0.1:9990"  # host:port; "" serves none
     probes: str = ""  # host:port of /livez and /readyz alone; "" serves none beside those of `metrics`

@@ -122,12 +122,14 @@ def _worst(console: Console) -> None:
 
 def _agent(console: Console) -> None:
     table = Table(title="agent: start of the process to enforcing, and resident memory", width=80)
-    for column in ("endpoints", "pods", "policies", "prefixes", "seconds", "MB"):
+    for column in ("endpoints", "pods", "policies", "prefixes", "seconds", "again", "MB"):
         table.add_column(column, justify="right")
     for size in (Size(100, 100, 20, 20), Size(100, 10_000, 500, 20_000)):
         cost = agent_cost.measure(size)
         sizes = (f"{n:,}" for n in (size.endpoints, size.pods, size.policies, size.prefixes))
-        table.add_row(*sizes, f"{cost.start_seconds:.2f}", f"{cost.resident_bytes / 1e6:.0f}")
+        table.add_row(
+            *sizes, f"{cost.start_seconds:.2f}", f"{cost.again_seconds:.2f}", f"{cost.resident_bytes / 1e6:.0f}"
+        )
     console.print(table)
 
 

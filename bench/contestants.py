@@ -21,7 +21,7 @@ from agent.kernel.syscall import ProgType
 from agent.model.identity import FIRST_IDENTITY
 from agent.model.verdict import DropReason, EndpointState, Verdict
 from agent.model.want import PORT_BITS, port_index
-from lab.node import Pod, ScratchNode, cgroup_mount
+from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount
 
 ADDRESS = "10.88.0.2"
 PORTS = range(7001, 7010)
@@ -111,7 +111,7 @@ class Variant:
 def dagwall(node: ScratchNode, pod: Pod, variant: Variant, features: Features, load: int) -> Dagwall:
     """Loaded into a pin folder of its own; 1,000 prefixes, 500 rulesets, 1,000 other endpoints."""
     pins = Pins(node.bpffs / f"{variant.name}-{load}")
-    datapath = Datapath(pins, features, promote_packets=variant.promote_packets)
+    datapath = Datapath(pins, features, promote_packets=variant.promote_packets, cache=PROGRAM_CACHE)
     datapath.load()
     _fill(datapath, pod, managed=variant.managed)
     return Dagwall(variant.name, load, node.kubepods, datapath.programs, [], datapath)

@@ -87,7 +87,7 @@ static __always_inline int is_asked_here(struct __sk_buff *skb, const struct flo
 }
 
 /* The live flow, or its stand-in in `answers`, that a datagram may be an answer to. `stale`: it came too late. */
-static __always_inline int asked_for(struct __sk_buff *skb, const struct flow_key *key, __u32 slot,
+static __always_inline int asked_for(struct __sk_buff *skb, struct flow_key *key, __u32 slot,
 				     const struct config *config, int *stale)
 {
 	struct flow *flow = flows.lookup(key);

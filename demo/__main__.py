@@ -21,7 +21,7 @@ from rich.table import Table
 
 from agent.kernel.datapath import detach
 from demo import servers, tasks
-from lab.node import Pod, ScratchNode, cgroup_mount
+from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount
 
 HERE = Path(__file__).parent
 MANIFESTS = HERE.parent / "tests" / "data" / "airflow"
@@ -82,6 +82,7 @@ def _agent(node: ScratchNode, folder: Path, manifests: Path) -> Iterator[None]:
         "--pins": node.bpffs / "dagwall", "--state": folder / "state", "--socket": folder / "socket",
         "--flow-log": folder / "flows.json", "--metrics": METRICS, "--drain-interval": 0.5,
         "--pod-cidr": "10.77.0.0/16", "--service-cidr": "10.96.0.0/12", "--event-rate": 100, "--event-burst": 100,
+        "--program-cache": PROGRAM_CACHE,
     }  # fmt: skip
     command = [sys.executable, "-m", "agent", "run", *(str(part) for pair in flags.items() for part in pair)]
     log = folder / "agent.log"

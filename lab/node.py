@@ -31,6 +31,8 @@ T = TypeVar("T")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _serial = itertools.count()
+PROGRAM_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dagwall" / "programs"
+"""What one run has compiled, the next one loads."""
 
 
 class PodProcessError(AssertionError):

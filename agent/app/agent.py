@@ -114,9 +114,19 @@ def build(config: Config, settings: Settings, outputs: Sequence[Output] = ()) ->
     settings = with_host(replace(settings, node=config.node, metrics_port=_metrics_port(config)), host_addresses())
     source = _source(config, settings, state)
     first = source.start()
-    datapath = Datapath(Pins(config.pins), found, config.map_entries)
+    cache = config.program_cache or config.state / "programs"
+    datapath = Datapath(Pins(config.pins), found, config.map_entries, cache=cache)
     loaded = datapath.load()
-    event("programs.loaded", bcc=loaded.bcc, adopted=datapath.adopted, hz=hz, features=found.as_dict())
+    if loaded.cache_problem:
+        event("programs.cache", level=logging.WARNING, folder=str(cache), problem=loaded.cache_problem)
+    event(
+        "programs.loaded",
+        bcc=loaded.bcc,
+        cached=loaded.cached,
+        adopted=datapath.adopted,
+        hz=hz,
+        features=found.as_dict(),
+    )
     made = Making(config, state, folder, mount, source, datapath, loaded, outputs, hz)
     parts = made.parts()
     node, thread = Node(parts), SourceThread(source, addresses, parts.inbox.updated)

@@ -121,6 +121,11 @@ STAYS = "what is enforced stays enforced and counted without an agent; `dagwall 
 @_path("log_folders", "--log-folders", "The kubelet's log folders.")
 @_path("pins", "--pins", "Folder on a bpffs for programs, links and maps.")
 @_path("state", "--state", "Folder for identity numbers and frozen claims.")
+@click.option(
+    "--program-cache",
+    type=_PATH,
+    help="Folder of compiled programs, for quick starts.  [default: programs in --state]",
+)
 @_path("socket", "--socket", "Unix socket of the local API.")
 @click.option(
     "--metrics",

@@ -44,8 +44,11 @@ class Datapath:
         entries: dict[str, int] | None = None,
         *,
         promote_packets: int = PROMOTE_PACKETS,
+        cache: Path | None = None,
     ) -> None:
+        """`cache`: a folder of compiled programs; None: they are compiled at each start."""
         self.pins, self.features, self._promote_packets = pins, features, promote_packets
+        self._cache = cache
         self._entries = dict(entries or {})
         self.maps: dict[str, KernelMap] = {}
         self.adopted = False
@@ -89,7 +92,7 @@ class Datapath:
         generation = self.pins.next_generation()
         request = Request(
             root=str(self.pins.root), generation=generation, features=self.features.as_dict(),
-            entries=self._entries, promote_packets=self._promote_packets,
+            entries=self._entries, promote_packets=self._promote_packets, cache=str(self._cache or ""),
         )  # fmt: skip
         try:
             loaded = loader.load(request)

@@ -7,6 +7,7 @@ LLVM's memory goes with it. It needs no kernel headers: bpf/include holds the fe
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import inspect
 import json
 import os
@@ -20,18 +21,20 @@ from typing import Any
 
 from agent.errors import LoadError
 from agent.kernel import lsm, memory_group, syscall
+from agent.kernel.compiled import Compiled, MapDefinition, by_place
+from agent.kernel.install import install, pin_generation
 from agent.kernel.pins import Pins
+from agent.kernel.program_cache import ProgramCache, digest_of
 from agent.kernel.programs import (
     PROGRAMS,
     PROMOTE_PACKETS,
-    TAIL_ARRAYS,
+    WARNINGS,
     Program,
-    Tail,
-    compiler_flags,
+    compiler_macros,
     source_folder,
     source_text,
 )
-from agent.kernel.syscall import ProgType
+from agent.kernel.syscall import ProgInfo, ProgType
 
 BCC_FLOOR = "0.25"
 _INSTALL = "apt-get install python3-bpfcc"
@@ -47,19 +50,23 @@ class Request:
     features: dict[str, bool]
     entries: dict[str, int] = field(default_factory=dict)
     promote_packets: int = PROMOTE_PACKETS
+    cache: str = ""  # folder of compiled programs; "": none is used
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What was loaded: instructions by program as the kernel counts them, and as the verifier walked them.
 
-    `charged`: why the memory of new maps is charged to the agent's own group; "": it is not.
+    `charged`: why the memory of new maps is charged to the agent's own group; "": it is not. `cached`: nothing was
+    compiled. `cache_problem`: what was wrong with the cache; "": nothing.
     """
 
     bcc: str
     instructions: dict[str, int]
     verified: dict[str, int]
     charged: str = ""
+    cached: bool = False
+    cache_problem: str = ""
 
 
 def load(request: Request, timeout_seconds: float = 600) -> Loaded:
@@ -95,6 +102,62 @@ def _main() -> None:
 
 def _load_here(request: Request) -> Loaded:
     folder = source_folder()
+    bcc = _bcc(folder)
+    pins = Pins(Path(request.root))
+    pins.maps.mkdir(parents=True, exist_ok=True)
+    macros = compiler_macros(request.entries, request.features, promote_packets=request.promote_packets)
+    wanted = [p for p in PROGRAMS if not p.needs or request.features[p.needs]]
+    source = source_text(folder)
+    kept = _Kept(request.cache, digest_of(source, folder, macros, bcc.__version__))
+    infos = kept.install(wanted, pins, request.generation)
+    if infos is None:
+        flags = [f"-I{folder}", f'-DPIN_MAPS="{pins.maps}"', *macros, *WARNINGS]
+        with _quiet_unless_failing():
+            module = bcc.BPF(text=source, cflags=flags)
+            maps = _maps(bcc.lib, module.module)
+            programs = {program: _load_program(module, program) for program in wanted}
+            descriptors = {definition.name: fd for fd, definition in maps.items()}
+            infos = pin_generation(programs, descriptors, pins.programs(request.generation))
+        kept.write(_compiled(maps, {p.name: module.dump_func(p.name) for p in wanted}))
+    return Loaded(
+        bcc=bcc.__version__,
+        instructions={name: info.instructions for name, info in infos.items()},
+        verified={name: info.verified for name, info in infos.items()},
+        cached=kept.found,
+        cache_problem=kept.problem,
+    )
+
+
+class _Kept:
+    """The cache as this start uses it: whatever is wrong with it, the programs are compiled."""
+
+    def __init__(self, folder: str, digest: str) -> None:
+        self._cache = ProgramCache(Path(folder)) if folder else None
+        self._digest, self.found, self.problem = digest, False, ""
+
+    def install(self, wanted: list[Program], pins: Pins, generation: int) -> dict[str, ProgInfo] | None:
+        """None: not by these. What they have left is gone again, but for maps, which are what bcc would make."""
+        try:
+            compiled = self._cache.read(self._digest) if self._cache is not None else None
+            if compiled is None:
+                return None
+            infos = install(compiled, wanted, pins, generation)
+        except (OSError, ValueError, LookupError, TypeError) as exc:
+            pins.remove_generation(generation)
+            self.problem = f"{self._digest}: {exc}"
+            return None
+        self.found = True
+        return infos
+
+    def write(self, compiled: Compiled) -> None:
+        try:
+            if self._cache is not None:
+                self._cache.write(self._digest, compiled)
+        except OSError as exc:
+            self.problem = f"{self.problem}; {exc}" if self.problem else str(exc)
+
+
+def _bcc(folder: Path) -> Any:
     os.environ["BCC_KERNEL_SOURCE"] = str(folder)
     try:
         import bcc  # noqa: PLC0415  the only import of bcc, in the only process that needs it
@@ -102,29 +165,6 @@ def _load_here(request: Request) -> Loaded:
         raise LoadError(f"bcc is not installed for this Python: {_INSTALL}") from exc
     except OSError as exc:
         raise LoadError(f"bcc's library is missing: {exc}: apt-get install libbpfcc") from exc
-    _require(bcc)
-    pins = Pins(Path(request.root))
-    pins.maps.mkdir(parents=True, exist_ok=True)
-    flags = compiler_flags(
-        folder, pins.maps, request.entries, request.features, promote_packets=request.promote_packets
-    )
-    with _quiet_unless_failing():
-        module = bcc.BPF(text=source_text(folder), cflags=flags)
-        target = pins.programs(request.generation)
-        target.mkdir(parents=True)
-        wanted = [p for p in PROGRAMS if not p.needs or request.features[p.needs]]
-        infos = {p.name: _load_program(module, p, target) for p in wanted}
-    for name in TAIL_ARRAYS:
-        syscall.pin(module[name].map_fd, str(target / name))
-    return Loaded(
-        bcc=bcc.__version__,
-        instructions={name: info.instructions for name, info in infos.items()},
-        verified={name: info.verified for name, info in infos.items()},
-    )
-
-
-def _require(bcc: Any) -> None:
-    """LoadError where this bcc cannot load a connect hook, whose attach type the kernel wants to know at load."""
     if not hasattr(bcc, "BPF"):
         raise LoadError(f"{bcc.__file__} is not the BPF Compiler Collection: pip uninstall bcc, {_INSTALL}")
     if "attach_type" not in inspect.signature(bcc.BPF.load_func).parameters:
@@ -132,21 +172,38 @@ def _require(bcc: Any) -> None:
             f"bcc {bcc.__version__} is too old: its load_func() takes no attach_type, without which connect hooks do "
             f"not load; needed is {BCC_FLOOR} or newer: Debian 12's, Ubuntu 24.04's"
         )
+    return bcc
 
 
-def _load_program(module: Any, program: Program, target: Path) -> syscall.ProgInfo:
+def _load_program(module: Any, program: Program) -> int:
+    """Its descriptor."""
     try:
         if program.prog_type is ProgType.LSM:  # bcc would load it for the whole machine
-            fd = lsm.load(program.name, module.dump_func(program.name))
-        else:
-            fd = module.load_func(program.name, program.prog_type, attach_type=program.attach_type).fd
+            return lsm.load(program.name, module.dump_func(program.name))
+        return int(module.load_func(program.name, program.prog_type, attach_type=program.attach_type).fd)
     except Exception as exc:  # bcc raises bare Exception
         raise LoadError(f"{program.name}: {exc}") from exc
-    syscall.pin(fd, str(target / program.name))
-    if isinstance(program.target, Tail):
-        array = module[program.target.array].map_fd
-        syscall.map_update(array, program.target.index.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
-    return syscall.prog_info(fd)
+
+
+def _maps(lib: Any, module: Any) -> dict[int, MapDefinition]:
+    """All that were compiled, by descriptor; of a map that was pinned before too, what bpf/maps.c wants."""
+    lib.bpf_table_name.restype, lib.bpf_table_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_num_tables.restype, lib.bpf_num_tables.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    found = {}
+    for number in range(lib.bpf_num_tables(module)):
+        name = lib.bpf_table_name(module, number)
+        fd = lib.bpf_table_fd(module, name)
+        info = syscall.map_info(fd)
+        found[fd] = MapDefinition(
+            name.decode(), lib.bpf_table_type_id(module, number), info.key_size, info.value_size,
+            lib.bpf_table_max_entries_id(module, number), lib.bpf_table_flags_id(module, number),
+        )  # fmt: skip
+    return found
+
+
+def _compiled(maps: dict[int, MapDefinition], programs: dict[str, bytes]) -> Compiled:
+    places = {fd: place for place, fd in enumerate(maps)}
+    return Compiled(tuple(maps.values()), {name: by_place(code, places) for name, code in programs.items()})
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ PROMOTE_PACKETS = 256
 _COMPILED = ("set_retval", "skb_netns", "netns_owner", "sock_error", "write_seq")
 """Features that programs use where the kernel has them, in place of another way."""
 
+WARNINGS = ("-Wno-unused", "-Wno-macro-redefined")
+"""cflags that keep the compiler's output to what matters."""
 _INCLUDES = "#include <uapi/linux/bpf.h>\n#include <uapi/linux/ip.h>\n#include <uapi/linux/ipv6.h>\n"
 
 
@@ -111,17 +113,14 @@ def source_text(folder: Path) -> str:
     return "".join(parts)
 
 
-def compiler_flags(
-    folder: Path, pin_maps: Path, entries: dict[str, int], features: Mapping[str, bool], *, promote_packets: int
-) -> list[str]:
-    """cflags for bcc: sizes of the maps, where they are pinned, and what the kernel has."""
+def compiler_macros(entries: dict[str, int], features: Mapping[str, bool], *, promote_packets: int) -> list[str]:
+    """cflags for bcc that the programs depend on: sizes of the maps, and what the kernel has."""
     sizes = {name: spec.entries for name, spec in MAPS.items() if spec.resizable}
     unknown = entries.keys() - sizes.keys() - {"events"}
     if unknown:
         raise ValueError(f"no such map: {', '.join(sorted(unknown))}")
     sizes.update({name: size for name, size in entries.items() if name != "events"})
-    flags = [f"-I{folder}", f'-DPIN_MAPS="{pin_maps}"', f"-DEVENTS_BYTES={entries.get('events', EVENTS_BYTES)}"]
-    flags.append(f"-DPROMOTE_PACKETS={promote_packets}")
+    flags = [f"-DEVENTS_BYTES={entries.get('events', EVENTS_BYTES)}", f"-DPROMOTE_PACKETS={promote_packets}"]
     flags += [f"-D{name.upper()}_ENTRIES={size}" for name, size in sizes.items()]
     flags += [f"-DHAVE_{name.upper()}=1" for name in _COMPILED if features[name]]
     if features["netns_owner"]:
@@ -130,4 +129,4 @@ def compiler_flags(
         flags += [f"-D{name}={offset}" for name, offset in socket_error().items()]
     if features["write_seq"]:
         flags += [f"-D{name}={offset}" for name, offset in write_seq().items()]
-    return [*flags, "-Wno-unused", "-Wno-macro-redefined"]
+    return flags

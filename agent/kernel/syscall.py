@@ -24,6 +24,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 _LOG_STATS = 4
 """BPF_LOG_STATS: the verifier writes what is wrong, without every instruction on its way."""
+_NAME_BYTES = 15
+"""Of a map or program, without the zero behind it (BPF_OBJ_NAME_LEN)."""
 ENOTSUPP = 524
 """A kernel-internal errno that old kernels return for missing map operations."""
 
@@ -45,6 +47,7 @@ class Command(IntEnum):
     PROG_BY_ID = 13
     INFO = 15
     PROG_QUERY = 16
+    BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
@@ -60,6 +63,7 @@ class MapType(IntEnum):
     ARRAY = 2
     ARRAY_OF_MAPS = 12
     SOCKHASH = 18
+    SK_STORAGE = 24
 
 
 class ProgType(IntEnum):
@@ -115,13 +119,36 @@ def bpf(command: Command, attr: bytes | bytearray) -> tuple[int, bytes]:
     return result, buffer.raw
 
 
+@dataclass(frozen=True, slots=True)
+class MapTypes:
+    """Loaded types, and which of them a map's key and value are."""
+
+    fd: int
+    key: int
+    value: int
+
+
 def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(data, len(data) or 1)
 
 
-def map_create(of: MapType, key_size: int, value_size: int, entries: int, *, inner: int = 0) -> int:
+def map_create(
+    of: int, key_size: int, value_size: int, entries: int, *, flags: int = 0, inner: int = 0, name: str = "",
+    types: MapTypes | None = None,
+) -> int:  # fmt: skip
     """A descriptor of a new map. `inner`: descriptor of a map like those that a map of maps holds."""
-    return bpf(Command.MAP_CREATE, struct.pack("=IIIIII", of, key_size, value_size, entries, 0, inner))[0]
+    fd, key_type, value_type = (types.fd, types.key, types.value) if types else (0, 0, 0)
+    attr = struct.pack(
+        "=IIIIIII16sIIII", of, key_size, value_size, entries, flags, inner, 0, name.encode()[:_NAME_BYTES], 0, fd,
+        key_type, value_type,
+    )  # fmt: skip
+    return bpf(Command.MAP_CREATE, attr)[0]
+
+
+def btf_load(types: bytes) -> int:
+    """A descriptor of types (kernel: Documentation/bpf/btf.rst)."""
+    code = _buffer(types)
+    return bpf(Command.BTF_LOAD, struct.pack("=QQII", ctypes.addressof(code), 0, len(types), 0))[0]
 
 
 def descriptor(fd: int) -> bytes:
@@ -324,7 +351,8 @@ def load_program(
     at_log = (_LOG_STATS, len(log), ctypes.addressof(log)) if btf_id else (0, 0, 0)
     attr = struct.pack(
         "=IIQQIIQII16sIIIIQIIQII", prog_type, len(instructions) // 8, ctypes.addressof(code),
-        ctypes.addressof(license_), *at_log, 0, 0, name.encode(), 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id,
+        ctypes.addressof(license_), *at_log, 0, 0, name.encode()[:_NAME_BYTES], 0, attach_type, 0, 0, 0, 0, 0, 0, 0,
+        btf_id,
     )  # fmt: skip
     try:
         return bpf(Command.PROG_LOAD, attr)[0]

@@ -20,7 +20,7 @@ from agent.config import Config
 from agent.kernel.datapath import detach
 from agent.model.cluster import Settings
 from agent.sources.store import FRESH_SECONDS
-from lab.node import Pod, ScratchNode, cgroup_mount
+from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount
 from tests.api.control_plane import ROOT, ControlPlane
 from tests.api.test_definitions import served  # noqa: F401
 from tests.api.test_source import in_namespace, pod
@@ -68,6 +68,7 @@ class Cluster:
             node="n1", kubeconfig=self.plane.kubeconfig(), pins=self.node.bpffs / "dagwall",
             cgroup_roots=frozenset({f"/{self.node.kubepods.relative_to(cgroup_mount())}"}),
             state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
+            program_cache=PROGRAM_CACHE,
         )  # fmt: skip
         settings = Settings(pod_ranges=(ip_network("10.77.0.0/16"),))
         with running(build(config, settings, [Collected()]), complete=complete) as agent:

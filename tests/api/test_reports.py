@@ -22,7 +22,7 @@ from agent.outputs.kube.node_report import NodeReport, digest
 from agent.outputs.kube.own_node import OwnNode
 from agent.parse.cluster_objects import STARTUP_TAINT
 from agent.sources.kube_api import KubeApi
-from lab.node import Pod, cgroup_mount
+from lab.node import PROGRAM_CACHE, Pod, cgroup_mount
 from tests.api.control_plane import ROOT, ControlPlane
 from tests.api.test_agent_on_api import REFUSED, V4, Cluster, on_a_node, policy, running
 from tests.api.test_definitions import served  # noqa: F401
@@ -48,6 +48,7 @@ class Reporting(Cluster):
             pins=self.node.bpffs / "dagwall", socket=self.folder / "s.sock", metrics="",
             cgroup_roots=frozenset({f"/{self.node.kubepods.relative_to(cgroup_mount())}"}),
             state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.5,
+            program_cache=PROGRAM_CACHE,
         )  # fmt: skip
         self.serving = serving = Serving(config)
         serving.start()

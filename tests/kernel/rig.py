@@ -24,7 +24,7 @@ from agent.model.verdict import Direction, DropReason, EndpointState, EventKind,
 from agent.model.want import FIRST_ORDINARY, PORT_BITS, Lift, PortPrefix, port_index
 from agent.semantics.names import WILDCARD
 from agent.sync.entries import pack_name
-from lab.node import Pod, ScratchNode, cgroup_mount
+from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount
 
 TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
 
@@ -34,7 +34,7 @@ def attached(*without: str, **entries: int) -> Iterator[Rig]:
     """A scratch node with the programs attached to its pods' root; maps of these sizes, `without` these features."""
     with ScratchNode() as node:
         found = replace(features(cgroup_mount()), **dict.fromkeys(without, False))
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), found, entries)
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), found, entries, cache=PROGRAM_CACHE)
         try:
             rig = Rig(node, datapath, datapath.load())
             datapath.attach([node.kubepods])

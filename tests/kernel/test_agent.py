@@ -21,7 +21,7 @@ from agent.model.flow import Denial, Flow
 from agent.model.node_state import NodeState
 from agent.outputs.output import Output
 from agent.sync.writer import Outcome
-from lab.node import ScratchNode, cgroup_mount, join_cgroup
+from lab.node import PROGRAM_CACHE, ScratchNode, cgroup_mount, join_cgroup
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import tcp, udp
 
@@ -105,7 +105,7 @@ class Machine:
         return Config(
             files=self.files, node="n1", cgroup_roots=roots, pins=self.node.bpffs / "dagwall",
             state=self.folder / "state", log_folders=self.folder / "logs", drain_seconds=0.2, event_rate=1000,
-            event_burst=1000, **changes,  # type: ignore[arg-type]
+            event_burst=1000, program_cache=PROGRAM_CACHE, **changes,  # type: ignore[arg-type]
         )  # fmt: skip
 
     @contextmanager

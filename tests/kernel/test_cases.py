@@ -36,7 +36,7 @@ from agent.model.verdict import Direction, EndpointState, EventKind, Verdict
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
 from agent.sync.writer import Writer
-from lab.node import Pod, ScratchNode, cgroup_mount, in_netns
+from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount, in_netns
 from tests import caselib
 from tests.caselib import Expectation
 from tests.kernel.rig import ICMP, SCTP, TCP, UDP, Rig, eventually
@@ -77,7 +77,7 @@ class Theatre:
 @pytest.fixture(scope="module")
 def theatre() -> Iterator[Theatre]:
     with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()))
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()), cache=PROGRAM_CACHE)
         try:
             loaded = datapath.load()
             made = Theatre(node, Rig(node, datapath, loaded), Wire(node.world))

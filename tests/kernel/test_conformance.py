@@ -26,7 +26,7 @@ from agent.model.changes import EVERYTHING
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.intake import Intake
 from agent.sync.writer import Writer
-from lab.node import Pod, ScratchNode, cgroup_mount
+from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount
 from tests.conformance import CASES, snapshot, uid_of
 from tests.kernel.rig import Rig
 from tests.kernel.sockets import name_of
@@ -70,7 +70,7 @@ def stage() -> Iterator[Stage]:
         for case in CASES for step in case["steps"] for each in step["state"]["pods"]
     }  # fmt: skip
     with ScratchNode() as node:
-        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()))
+        datapath = Datapath(Pins(node.bpffs / "dagwall"), features(cgroup_mount()), cache=PROGRAM_CACHE)
         try:
             loaded = datapath.load()
             rig = Rig(node, datapath, loaded)
