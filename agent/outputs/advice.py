@@ -1,4 +1,4 @@
-"""What to do next, in the words of a colleague. English for the steps of agent/outputs/explained.py. Pure."""
+"""What to do next, in the words of a colleague. English for the steps of agent/outputs/steps.py. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import assert_never
 from agent.model.flow import Denial, FailedLookup, Outcome, PeerKind, PeerName
 from agent.model.protocol import WITH_PORTS
 from agent.model.verdict import Direction
-from agent.outputs.explained import Explanation, Step, denying_ends
+from agent.outputs.explanation import Explanation, Step
 from agent.outputs.words import protocol_name, short_rule
 
 _PLAIN = re.compile(r"[a-z][a-z0-9_]*(?:[.-][a-z0-9_]+)*")
@@ -122,7 +122,7 @@ def _nearest(denial: Denial) -> str:
 
 
 def _ends(each: Explanation) -> str:
-    return ", ".join(f"{end.pod.namespace}/{end.pod.name}" for end in denying_ends(each))
+    return ", ".join(f"{end.pod.namespace}/{end.pod.name}" for end in each.denying_ends)
 
 
 def _task(denial: Denial) -> str:

@@ -11,7 +11,7 @@ from typing_extensions import assert_never
 from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Outcome
 from agent.model.verdict import DropReason, Verdict
 from agent.outputs.advice import advice
-from agent.outputs.explained import End, Explanation, Failed, Weight
+from agent.outputs.explanation import End, Explanation, Failed, Weight
 from agent.outputs.outcomes import cause_name, outcome_text, timing_text
 from agent.outputs.records import record_of
 from agent.outputs.words import nearest_text, reason_name, sentence, short_rule

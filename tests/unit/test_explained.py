@@ -18,7 +18,8 @@ from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import CidrPeer, DefaultPosture, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.advice import advice, rule_text
-from agent.outputs.explained import Explanation, Failed, Step, Weight, explanations
+from agent.outputs.explained import explanations
+from agent.outputs.explanation import Explanation, Failed, Step, Weight
 from agent.outputs.records import Filter
 from agent.outputs.why import why_of
 from agent.parse.fields import Field

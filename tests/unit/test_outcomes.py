@@ -17,7 +17,8 @@ from agent.flows.unanswered import MOST, PATIENCE_SECONDS, Unanswered
 from agent.model.cluster import Cluster
 from agent.model.flow import NO_ANSWER, FailedLookup, Flow, FlowCounts, Outcome, Timing, Tuple
 from agent.model.verdict import Cause, Direction, EventKind, Hook
-from agent.outputs.explained import Step, explanations
+from agent.outputs.explained import explanations
+from agent.outputs.explanation import Step
 from agent.outputs.metrics import Metrics
 from agent.outputs.outcome_series import OutcomeSeries
 from agent.outputs.outcomes import cause_name, detail_name, outcome_text, timing_text
