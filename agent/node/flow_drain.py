@@ -30,7 +30,7 @@ from agent.node.folding import Folding
 from agent.node.kernel import Maps
 from agent.not_understood import NotUnderstood
 from agent.sync import learned
-from agent.sync.writer import Share
+from agent.sync.epochs import Share
 
 UNKNOWN_PEER_SECONDS = 10.0
 """How long a denial of an unknown incoming address waits for the API to explain it (P15)."""

@@ -7,7 +7,7 @@ import queue
 from collections import Counter
 
 from agent.sources.update import Update
-from agent.sync.writer import Share
+from agent.sync.epochs import Share
 
 Posted = tuple[float, Update]
 """When the source had it, on the monotonic clock, and what it is."""

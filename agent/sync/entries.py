@@ -114,6 +114,10 @@ def pack_index(index: int) -> bytes:
     return U32.pack(value=index)
 
 
+def unpack_index(key: bytes) -> int:
+    return int(U32.unpack(key)["value"])
+
+
 def pack_endpoint(assignment: Assignment, ruleset: Ruleset | None, number: int, slot: int) -> bytes:
     """Value of `endpoints`. Without a ruleset both directions are denied."""
     flags = place_flags(assignment)

@@ -6,22 +6,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.abi.structs import ENDPOINT, EPOCH, U32, folder_id, pack_folder
+from agent.abi.structs import ENDPOINT, folder_id, pack_folder
 from agent.compiler.compiler import Compiler
 from agent.errors import CapacityError
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster, Pod
 from agent.model.identity import Claim, PodUid
-from agent.model.verdict import Direction, EndpointState
+from agent.model.verdict import EndpointState
 from agent.model.want import Assignment, Want
 from agent.sync.allocate import IdentityNumbers
 from agent.sync.deserted import Deserted
 from agent.sync.endpoints import EndpointTable
-from agent.sync.entries import pack_epoch, pack_index, pack_nearby, pack_pending
+from agent.sync.entries import pack_pending, unpack_index
+from agent.sync.epochs import Epochs, Share
 from agent.sync.intake import Intake
 from agent.sync.plan import (
     Carrier,
-    Item,
     Map,
     Plan,
     add_endpoints,
@@ -33,11 +33,6 @@ from agent.sync.plan import (
     rules_first,
 )
 from agent.sync.seqlock import SeqLock
-
-Share = tuple[int, Direction]
-"""(endpoint slot, who opened): what a pod opened, and what others opened to it, fill `flows` each for itself (S1)."""
-
-_NO_EPOCH = (0, (0, 0))
 
 
 @dataclass(slots=True)
@@ -64,11 +59,10 @@ class Writer:
         """`claims`: of this node's pods, as an agent before has kept them. `entries`: that each map holds."""
         self._maps, self._claims, self.entries = maps, claims or {}, dict(entries or {})
         self.intake, self.lock = intake, SeqLock()
-        self._epochs = _read_epochs(maps["epochs"].items())
-        self._last_epoch = max((epoch for epoch, _ in self._epochs.values()), default=0)
         self.compiler = Compiler()
         adopted = {folder_id(k): v for k, v in maps["endpoints"].items()}
         self.endpoints = EndpointTable(numbers, adopted)
+        self._epochs = Epochs(maps, self.endpoints)
         self.cluster = Cluster()
         self._without_pod: dict[PodUid, Assignment] = {}
         self._leaving: set[PodUid] = set()
@@ -145,7 +139,7 @@ class Writer:
         if not self.cluster.complete:
             self.endpoints.redo(())
             return self._carry_out(Plan())
-        spoken = (_index(key) for key, value in self._maps["nearby"].items() if any(value))
+        spoken = (unpack_index(key) for key, value in self._maps["nearby"].items() if any(value))
         have = {folder_id(key): value for key, value in self._maps["endpoints"].items()}
         self.endpoints.redo(have, spoken)
         return self._carry_out(*self._whole(self.endpoints.with_another_ruleset(have)))
@@ -189,23 +183,10 @@ class Writer:
         plan = plan_whole(self.want, self._maps) if whole and self.cluster.complete else Plan()
         counts = [(name, len(items)) for name, items in plan.upserts] + [(n, len(keys)) for n, keys in plan.deletes]
         if whole:
-            counts += [("epochs", self._differing_epochs()), ("nearby", self._differing_nearby())]
+            counts += self._epochs.differing()
         for name, count in counts:
             found[name] = found.get(name, 0) + count
         return {name: count for name, count in found.items() if count}
-
-    def _differing_epochs(self) -> int:
-        have = dict(self._maps["epochs"].items())
-        return sum(have.get(key) != value for key, value in self._packed_epochs(self._epochs))
-
-    def _differing_nearby(self) -> int:
-        """An index that nobody holds may be all zeros, or absent."""
-        held = self.endpoints.nearby_held()
-        have = {
-            _index(key): value for key, value in self._maps["nearby"].items() if any(value) or _index(key) in held
-        }
-        want = {_index(key): value for key, value in self._packed_nearby(have.keys() | held)}
-        return sum(have.get(index) != value for index, value in want.items())
 
     def assign_without_pod(self, uid: PodUid, assignment: Assignment) -> Outcome:
         """What is known of a pod that no snapshot has (L2a, L2c, first boot). The compiler's word wins."""
@@ -248,11 +229,7 @@ class Writer:
 
     def evicted(self, by_share: Counter[Share]) -> Outcome:
         """Entries of `flows` that were taken out, so that the kernel knows how much of each share is in use."""
-        for (slot, direction), count in by_share.items():
-            epoch, before = self._epochs.get(slot, _NO_EPOCH)
-            after = tuple(n + count * (d is direction) for d, n in zip(Direction, before, strict=True))
-            self._epochs[slot] = (epoch, (after[0], after[1]))
-        self._maps["epochs"].put_all(self._packed_epochs({slot for slot, _ in by_share}))
+        self._epochs.evicted(by_share)
         return Outcome()
 
     def take_questioned(self) -> tuple[int, ...]:
@@ -342,8 +319,8 @@ class Writer:
         moves = next(plan for plan in plans if not plan.holds)
         add_endpoints(moves, ops)
         if deletes_addresses(moves):
-            moves.questions = questioning(*self._new_epochs(ops.bumped, nearby))
-        moves.closing = questioning(*self._new_epochs(ops.bumped, nearby))
+            moves.questions = questioning(*self._epochs.renewed(ops.bumped, nearby))
+        moves.closing = questioning(*self._epochs.renewed(ops.bumped, nearby))
         carrier = Carrier(self._maps, self.lock)
         for plan in plans:
             carrier.apply(plan)
@@ -352,34 +329,3 @@ class Writer:
             writes=sum(plan.writes for plan in plans),
             bumped=len(ops.bumped),
         )
-
-    def _new_epochs(self, slots: Iterable[int], nearby: Iterable[int]) -> tuple[list[Item], list[Item]]:
-        """For these slots, and the entries of `nearby` that lead to them."""
-        for slot in slots:
-            _, evicted = self._epochs.get(slot, _NO_EPOCH)
-            self._epochs[slot] = (self._next_epoch(), evicted)
-        return self._packed_epochs(slots), self._packed_nearby(nearby)
-
-    def _next_epoch(self) -> int:
-        """No two slots have the same, so that a flow is never current under another endpoint's."""
-        self._last_epoch = (self._last_epoch + 1) & 0xFFFFFFFF or 1
-        return self._last_epoch
-
-    def _packed_epochs(self, slots: Iterable[int]) -> list[tuple[bytes, bytes]]:
-        return [(pack_index(slot), pack_epoch(*self._epochs[slot])) for slot in slots]
-
-    def _packed_nearby(self, indexes: Iterable[int]) -> list[tuple[bytes, bytes]]:
-        held = ((index, *self.endpoints.nearby_at(index)) for index in indexes)
-        return [
-            (pack_index(index), pack_nearby(cgroup, state, flags, self._epochs.get(slot, _NO_EPOCH)[0]))
-            for index, cgroup, state, flags, slot in held
-        ]
-
-
-def _index(key: bytes) -> int:
-    return int(U32.unpack(key)["value"])
-
-
-def _read_epochs(items: Iterable[tuple[bytes, bytes]]) -> dict[int, tuple[int, tuple[int, int]]]:
-    found = ((_index(k), EPOCH.unpack(v)) for k, v in items)
-    return {slot: (v["epoch"], v["evicted"]) for slot, v in found if v["epoch"] or any(v["evicted"])}

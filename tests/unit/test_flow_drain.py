@@ -22,7 +22,7 @@ from agent.model.identity import Claim, PodUid
 from agent.model.verdict import Direction, DropReason, EventKind, Verdict
 from agent.node.flow_drain import UNKNOWN_PEER_SECONDS, WAITING, Clocks, FlowDrain, Snapshot, lost_evictions
 from agent.node.folding import Folding
-from agent.sync.writer import Share
+from agent.sync.epochs import Share
 from tests.unit.fake_kernel import Clock, FakeKernel
 from tests.unit.test_flows_join import CLUSTER, CONTEXT, EVENT, FACTS
 
