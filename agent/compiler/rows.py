@@ -42,13 +42,10 @@ class Rows:
         return Ruleset(defaults, sockets, names=content.asks_names, hellos=hellos)
 
     def write(self, group: GroupId, content: RulesetContent, members: Members, base: Members) -> None:
-        """Writes the rows of a ruleset for a class; of a class that is its own base, those that differ from the
+        """Writes the rows of a ruleset for a class, once: what either means never changes. Of a class that is its own base, those that differ from the
         default, of any other, those that differ from its base class's."""
         lines = self._lines_of(content, members, base)
         rows = {RuleKey(*group, direction, ports): value for direction, ports, value in lines}
-        for key in self._groups.get(group, ()):
-            if key not in rows:
-                self._rules.put(key, None)
         for key, value in rows.items():
             self._rules.put(key, value)
         self._groups[group] = tuple(rows)
