@@ -11,7 +11,7 @@ APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel attack api e2e soak bench matrix bcc clean
+.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel attack api e2e soak bench matrix bcc rules clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ run: $(VENV)/.ready ## the agent on your own manifests: make run FILES=folder
 	@[ -n "$(FILES)" ] || { echo "make run: FILES is missing: the folder of your manifests, as in make run FILES=manifests" >&2; exit 2; }
 	$(VENV)/bin/dagwall run --files $(FILES)
 
-manifests: $(VENV)/.ready ## deploy/base/crds and daemonset.yaml, from the validator's tables and deploy/base
+manifests: $(VENV)/.ready ## deploy/base/crds, daemonset.yaml, dashboards, PrometheusRule: from what they are made of
 	$(PY) -m scripts.manifests
 
 fmt: $(VENV)/.ready ## format Python
@@ -50,7 +50,10 @@ check: $(VENV)/.ready ## format, lint, types, import contracts, unit and layout 
 	$(VENV)/bin/lint-imports --no-cache | tail -n 8
 	$(PYTEST) -q -n auto tests/unit tests/layout
 
-test: check kernel api ## everything that this machine can prove (root)
+test: check rules kernel api ## everything that this machine can prove (root)
+
+rules: $(VENV)/.ready ## alert rules, their tests, the dashboards' queries and the metrics themselves, judged by promtool
+	@PROMTOOL=$$(./scripts/promtool.sh) && export PROMTOOL && $(PYTEST) -q tests/prometheus
 
 unit: $(VENV)/.ready ## pure core, no root, seconds
 	$(PYTEST) -q -n auto tests/unit

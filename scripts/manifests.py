@@ -1,4 +1,4 @@
-"""Writes deploy/base/crds from agent.parse.definitions, and daemonset.yaml from deploy/base; `make manifests`."""
+"""`make manifests`: writes definitions, daemonset.yaml, dashboards and the PrometheusRule from what makes them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 import yaml
 
 from agent.parse.definitions import definitions
+from scripts import dashboards
 
 ROOT = Path(__file__).parents[1]
 BASE = Path("deploy/base")
+PROMETHEUS = Path("deploy/prometheus")
+_RULE_HEADER = """\
+# For the Prometheus Operator: made by `make manifests` from rules.yaml beside it. Some Prometheus objects select
+# rules by label: add yours.
+"""
 _HEADER = """\
 # Dagwall on every node: kubectl apply -f daemonset.yaml
 #
@@ -29,7 +35,17 @@ def texts() -> dict[Path, str]:
         for definition in definitions()
     }
     base = (ROOT / BASE / "daemonset.yaml").read_text(encoding="utf-8")
-    return crds | {Path("daemonset.yaml"): "---\n".join([_HEADER, *crds.values(), base])}
+    whole = {Path("daemonset.yaml"): "---\n".join([_HEADER, *crds.values(), base])}
+    return crds | whole | dashboards.texts() | {PROMETHEUS / "prometheusrule.yaml": _prometheus_rule()}
+
+
+def _prometheus_rule() -> str:
+    """The rules for the Prometheus Operator."""
+    rules = yaml.safe_load((ROOT / PROMETHEUS / "rules.yaml").read_text(encoding="utf-8"))
+    labels = {"app.kubernetes.io/name": "dagwall"}
+    metadata = {"name": "dagwall", "namespace": "dagwall-system", "labels": labels}
+    rule = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": metadata, "spec": rules}
+    return _RULE_HEADER + yaml.safe_dump(rule, sort_keys=False, width=110)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ class Rows:
         return Ruleset(defaults, sockets, names=content.asks_names, hellos=hellos)
 
     def write(self, group: GroupId, content: RulesetContent, members: Members, base: Members) -> None:
-        """Writes the rows of a ruleset for a class, once: what either means never changes. Of a class that is its own base, those that differ from the
-        default, of any other, those that differ from its base class's."""
+        """Writes the rows of a ruleset for a class, once: what either means never changes. Of a class that is its own
+        base those that differ from the default, of any other those that differ from its base class's."""
         lines = self._lines_of(content, members, base)
         rows = {RuleKey(*group, direction, ports): value for direction, ports, value in lines}
         for key, value in rows.items():

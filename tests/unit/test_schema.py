@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent.parse.definitions import definitions
-from scripts.manifests import BASE, ROOT, texts
+from scripts import dashboards
+from scripts.manifests import BASE, PROMETHEUS, ROOT, texts
 
 
 def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -20,7 +21,8 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 
 
 def test_the_files_are_what_the_tables_make() -> None:
-    found = [ROOT / "daemonset.yaml", *(ROOT / BASE / "crds").glob("*.yaml")]
+    made = [*(ROOT / BASE / "crds").glob("*.yaml"), *(ROOT / dashboards.FOLDER).glob("*.json")]
+    found = [ROOT / "daemonset.yaml", ROOT / PROMETHEUS / "prometheusrule.yaml", *made]
     assert {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in found} == texts(), "make manifests"
 
 
