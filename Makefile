@@ -87,7 +87,7 @@ matrix: $(VENV)/.ready ## the kernel tests in Debian's kernels, by QEMU (root): 
 	@./scripts/apt.sh $(APT_MATRIX)
 	$(PY) -m matrix $(KERNELS) $(abspath $(KERNEL)) $(if $(DOCS),--docs) $(ARGS)
 
-bcc: $(VENV)/.ready ## the loader with each release's bcc, in its kernel (root): DOCS=1
+bcc: $(VENV)/.ready ## the loader with each release's bcc, the image's in older kernels too (root): DOCS=1
 	@./scripts/apt.sh $(APT_MATRIX)
 	$(PY) -m matrix --bcc $(if $(DOCS),--docs) $(ARGS)
 

@@ -156,29 +156,30 @@ static __always_inline __u64 in_lower_case(__u64 byte)
 	return byte | (letters >> (byte & 31) & (byte >> 6) & ~(byte >> 5) & 1) << 5;
 }
 
-/* The name as a key of `servers`: reversed, labels apart by a 0. 0: it is no name. */
-static __always_inline int write_key(const __u8 *name, __u32 length, struct greeting *g)
+/* The name as a key of `servers`: reversed, labels apart by a 0. 0: it is no name.
+ * The verifiers follow it because `length` stays in one register, 64 bits wide: what the loop has compared bounds what
+ * is written.
+ */
+static __always_inline int write_key(const __u8 *name, __u64 length, struct greeting *g)
 {
 	enum { DOT = '.', ENDS = 2 };
 	__u64 good = 1, before_is_dot = 1;
-	__u32 last = length - 1;
 
+	asm volatile("" : "+r"(length));
+	if (length > SERVER_BYTES - ENDS)
+		return 0;
 #pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < SERVER_BYTES - ENDS; i++) {
+	for (__u64 i = 0; i < SERVER_BYTES - ENDS; i++) {
 		asm volatile("" : "+r"(length));
 		if (i >= length)
 			break;
 		__u64 byte = name[i];
 		__u64 is_dot = is_zero(byte ^ DOT);
-		__u32 place = last - i;
 
 		good &= is_of_name(byte) & ~(before_is_dot & is_dot);
 		before_is_dot = is_dot;
-		if (place < SERVER_BYTES)
-			g->key.bytes[place] = in_lower_case(byte) & (is_dot - 1);
+		g->key.bytes[length - 1 - i] = in_lower_case(byte) & (is_dot - 1);
 	}
-	if (length > SERVER_BYTES - ENDS)
-		return 0;
 	g->key.bytes[length] = 0;
 	g->key.bytes[length + 1] = 0;
 	g->key.length = RULESET_BITS + (length + ENDS) * 8;

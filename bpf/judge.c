@@ -112,14 +112,6 @@ static __always_inline void find_rule(const struct endpoint *endpoint, const str
 	*out = rule ? *rule : endpoint->defaults[direction & 1];
 }
 
-/* 1: zero; 0: not. Without a branch, of which the verifier would follow both sides for each entry of a loop. */
-static __always_inline __u64 is_zero(__u64 value)
-{
-	value |= -value;
-	asm volatile("" : "+r"(value)); /* or LLVM makes a branch of it */
-	return 1 - (value >> 63);
-}
-
 static __always_inline __u64 openness(__u8 verdict)
 {
 	return (3 - verdict) & -(1 - is_zero(verdict)); /* DENY, AUDIT, ALLOW */

@@ -3,6 +3,7 @@
 #ifndef DAGWALL_PACKET_H
 #define DAGWALL_PACKET_H
 
+#include "branchless.h"
 #include "types.h"
 
 enum ethertype { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_IPV6 = 0x86dd };
@@ -154,7 +155,7 @@ static __always_inline int parse_fast(struct __sk_buff *skb, int way, struct pac
 static __always_inline __u8 scan_ipv4_options(struct __sk_buff *skb, __u32 header_length)
 {
 	enum { END = 0, NOP = 1, LSRR = 131, SSRR = 137 };
-	__u32 offset = 20;
+	__u64 offset = 20;
 
 	for (int i = 0; i < 40; i++) {
 		__u8 option[2];
@@ -163,13 +164,16 @@ static __always_inline __u8 scan_ipv4_options(struct __sk_buff *skb, __u32 heade
 			return DROP_NONE;
 		if (bpf_skb_load_bytes(skb, offset, option, 2))
 			return DROP_INVALID_PACKET;
-		if (option[0] == END)
-			return DROP_NONE;
-		if (option[0] == LSRR || option[0] == SSRR)
-			return DROP_SOURCE_ROUTE;
-		if (option[0] != NOP && option[1] < 2)
-			return DROP_INVALID_PACKET;
-		offset += option[0] == NOP ? 1 : option[1];
+		__u64 is_nop = is_zero(option[0] ^ NOP);
+		__u64 is_source_route = is_zero(option[0] ^ LSRR) | is_zero(option[0] ^ SSRR);
+		__u64 is_broken = is_less(option[1], 2) & (1 - is_nop);
+
+		if (is_zero(option[0] ^ END) | is_source_route | is_broken) {
+			if (option[0] == END)
+				return DROP_NONE;
+			return is_source_route ? DROP_SOURCE_ROUTE : DROP_INVALID_PACKET;
+		}
+		offset += is_nop | (option[1] & (is_nop - 1));
 	}
 	return DROP_NONE;
 }

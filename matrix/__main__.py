@@ -34,6 +34,7 @@ class Options:
 
     kernels: tuple[str, ...]
     of_bcc: bool
+    suite: str
     modules: Path | None
     tests: str | None
     select: str
@@ -49,7 +50,8 @@ class Options:
 
 @click.command()
 @click.argument("kernels", nargs=-1)
-@click.option("--bcc", "of_bcc", is_flag=True, help="Load the programs with each release's bcc in its own kernel.")
+@click.option("--bcc", "of_bcc", is_flag=True, help="Load the programs with each release's bcc.")
+@click.option("--suite", default="", help="Of these, those with the bcc of one suite of Debian.")
 @click.option(
     "--modules", type=click.Path(path_type=Path), help="/lib/modules/RELEASE of a kernel given by its path."
 )
@@ -86,7 +88,7 @@ def _run(options: Options, progress: Progress) -> list[Result]:
     which = "none" if options.of_bcc else options.tests or ("all" if tools.kvm else "core")
     limits = Limits(options.timeout or _SECONDS[which], options.boot_timeout, options.memory, options.share)
     if options.of_bcc:
-        queue = bcc.jobs(progress.say, update=options.update)
+        queue = bcc.jobs(options.suite, progress.say, update=options.update)
     else:
         names = options.kernels or tuple(debian.KERNEL_SUITES)
         queue = _jobs([_kernel(name, options, progress) for name in names], which, options.select)

@@ -1,4 +1,4 @@
-"""Each release's bcc, on that release's own files and in its kernel: does the loader work with it?"""
+"""Each release's bcc, on that release's own files: does the loader work with it? The image's in old kernels too."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ class Release:
     """What the loader must say where it cannot work; empty: it must work."""
 
 
+IMAGE = "trixie"
+"""What the Dockerfile begins with: its compiler writes the programs that a cluster's nodes load, old kernels' too."""
 RELEASES = (
     Release(
         "Debian 11's bcc, on Debian 12", "bookworm", "5.10", "python3,python3-bpfcc/bullseye,libbpfcc/bullseye",
         extra="bullseye", refused="bcc 0.18.0 is too old: its load_func() takes no attach_type",
     ),
     Release("Debian 12", "bookworm", "6.1"),
-    Release("Debian 13", "trixie", "6.12"),
+    *(Release("Debian 13, as in the image", IMAGE, kernel) for kernel in ("5.10", "6.1", "6.12")),
     Release("Debian sid", "sid", "sid"),
 )  # fmt: skip
 
@@ -45,14 +47,15 @@ NOT_RUN = (
 """Name, Python, bcc, remark."""
 
 
-def jobs(say: Say, *, update: bool) -> list[Job]:
-    """A guest for each release: its files, its kernel, its Python; the programs only."""
+def jobs(suite: str, say: Say, *, update: bool) -> list[Job]:
+    """A guest for each release, or for those of one suite: its files, a kernel, its Python; the programs only."""
     return [
         Job(
-            release.name, fetch_kernel(release.kernel, say, update=update), tests=(), count=0,
+            f"{release.name} on {release.kernel}", fetch_kernel(release.kernel, say, update=update), (), 0,
             root=_root(release, say, update=update), python="/usr/bin/python3", refused=release.refused,
         )
         for release in RELEASES
+        if suite in ("", release.suite)
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from matrix import bcc, initramfs, report
+from matrix import bcc, debian, initramfs, report
 from matrix.debian import MatrixError, parts_of, release_of
 from matrix.report import Result
 from matrix.tools import major_version
@@ -171,3 +172,10 @@ def test_a_version_of_qemu() -> None:
 def test_a_line_that_is_still_being_written_is_left_for_later() -> None:
     assert complete_lines('{"a": 1}\n{"b"') == ['{"a": 1}\n']
     assert complete_lines("") == []
+
+
+def test_the_image_s_compiler_is_tried_in_every_old_kernel() -> None:
+    dockerfile = (Path(bcc.__file__).parents[1] / "Dockerfile").read_text()
+    assert set(re.findall(r"^FROM debian:(\w+)", dockerfile, re.MULTILINE)) == {bcc.IMAGE}
+    tried = {each.kernel for each in bcc.RELEASES if each.suite == bcc.IMAGE}
+    assert tried == {name for name in debian.KERNEL_SUITES if name != "sid"}
