@@ -78,18 +78,6 @@ static __always_inline void mark_pending(struct bpf_sock_addr *ctx)
 		s->waits = WAITS_FOR_AGENT;
 }
 
-/* A socket that has had a connection before begins anew. */
-static __always_inline void forget_hello(struct bpf_sock_addr *ctx, struct promoted *s)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct greeting *greeting = s && sk ? greetings.sk_storage_get(sk, 0, 0) : 0;
-
-	if (s)
-		s->greeted = 0;
-	if (greeting)
-		greeting->seen = 0;
-}
-
 /* Who calls connect() opens the connection (P9), also where the socket has listened, or was accepted, before. Without
  * `flags` only a socket that has another mark gets it. One that finds no memory for it is denied at its SYN.
  */
@@ -99,7 +87,6 @@ static __always_inline void mark_opened(struct bpf_sock_addr *ctx, int flags)
 
 	if (s && s->opened != OPENED_BY_US)
 		s->opened = OPENED_BY_US;
-	forget_hello(ctx, s);
 }
 
 /* 127.0.0.0/8 or ::1 by another device than lo leaves the pod (P7). What else is bound to no device egress sees. */

@@ -607,6 +607,8 @@ int greeted_egress(struct __sk_buff *skb)
 	}
 	if (has_failed)
 		record_audit(config, &event, &rule);
+	if (!g->seen && !g->fault)
+		g->fault = DROP_HELLO_UNSEEN; /* no rule has waited for the rest, but one to come may ask for it */
 	g->seen = 1;
 	s->greeted = judged.epoch;
 	count_greeted(skb, &packet, &key, endpoint);

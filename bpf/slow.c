@@ -343,7 +343,7 @@ static __always_inline int awaits_hello(struct __sk_buff *skb, const struct pack
 		return 0;
 	struct promoted *s = storage_of_skb(skb);
 
-	if (s && s->greeted == epoch)
+	if (s && is_zero(s->greeted ^ epoch) & (1 - is_zero(epoch)))
 		return 0;
 	data = packet->role == ROLE_OPENS ? stream_at(skb, &ports) : 0;
 	return !data || skb->len > data;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* sockops: while an endpoint is pending its SYN is dropped; make the stack send it again after some ticks, not after
- * a second, and often enough to wait as long as it would have. And: how connections that pods opened came to their end.
+ * a second, and often enough to wait as long as it would have. And: a socket's new connection begins without what is
+ * known of the one before; how connections that pods opened came to their end.
  *
  * Returns 1 always; `reply` is set only where it means the first retry of a pending socket.
  */
@@ -20,6 +21,21 @@ static __always_inline void retry_soon(struct bpf_sock_ops *ctx, struct promoted
 		s->waits = WAITS_FOR_RETRY;
 		ctx->reply = config->syn_ticks;
 	}
+}
+
+/* A socket that has had a connection before begins anew, whatever has let it connect again: connect() to an address or to
+ * none, data in the SYN, or MPTCP for a subflow of its own.
+ */
+static __always_inline void begin_anew(struct bpf_sock *sk, struct promoted *s)
+{
+	struct greeting *greeting = greetings.sk_storage_get(sk, 0, 0);
+
+	if (s) {
+		s->greeted = 0;
+		s->epoch = 0;
+	}
+	if (greeting)
+		greeting->seen = 0;
 }
 
 #ifdef HAVE_SOCK_ERROR
@@ -159,8 +175,11 @@ int sockops(struct bpf_sock_ops *ctx)
 			established(s, attempt);
 		return 1;
 	}
-	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB && attempt)
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		begin_anew(sk, s);
+		if (attempt)
+			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	}
 	if (s)
 		retry_soon(ctx, s);
 	return 1;

@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Sequence
 
@@ -167,21 +168,52 @@ def talks_by_mptcp(address: str, port: int, whole: bytes) -> str:
         return answer(sock, len(whole), 2)
 
 
-def talks_again(address: str, port: int, first: bytes, other: tuple[str, int], second: bytes) -> list[str]:
-    """One socket for two connections, one after the other."""
+def talks_again(
+    address: str, port: int, first: bytes, other: tuple[str, int], second: bytes,
+    *, writes: int = 0, protocol: int = 0, wait: float = 0.0,
+) -> list[str]:  # fmt: skip
+    """One socket for two connections, one after the other. `writes` more, and their answers, follow the first hello:
+    of so many packets one copies the flow into the socket. `wait`: seconds between the socket and its first connect."""
     said = []
-    with socket.socket(family(address), socket.SOCK_STREAM) as sock:
+    with socket.socket(family(address), socket.SOCK_STREAM, protocol) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        time.sleep(wait)
         for where, whole in (((address, port), first), (other, second)):
             sock.settimeout(5)
             try:
                 sock.connect(where)
                 sock.sendall(whole)
                 said.append(answer(sock, len(whole)))
+                for _ in range(0 if said[1:] else writes):
+                    sock.sendall(b"y" * 10)
+                    assert answer(sock, 10) == "ok"
             except OSError as exc:
                 said.append(name_of(exc))
             if not said[1:]:
                 disconnect(sock)
     return said
+
+
+def greets_itself(port: int, whole: bytes, second: bytes) -> tuple[list[str], list[bytes]]:
+    """A pod on the host's network that serves itself: a hello to 127.0.0.1, then the same socket to 0.0.0.0."""
+    arrived: list[bytes] = []
+    with socket.create_server(("0.0.0.0", port)) as server:
+
+        def serve() -> None:
+            for _ in range(3):
+                with contextlib.suppress(OSError):
+                    connection, _ = server.accept()
+                    threading.Thread(target=echo, args=(connection,), daemon=True).start()
+
+        def echo(connection: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := connection.recv(65536):
+                    arrived.append(data)
+                    connection.sendall(data)
+
+        threading.Thread(target=serve, daemon=True).start()
+        fresh = talks("0.0.0.0", port, second)
+        return [fresh, *talks_again("127.0.0.1", port, whole, ("0.0.0.0", port), second)], arrived
 
 
 def disconnect(sock: socket.socket) -> None:

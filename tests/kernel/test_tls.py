@@ -27,9 +27,11 @@ from lab.node import Pod, ScratchNode, in_netns
 from tests.certificates import Authority
 from tests.kernel.hellos import (
     ECH,
+    MPTCP,
     MSG_EOR,
     answer,
     extension,
+    greets_itself,
     hello,
     keeps_talking,
     message,
@@ -381,6 +383,80 @@ def test_a_socket_that_connects_again_begins_anew(task: Task) -> None:
     assert task.pod.run(talks_again, SITE, PORT, openssl(GOOD), (OTHER, PORT), openssl("db.internal")) == ["ok", "ok"]
     for wrong in (HTTP, openssl(GOOD)):
         assert task.pod.run(talks_again, SITE, PORT, openssl(GOOD), (OTHER, PORT), wrong) == ["ok", DENIED]
+
+
+@pytest.mark.parametrize("address", [SITE, SITE6])
+def test_a_socket_whose_flow_was_copied_into_it_begins_anew(task: Task, address: str) -> None:
+    """Of 256 packets one copies the flow into the socket, which then passes without a look at anything else."""
+    task.rules(rule(NAMED, SITE, SITE6))
+    for second, ends in ((HTTP, DENIED), (openssl(BAD), DENIED), (openssl(GOOD), "ok")):
+        again = partial(talks_again, address, PORT, openssl(GOOD), (address, PORT), second, writes=600)
+        assert task.pod.run(again, timeout=60) == ["ok", ends]
+    assert HTTP not in task.arrived(address)
+
+
+def test_mptcp_that_is_older_than_the_rule_begins_anew(task: Task) -> None:
+    task.rules(rule("", PLAIN, name="plain"))
+    if task.pod.run(talks_by_mptcp, PLAIN, PORT, b"ping") == "EPROTONOSUPPORT":
+        pytest.skip("this kernel has no MPTCP")
+    again = partial(
+        talks_again, SITE, PORT, openssl(GOOD), (SITE, PORT), HTTP, writes=600, protocol=MPTCP, wait=3.0
+    )  # fmt: skip
+    said: list[list[str]] = []
+    running = threading.Thread(target=lambda: said.append(task.pod.run(again, timeout=60)))
+    running.start()
+    time.sleep(1.0)
+    task.rules(rule("", PLAIN, name="plain"), rule(NAMED, SITE))
+    running.join()
+    assert said == [["ok", DENIED]]
+    assert HTTP not in task.arrived()
+
+
+def test_a_socket_that_connects_to_this_host_begins_anew(task: Task) -> None:
+    """0.0.0.0 is the host's own network for a pod there."""
+    world, dag = task.world, f"{task.dag}host"
+    pod = world.node.add_pod()
+    on_host = pod_manifest(dag, pod.uid, pod.ipv4, dag).replace("spec: {", "spec: {hostNetwork: true, ")
+    world.write(f"{dag}.yaml", on_host)
+    egress = f"{{name: here, to: [{{entity: node}}], ports: [{{port: 9443}}], {ANY}}}"
+    ingress = "  ingress: [{name: all, from: [{cidr: 0.0.0.0/0}, {entity: node}]}]"
+    world.write(f"{dag}-policy.yaml", policy(dag, egress) + ingress + "\n")
+    writer = task.agent.node.writer
+    assert eventually(lambda: pod.uid in writer.want.assignments and not writer.pending(), 20)
+    time.sleep(0.5)
+    said, arrived = pod.run(partial(greets_itself, 9443, openssl(GOOD), HTTP), timeout=60)
+    assert said == [DENIED, "ok", DENIED]
+    assert HTTP not in b"".join(arrived)
+
+
+@pytest.mark.parametrize("begins", [b"\x16", openssl(GOOD)[:11]])
+def test_half_a_hello_is_none(task: Task, begins: bytes) -> None:
+    """Let pass by a name whose rule asks for none; when that rule goes, the rule that is left asks for one."""
+    lookups, plain = "{name: dns, to: [{entity: dns}]}", "other.example.org"
+    unnamed = rule(f"tls: {{serverNames: [{GOOD}], allowNoServerName: true}}", SITE)
+    named = f"{{name: named, to: [{{fqdn: {plain}}}], ports: [{{port: {PORT}}}]}}"
+    task.rules(lookups, unnamed, named)
+    said = running(task.pod, looks_up_and_talks, SITE, PORT, plain, [begins, b"GET / HTTP/1.1\r\n", HTTP], 2.5)
+    time.sleep(1.5)
+    task.rules(lookups, unnamed)
+    assert said() in ("ended", DENIED)
+    assert HTTP not in task.arrived()
+
+
+def looks_up_and_talks(address: str, port: int, name: str, pieces: list[bytes], seconds: float) -> str:
+    """Asks for a name of the peer's after connect(); the last piece is sent so much later."""
+    with socket.create_connection((address, port), timeout=5) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        look_up(DNS, name)
+        try:
+            for piece in pieces[:-1]:
+                sock.sendall(piece)
+                assert answer(sock, len(piece)) == "ok"
+            time.sleep(seconds)
+            sock.sendall(pieces[-1])
+        except OSError as exc:
+            return name_of(exc)
+        return answer(sock, len(pieces[-1]))
 
 
 def test_any_of_several_rules_may_match(task: Task) -> None:
