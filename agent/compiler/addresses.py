@@ -11,6 +11,7 @@ from agent.compiler.atoms import (
     CLUSTER,
     DNS,
     HOST,
+    LEFT_OUT,
     METADATA,
     NODE,
     ON_LINK,
@@ -45,9 +46,10 @@ class Owners:
     services: AbstractSet[Name] = frozenset()
     slices: AbstractSet[Name] = frozenset()
     externals: AbstractSet[Name] = frozenset()  # services that name it among their external addresses
+    left_out: AbstractSet[PodUid] = frozenset()  # pods of which only the address is known
 
     def __bool__(self) -> bool:
-        return bool(self.known or self.externals)
+        return bool(self.known or self.externals or self.left_out)
 
     @property
     def known(self) -> bool:
@@ -75,7 +77,7 @@ class Addresses:
         self._fixed = dict(_fixed(cluster))
         self.prefixes = memberships(_items(cluster, cidrs))
         self._around = Lpm(self.prefixes)
-        self.apply(cluster, cluster.pods, cluster.services, cluster.slices)
+        self.apply(cluster, (*cluster.pods, *cluster.left_out), cluster.services, cluster.slices)
 
     def hosts(self) -> set[Host]:
         """Every address that is somebody's or that the semantics name."""
@@ -89,6 +91,8 @@ class Addresses:
         stale: set[Host] = set()
         for uid in pods:
             stale |= self._move(("pods", uid), _pod_hosts(old.pods.get(uid)), _pod_hosts(cluster.pods.get(uid)))
+            out = (_pod_hosts(each.left_out.get(uid)) for each in (old, cluster))
+            stale |= self._move(("left_out", uid), *out)
         changed, fronts = set(slices), set[Name]()
         for name in slices:
             for piece in (old.slices.get(name), cluster.slices.get(name)):
@@ -132,6 +136,8 @@ class Addresses:
         found: Members = NOTHING
         if owners.pods:
             found |= self._pods.atoms(self._pod_of(owners))
+        elif owners.left_out:
+            found |= {LEFT_OUT}
         for name in owners.services:
             found |= self._services.of_service(self._cluster.services[name])
         for name in owners.externals:
@@ -153,7 +159,10 @@ class Addresses:
         ready: dict[tuple[int, int], set[tuple[Host, int]]] = {}
         every: set[Host] = set()
         for name in services:
-            for piece_name in self._slices_of.get(name, ()):
+            pieces = self._slices_of.get(name, ())
+            if any(self._cluster.slices[piece_name].cut for piece_name in pieces):
+                continue
+            for piece_name in pieces:
                 piece = self._cluster.slices[piece_name]
                 there = {host_of(address): address not in piece.waiting for address in piece.addresses}
                 every |= there.keys()

@@ -1,7 +1,8 @@
 """Atoms: what a rule can ask about an address. An address's class is the set of atoms that hold for it.
 
-A *base* atom counts in the base class too: the entities, and CIDRs so wide that they would otherwise touch the
-class of nearly every address. Every ruleset has rows for base classes; for other classes only where it names an atom.
+A *base* atom counts in the base class too: the entities, all pods or those of a namespace, and CIDRs so wide that
+they would otherwise touch the class of nearly every address. Every ruleset has rows for base classes; for other
+classes only where it names an atom: labels that somebody asks about cost nobody else a row.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Mark(Enum):
     SPECIAL = "link-local, multicast, reserved"  # never in a class: it only keeps an address out of WORLD
     ON_LINK = "perhaps the node, for deny rules"
     NAMED = "a DNS name, not an address"
+    LEFT_OUT = "some pod, for deny rules"  # P17
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +150,18 @@ Atom = (
 )
 
 MARKS = {mark: AtomId(i) for i, mark in enumerate(Mark)}
-NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, SPECIAL, ON_LINK, NAMED = MARKS.values()
+(NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA, WORLD, HOST, UNKNOWN, SPECIAL, ON_LINK, NAMED, LEFT_OUT) = (
+    MARKS.values()
+)
 ANY_ADDRESS = AtomId(-1)
 """Stands in a term for a rule without peers; never in a class."""
 
 CROWD = 10_000
 
 NAMED_ENTITIES: Members = frozenset({NODE, CLUSTER, KUBE_APISERVER, DNS, AIRFLOW, METADATA})
-NOT_WORLD = NAMED_ENTITIES | {SPECIAL}
+NOT_WORLD = NAMED_ENTITIES | {SPECIAL, LEFT_OUT}
 MAY_BE_NAMED: Members = frozenset({WORLD, KUBE_APISERVER, DNS, AIRFLOW})
-NEVER_NAMED: Members = frozenset({NODE, CLUSTER, METADATA, HOST, UNKNOWN})
+NEVER_NAMED: Members = frozenset({NODE, CLUSTER, METADATA, HOST, UNKNOWN, LEFT_OUT})
 """Addresses of one of the first and none of the second are what a DNS name may lead to (S4)."""
 BUT_METADATA: Members = frozenset(MARKS.values()) - {METADATA}
 
@@ -171,6 +175,8 @@ def closed(members: Iterable[AtomId]) -> Members:
 
 
 def is_base(atom: Atom) -> bool:
+    if isinstance(atom, PodPeer | LivePodPeer):
+        return not atom.pod_selector.requirements
     return isinstance(atom, Mark) or bool(getattr(atom, "base", False))
 
 

@@ -1,6 +1,7 @@
 """Services and endpoint slices: whoever may write them fills map `hosts`, and gives addresses their atoms (P17).
 
-Of a refused one the version before stays; one that never had any is not there: its addresses are unknown ones.
+Of a refused one the version before stays; one that never had any is not there: its addresses are unknown ones. Where
+a slice is refused, a NetworkPolicy allows no connection to the addresses of its service (P13).
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class ServiceShares:
             table, name = _TABLES[ref.kind], (ref.namespace, ref.name)
             if name in tables[table]:
                 known = _piece(self._taken, ref)
-                if known is None:
+                if isinstance(tables[table][name], EndpointSlice):
+                    tables[table][name] = _cut(tables[table][name], known)
+                elif known is None:
                     del tables[table][name]
                 else:
                     tables[table][name] = known
@@ -169,6 +172,13 @@ def _counted_once(cluster: Cluster, needs: Mapping[PolicyRef, int], limit: int) 
         found[ref] = len(new)
         known |= new
     return found
+
+
+def _cut(refused: EndpointSlice, known: Piece | None) -> EndpointSlice:
+    """The version before, or none of the endpoints: that there are others counts, because a NetworkPolicy allows a
+    service's address only if all of them may be reached (P13)."""
+    before = known if isinstance(known, EndpointSlice) else replace(refused, addresses=(), waiting=frozenset())
+    return replace(before, service=refused.service, cut=True)
 
 
 def _addresses(piece: Piece) -> Iterator[Address]:

@@ -13,6 +13,7 @@ from agent.compiler.atoms import (
     ANY_ADDRESS,
     DNS,
     KUBE_APISERVER,
+    LEFT_OUT,
     MARKS,
     ON_LINK,
     AtomId,
@@ -41,6 +42,7 @@ from agent.model.policy import (
 )
 from agent.model.verdict import Direction
 from agent.semantics.entities import APISERVER
+from agent.semantics.peers import may_mean_a_pod
 
 WIDE_V4, WIDE_V6 = 8, 24
 """CIDRs of at most so many bits count in the base class: each touches the class of nearly every address."""
@@ -155,6 +157,8 @@ class Lowering:
             yield from port_terms(self.table.number(atom), rule.ports, rule.direction)
         if denies and EntityPeer(Entity.NODE) in rule.peers:
             yield from port_terms(ON_LINK, rule.ports, rule.direction)
+        if denies and any(may_mean_a_pod(peer) for peer in rule.peers):
+            yield from port_terms(LEFT_OUT, _of_any_name(rule), rule.direction)
         for peer in rule.peers:
             yield from self._peer(PerhapsTasks(peer) if denies and isinstance(peer, TaskPeer) else peer, rule)
 
@@ -196,6 +200,13 @@ class Lowering:
         own, wanted = (tuple(interval(m) for m in each if m.name is None) for each in filters)
         if ports_of_both := intersection(own, wanted):
             yield AtPorts(atom, ports_of_both)
+
+
+def _of_any_name(rule: Rule) -> tuple[PortMatch, ...] | None:
+    """Ports of a pod whose names for them nobody knows: each may be the one that the rule names."""
+    if rule.ports is None or rule.direction is Direction.INGRESS:
+        return rule.ports
+    return tuple(dict.fromkeys(match if match.name is None else PortMatch(match.protocol) for match in rule.ports))
 
 
 def is_wide(peer: CidrPeer) -> bool:

@@ -46,6 +46,11 @@ class Facts:
         self.is_metadata = any(each in metadata for each in self._guarded)
         owners = [] if self.is_metadata else [p for p in cluster.pods.values() if is_peer(p) and self._has(p)]
         self.pod: Pod | None = max(owners, key=precedence, default=None)
+        self.is_left_out = (
+            self.pod is None
+            and not self.is_metadata
+            and any(is_peer(pod) and self._has(pod) for pod in cluster.left_out.values())
+        )
 
     def _has(self, item: Pod) -> bool:
         return self.address in item.addresses
@@ -108,7 +113,7 @@ class Facts:
             return self.is_metadata and entity is Entity.METADATA
         if entity is Entity.WORLD:
             named = any(self.in_entity(other) for other in Entity if other is not Entity.WORLD)
-            return not named and not self._guarded
+            return not named and not self._guarded and not self.is_left_out
         return {
             Entity.NODE: self._is_node,
             Entity.CLUSTER: self._in_cluster,
@@ -121,7 +126,7 @@ class Facts:
         """May a DNS name lead there (S4)?"""
         never = {Entity.METADATA, Entity.NODE, Entity.CLUSTER}
         having = {entity for entity in Entity if self.in_entity(entity)}
-        return bool(having) and not having & never
+        return bool(having) and not having & never and not self.is_left_out
 
     def _is_node(self) -> bool:
         nodes = self.cluster.nodes.values()

@@ -39,6 +39,7 @@ from agent.model.protocol import ORDINARY, IpProtocol
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.semantics.builtin import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
 from agent.semantics.names import matches
+from agent.semantics.peers import may_mean_a_pod
 from agent.semantics.selecting import selects
 
 OWN_LAYER, NATIVE_LAYER = "dagwall", "NetworkPolicy"
@@ -234,7 +235,9 @@ class Case:
         return any(self.through(p, rule.ports) or self._denies_more(p, rule.ports) for p in rule.peers)
 
     def _denies_more(self, peer: Peer, ports: Matches) -> bool:
-        """What P11 and P12 keep out of allow rules only, and what may be the node."""
+        """What P11 and P12 keep out of allow rules only, what may be the node, and what may be any pod (P17)."""
+        if may_mean_a_pod(peer) and self.peer.is_left_out and self._at(ports, of_any_name=True):
+            return True
         match peer:
             case CidrPeer():
                 more = self.peer.in_block(peer)
@@ -289,10 +292,14 @@ class Case:
             if self.direction is Direction.EGRESS and self.through(EntityPeer(entity), None):
                 yield baseline_ref(entity.value)
 
-    def _at(self, ports: Matches) -> bool:
-        """P4; a name is a port of the peer's pod, or for ingress of the pod itself."""
+    def _at(self, ports: Matches, *, of_any_name: bool = False) -> bool:
+        """P4; a name is a port of the peer's pod, or for ingress of the pod itself. `of_any_name`: it may be any port
+        of a peer of which only the address is known."""
         if ports is None:
             return self.protocol in ORDINARY
+        names = {match.protocol for match in ports if match.name is not None}
+        if of_any_name and self.direction is Direction.EGRESS and self.protocol in names:
+            return True
         owner = self.peer.pod if self.direction is Direction.EGRESS else self.pod
         named = (
             [(p.protocol, p.name) for p in owner.ports if (p.protocol, p.port) == (self.protocol, self.port)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing_extensions import assert_never
 
 from agent.judge.address import Facts, matches_number
-from agent.model.cluster import Address, Cluster, Pod
+from agent.model.cluster import Address, Cluster, Pod, Service
 from agent.model.nearest import Lacks, Nearest
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, PortMatch, RuleRef
@@ -97,7 +97,7 @@ class NativeCase:
         found, ready = [], []
         for service in [] if self.peer.is_metadata else self.cluster.services.values():
             ports = [p for p in service.ports if (p.protocol, p.port) == (self.protocol, self.port)]
-            if self.peer.address not in service.addresses or not ports:
+            if self.peer.address not in service.addresses or not ports or self._is_cut(service):
                 continue
             for piece in self.cluster.slices.values():
                 if (piece.namespace, piece.service) == (service.namespace, service.name):
@@ -108,6 +108,11 @@ class NativeCase:
                     found += ends
                     ready += [end for end in ends if end[0] not in piece.waiting]
         return sorted(set(ready or found), key=str)
+
+    def _is_cut(self, service: Service) -> bool:
+        """Are there endpoints that nobody knows (P17)?"""
+        name = (service.namespace, service.name)
+        return any(piece.cut and (piece.namespace, piece.service) == name for piece in self.cluster.slices.values())
 
     def _first(self, address: Address, port: int) -> Found | None:
         facts = Facts(self.cluster, address)

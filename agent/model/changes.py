@@ -37,7 +37,9 @@ class Changes:
 
 _FINE = {each.name for each in fields(Changes)}
 _REST = [
-    each.name for each in fields(Cluster) if each.name not in _FINE | {"revision", "complete", "service_accounts"}
+    each.name
+    for each in fields(Cluster)
+    if each.name not in _FINE | {"revision", "complete", "service_accounts", "left_out"}
 ]
 """No rule asks for service accounts."""
 
@@ -47,7 +49,7 @@ EVERYTHING = Changes(everything_else=True)
 def between(old: Cluster, new: Cluster) -> Changes:
     """Compares two snapshots. Takes time in proportion to the cluster: for those who did not keep count."""
     return Changes(
-        pods=_differing(old.pods, new.pods),
+        pods=_differing(old.pods, new.pods) | _differing(old.left_out, new.left_out),
         services=_differing(old.services, new.services),
         slices=_differing(old.slices, new.slices),
         everything_else=any(getattr(old, name) != getattr(new, name) for name in _REST),

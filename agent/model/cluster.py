@@ -109,6 +109,7 @@ class EndpointSlice:
     addresses: tuple[Address, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
     waiting: frozenset[Address] = frozenset()  # of `addresses`: not ready, so that no new connection is sent there
+    cut: bool = False  # there are others, for which there is no room (P17): nobody knows where the service leads
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -171,6 +172,7 @@ class Cluster:
     revision: int = 0
     complete: bool = False
     pods: Map[PodUid, Pod] = field(default_factory=Map)
+    left_out: Map[PodUid, Pod] = field(default_factory=Map)  # known by their addresses only, for want of room (P17)
     namespaces: Map[str, Namespace] = field(default_factory=Map)
     services: Map[Name, Service] = field(default_factory=Map)
     slices: Map[Name, EndpointSlice] = field(default_factory=Map)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import assert_never
 
 from agent.model.network_policy import LivePodPeer
-from agent.model.policy import CidrPeer, EntityPeer, FqdnPeer, Peer, PodPeer, ServicePeer, TaskPeer
+from agent.model.policy import CidrPeer, Entity, EntityPeer, FqdnPeer, Peer, PodPeer, ServicePeer, TaskPeer
 
 
 def reads_pods(peer: Peer | LivePodPeer) -> bool:
@@ -14,6 +14,19 @@ def reads_pods(peer: Peer | LivePodPeer) -> bool:
         case PodPeer() | TaskPeer() | LivePodPeer():
             return True
         case CidrPeer() | FqdnPeer() | ServicePeer() | EntityPeer():
+            return False
+        case _:
+            assert_never(peer)
+
+
+def may_mean_a_pod(peer: Peer) -> bool:
+    """May it mean a pod of which only the address is known? A deny rule takes it for that (P17)."""
+    match peer:
+        case PodPeer() | TaskPeer():
+            return True
+        case EntityPeer():
+            return peer.entity is Entity.CLUSTER
+        case CidrPeer() | FqdnPeer() | ServicePeer():
             return False
         case _:
             assert_never(peer)

@@ -56,7 +56,9 @@ class Intake:
         """The compiler that took it, the snapshot without what was refused, and the steps to it; None where it was
         compiled from nothing, because old and new beside one another are too much. `before`: what the compiler
         took last; None: nothing. Raises CapacityError where nobody who came or changed is to blame."""
+        still_out, given = self.left_out.state(), changes
         changes = self.left_out.again(cluster, changes)
+        on_trial = changes != given
         self.left_out.newcomers(before, cluster, changes)
         admitted, changes = self.admission.admit(cluster, changes)
         taken = self.left_out.without(admitted)
@@ -75,7 +77,11 @@ class Intake:
                 found = _of_rows(found, compiler) if found.what == ROWS and not found.needs else found
                 compiler = self.recompiled(before) if before is not None else Compiler()
                 beside = before is not None
-                self._make_room(found, before, cluster, taken)
+                if on_trial:  # nobody else pays for pods that were left out before
+                    self.left_out, on_trial = still_out, False
+                    self.left_out.newcomers(before, cluster, given)
+                else:
+                    self._make_room(found, before, cluster, taken)
                 taken = self.left_out.without(self.admission.substituted(cluster))
                 changes |= EVERYTHING
             else:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from immutables import Map
+
 from agent.compiler.kinds import KINDS
 from agent.compiler.shares import Excess
 from agent.errors import InvalidObject
@@ -65,10 +67,15 @@ class LeftOut:
     def without(self, cluster: Cluster) -> Cluster:
         if not self._pods:
             return cluster
+        out = {uid: cluster.pods[uid] for uid in self._pods if uid in cluster.pods}
         pods = cluster.pods.mutate()
-        for uid in self._pods:
-            pods.pop(uid, None)
-        return replace(cluster, pods=pods.finish())
+        for uid in out:
+            del pods[uid]
+        return replace(cluster, pods=pods.finish(), left_out=Map(out))
+
+    def state(self) -> LeftOut:
+        """As it is now, to come back to."""
+        return LeftOut(dict(self._pods), dict(self._full))
 
     def errors(self) -> Iterator[InvalidObject]:
         return (error for _, (_, error) in sorted(self._pods.items()))

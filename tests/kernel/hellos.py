@@ -173,7 +173,7 @@ def talks_again(
     *, writes: int = 0, protocol: int = 0, wait: float = 0.0,
 ) -> list[str]:  # fmt: skip
     """One socket for two connections, one after the other. `writes` more, and their answers, follow the first hello:
-    of so many packets one copies the flow into the socket. `wait`: seconds between the socket and its first connect."""
+    of so many packets one copies the flow into the socket. `wait`: seconds from the socket to its first connect."""
     said = []
     with socket.socket(family(address), socket.SOCK_STREAM, protocol) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

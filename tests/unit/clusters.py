@@ -178,6 +178,7 @@ def piece(r: Random, name: tuple[str, str]) -> EndpointSlice:
         found,
         tuple(ContainerPort(n, r.choice((6, 17)), r.choice(PORTS)) for n in NAMES if r.random() < 0.8),
         waiting=frozenset(a for a in found if r.random() < 0.2),
+        cut=r.random() < 0.1,
     )
 
 
@@ -313,6 +314,7 @@ def cluster(r: Random) -> Cluster:
     uids = [f"u{i}" for i in range(r.randint(1, 7))]
     return Cluster(
         revision=1,
+        left_out=Map({PodUid(f"u{i}"): pod(r, f"u{i}") for i in (20, 21) if r.random() < 0.4}),
         pods=Map({PodUid(uid): pod(r, uid) for uid in uids}),
         namespaces=Map({name: namespace(r, name) for name in NAMESPACES if r.random() < 0.95}),
         services=Map({name: service(r, name) for name in SERVICES if r.random() < 0.7}),
@@ -329,7 +331,11 @@ def changed(r: Random, was: Cluster) -> Cluster:
     if kind < 0.5:
         uid = PodUid(f"u{r.randrange(8)}")
         if uid in was.pods and r.random() < 0.4:
-            return replace(was, pods=was.pods.delete(uid))
+            out = was.left_out.set(uid, was.pods[uid]) if r.random() < 0.5 else was.left_out
+            return replace(was, pods=was.pods.delete(uid), left_out=out)
+        if uid in was.left_out:
+            came = was.pods.set(uid, was.left_out[uid]) if r.random() < 0.5 else was.pods
+            return replace(was, pods=came, left_out=was.left_out.delete(uid))
         return replace(was, pods=was.pods.set(uid, pod(r, uid)))
     if kind < 0.75:
         name = r.choice(SERVICES)

@@ -127,7 +127,8 @@ def test_a_kernel_that_cannot_judge_hellos_takes_no_policy_that_asks_for_some() 
     """P18: it never weakens to a policy without them."""
     plain = Policy(ref("q"), Subject(), egress=())
     compiler, errors, found = taken(asking(ref("p"), EXACT), plain, admission=Admission(hellos=False))
-    assert errors == [f"{ref('p')}: has rules with tls, which this kernel cannot judge: it lacks feature write_seq or sockops"]
+    problem = "has rules with tls, which this kernel cannot judge: it lacks feature write_seq or sockops"
+    assert errors == [f"{ref('p')}: {problem}"]
     assert found == {ref("q")}
     assert not compiler.want.servers
 

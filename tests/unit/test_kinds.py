@@ -18,7 +18,7 @@ from agent.model.identity import PodUid
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, Peer, PodPeer, Policy, PolicyRef, PortMatch, Rule, Subject
 from agent.model.selector import LabelSelector, Operator, Requirement
-from agent.model.verdict import Verdict
+from agent.model.verdict import Direction, Verdict
 from agent.sync.intake import Intake
 from bench import worst
 
@@ -103,13 +103,14 @@ def kinds_of_services(given: Cluster) -> Iterator[Cluster]:
 
 
 ANY_POD = PodPeer(None, None, LabelSelector())
+ANY_APP = PodPeer(None, None, LabelSelector((Requirement("app", Operator.EXISTS),)))
 INSIDE = CidrPeer(ip_network("20.0.0.0/9"))
 
 
 @pytest.mark.parametrize(
     ("given", "attack", "kinds"),
     [
-        (base(ANY_POD), kinds_of_pods, {"Pod"}),
+        (base(ANY_APP), kinds_of_pods, {"Pod"}),
         (base(INSIDE), kinds_of_cidrs, {"TaskNetworkPolicy"}),
         (natives(), kinds_of_services, {"Service", "EndpointSlice"}),
     ],
@@ -143,7 +144,7 @@ def test_kinds_of_one_namespace_stop_nobody_else(
 
 def test_room_that_comes_back_is_given() -> None:
     gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
-    given = base(ANY_POD)
+    given = base(ANY_APP)
     compiler, taken = gate.compiled(given)
     before = given
     for now in kinds_of_pods(given):
@@ -165,7 +166,7 @@ def test_room_that_comes_back_is_given() -> None:
 def test_pods_that_come_and_go_cost_no_compiler_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """A namespace of too many kinds that loses one pod is not tried again."""
     gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
-    before = base(ANY_POD)
+    before = base(ANY_APP)
     compiler, taken = gate.compiled(before)
     for now in kinds_of_pods(before):
         compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
@@ -194,3 +195,63 @@ def test_one_kind_of_many_rows_is_not_greed() -> None:
     _, taken = gate.compiled(given)
     assert not gate.errors()
     assert len(taken.pods) == len(given.pods)
+
+
+def attacked(given: Cluster, pods_of: str = "evil") -> tuple[Intake, Compiler, Cluster, Cluster]:
+    """After pods of ever other kinds: the gate, its compiler, the snapshot and what was taken of it."""
+    gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
+    compiler, taken = gate.compiled(given)
+    before = given
+    for step in kinds_of_pods(given):
+        made = (replace(p, namespace=pods_of) if p.namespace == "evil" else p for p in step.pods.values())
+        now = replace(step, pods=Map({pod.uid: pod for pod in made}))
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+        before = now
+    return gate, compiler, before, taken
+
+
+def test_labels_that_others_ask_about_cost_nobody_a_row() -> None:
+    """Whoever allows all pods, or all of a namespace, has the rows of their base class."""
+    given = base(ANY_POD)
+    compiler = Compiler()
+    compiler.update(given)
+    rows = len(compiler.want.rules)
+    for pods_of in ("evil", "v00"):
+        gate, compiler, before, taken = attacked(given, pods_of)
+        assert not gate.errors()
+        assert taken.pods == before.pods
+        assert len(compiler.want.rules) < 2 * rows
+
+
+def test_a_deny_rule_takes_pods_that_were_left_out_for_what_it_names() -> None:
+    """Their addresses are in a wide range that is allowed."""
+    evil = PodPeer("evil", None, LabelSelector((Requirement("app", Operator.EXISTS),)))
+    allow = Rule("all", Direction.INGRESS, (CidrPeer(ip_network("10.0.0.0/8")),), None)
+    deny = Rule("not-evil", Direction.INGRESS, (evil,), (PortMatch(6, 5432),))
+    ref = PolicyRef("v00", "TaskNetworkPolicy", "db")
+    made = base(ANY_APP)
+    given = replace(made, policies=made.policies.set(ref, Policy(ref, Subject(), ingress=(allow,), deny=(deny,))))
+    _, compiler, before, taken = attacked(given)
+    out = [uid for uid in before.pods if uid not in taken.pods]
+    assert out
+    for uid in (*out, *(uid for uid, pod in taken.pods.items() if pod.namespace == "evil")):
+        (address,) = before.pods[uid].addresses
+        for port, verdict in ((5432, Verdict.DENY), (80, Verdict.ALLOW)):
+            assert lookup(compiler.want, PodUid("u60000"), Direction.INGRESS, address, 6, port).verdict is verdict
+
+
+def test_a_revocation_of_all_is_taken_while_pods_are_left_out() -> None:
+    """That they were looked at again had it refused, as the only one that was not in force."""
+    gate, compiler, before, taken = attacked(base(ANY_APP))
+    assert gate.errors()
+    out = {uid for uid in before.pods if uid not in taken.pods}
+    address = ip_address("20.0.0.9")
+    deny = Rule("no", worst.EGRESS, (worst.cidr(f"{address}/32"),), None)
+    ref = PolicyRef("", "ClusterTaskNetworkPolicy", "revoked")
+    now = replace(before, policies=before.policies.set(ref, Policy(ref, Subject(), deny=(deny,))))
+    compiler, taken, _ = gate.steps(compiler, taken, now, between(before, now))
+    assert ref in taken.policies
+    assert {uid for uid in now.pods if uid not in taken.pods} == out
+    assert {error.obj.split("/")[0] for error in gate.errors()} == {"Pod"}
+    found = lookup(compiler.want, PodUid("u60007"), worst.EGRESS, address, 6, 1000)
+    assert found.verdict is Verdict.DENY

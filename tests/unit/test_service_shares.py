@@ -13,11 +13,16 @@ from immutables import Map
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import Limits, check_capacity
 from agent.compiler.compiler import Compiler
+from agent.compiler.lookup import lookup
 from agent.compiler.service_shares import ServiceShares
 from agent.errors import InvalidObject
-from agent.model.changes import Changes
-from agent.model.cluster import Cluster, ContainerPort, EndpointSlice, Service, ServicePort
-from agent.model.policy import ServicePeer
+from agent.judge.judge import judge
+from agent.model.changes import Changes, between
+from agent.model.cluster import Cluster, ContainerPort, EndpointSlice, Namespace, Service, ServicePort
+from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
+from agent.model.policy import PolicyRef, ServicePeer
+from agent.model.selector import LabelSelector, Operator, Requirement
+from agent.model.verdict import Verdict
 from agent.model.want import Host
 from agent.parse.objects import parse_object
 from agent.sync.intake import Intake
@@ -182,3 +187,43 @@ def test_one_object_has_bounds_that_name_its_field(given: dict[str, Any], field:
         parse_object(given)
     assert caught.value.field == field
     assert "at most 1,000" in caught.value.problem
+
+
+def test_a_service_whose_slice_was_refused_leads_nobody_knows_where() -> None:
+    """A NetworkPolicy allows a service's address if all that is behind it may be reached (P13)."""
+    ok, bad = worst.pod(1, "ta"), worst.pod(2, "ta")
+    ok, bad = replace(ok, labels=(("app", "ok"),)), replace(bad, labels=(("app", "bad"),))
+    client = replace(worst.pod(3, "ta"), labels=(("app", "client"),))
+    only = LivePodPeer("ta", None, LabelSelector((Requirement("app", Operator.IN, ("ok",)),)))
+    rule = NetworkPolicyRule("egress[0]", worst.EGRESS, (only,), None)
+    policy = NetworkPolicy(PolicyRef("ta", "NetworkPolicy", "only-ok"), LabelSelector(), egress=(rule,))
+    ends = (ContainerPort("h0", 6, 80),)
+    front = service("s0")
+    made = snapshot(front, EndpointSlice("ta", "s-ok", "s0", ok.addresses, ends))
+    given = replace(
+        made,
+        pods=Map({pod.uid: pod for pod in (ok, bad, client)}),
+        namespaces=made.namespaces.set("ta", Namespace("ta", managed=True)),
+        policies=Map(),
+        network_policies=Map({policy.ref: policy}),
+        settings=replace(made.settings, network_policy=True),
+    )
+
+    def verdict(compiler: Compiler) -> Verdict:
+        return lookup(compiler.want, client.uid, worst.EGRESS, front.addresses[0], 6, 80).verdict
+
+    gate = intake()
+    compiler, taken = gate.compiled(given)
+    assert verdict(compiler) is Verdict.ALLOW
+    filling = {
+        ("ta", f"fill{i}"): EndpointSlice("ta", f"fill{i}", "s1", addresses(f"10.9.{4 * i}.0", 900), ends)
+        for i in range(2)
+    }
+    second = EndpointSlice("ta", "s-bad", "s0", (*bad.addresses, *addresses("10.9.100.0", 900)), ends)
+    for slices in (filling, {("ta", "s-bad"): second}):
+        now = replace(given, slices=given.slices.update(slices))
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(given, now))
+        given = now
+    assert [error.obj for error in gate.errors()] == ["EndpointSlice/ta/s-bad"]
+    assert verdict(compiler) is Verdict.DENY
+    assert judge(taken, client, worst.EGRESS, front.addresses[0], 6, 80).verdict is Verdict.DENY
