@@ -19,7 +19,9 @@ Table = Mapping[str, Callable[[Values], Test[T]]]
 """By the field's name: from its values to a test. They raise ValueError that says what is allowed."""
 Fields = Mapping[str, Values]
 """One filter: by the field's name."""
-MAX_FILTERS, MAX_VALUES, MAX_TEXT = 64, 256, 1024
+MAX_FILTERS, MAX_VALUES, MAX_TEXT, MAX_ALL_TEXT = 64, 256, 1024, 65_536
+"""Of one question: filters, values of a field, characters of a value, characters of all. What one flow may cost to be
+judged by them is bounded by it."""
 
 
 class BadFilter(DagwallError):
@@ -32,8 +34,14 @@ def filter_of(
     """What passes one of `wanted`, where there are any, and none of `denied`. Raises BadFilter."""
     if len(wanted) + len(denied) > MAX_FILTERS:
         raise BadFilter(f"at most {MAX_FILTERS} filters are read, not {len(wanted) + len(denied)}")
+    if sum(map(_text_of, (*wanted, *denied))) > MAX_ALL_TEXT:
+        raise BadFilter(f"at most {MAX_ALL_TEXT:,} characters of all filters together are read")
     allows, denies = [_all_of(table, each) for each in wanted], [_all_of(table, each) for each in denied]
     return lambda it: (not allows or any(test(it) for test in allows)) and not any(test(it) for test in denies)
+
+
+def _text_of(fields: Fields) -> int:
+    return sum(len(value) for values in fields.values() for value in values if isinstance(value, str))
 
 
 def _all_of(table: Table[T], fields: Fields) -> Test[T]:

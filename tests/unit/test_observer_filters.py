@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -120,7 +119,8 @@ def test_a_filter_s_fields_are_all_needed_a_list_s_filters_are_not_and_denied_on
         ("source_label", "a=b=c,(", "must be requirements such as"),
         ("dns_query", "(a+)+$", "groups, alternatives and counts are not read"),
         ("dns_query", "[z-a]", "bad character range"),
-        ("dns_query", "x" * 2000, "at most 256 values of 1024 characters"),
+        ("dns_query", "x" * 2000, "at most 1,024 characters of all filters together"),
+        ("source_fqdn", "x" * 2000, "at most 256 values of 1024 characters"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_field(name: str, value: str, why: str) -> None:
@@ -133,6 +133,14 @@ def test_there_are_so_many_filters_and_values() -> None:
         filter_of([{"verdict": ["AUDIT"]}] * (MAX_FILTERS + 1), [])
     with pytest.raises(BadFilter, match=f"at most {MAX_VALUES} values"):
         filter_of([{"source_identity": list(range(MAX_VALUES + 1))}], [])
+    with pytest.raises(BadFilter, match="at most 65,536 characters of all filters"):
+        filter_of([{"source_fqdn": ["x" * 1000] * 40}], [{"destination_pod": ["y" * 1000] * 40}])
+
+
+def test_expressions_cost_a_flow_so_much_at_most() -> None:
+    """Between two flows whoever asks pays for the one before: a flow of seconds would be nobody's to pay."""
+    with pytest.raises(BadFilter, match="dns_query: at most 1,024 characters of all filters"):
+        filter_of([{"dns_query": ["a?" * 250]}] * 2, [{"dns_query": ["a?" * 250]}])
 
 
 LABELS = [label_of(text) for text in ("k8s:a=1", "k8s:b=two", "cidr:10.0.0.0/8", "reserved:world")]

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from agent.outputs import filtering
-from agent.outputs.filtering import Values, any_address, any_port, any_text, one_of
+from agent.outputs.filtering import BadFilter, Values, any_address, any_port, any_text, one_of
 from agent.outputs.observer.patterns import label_of, label_pattern, name_pattern, node_pattern, text_pattern
 
 Flow = Mapping[str, Any]
@@ -150,6 +150,13 @@ FILTERS: dict[str, Callable[[Values], Test]] = {
 """By the field's name: from its values, as protojson has them, to a test of a flow. They raise ValueError."""
 
 
+MAX_QUERIES = 1024
+"""Characters of expressions: each sign of a name takes a step for each of theirs."""
+
+
 def filter_of(wanted: Sequence[Mapping[str, Values]], denied: Sequence[Mapping[str, Values]]) -> Test:
     """From a request's whitelist and blacklist, as protojson has them. Raises BadFilter."""
+    queries = sum(len(text) for fields in (*wanted, *denied) for text in fields.get("dns_query", ()))
+    if queries > MAX_QUERIES:
+        raise BadFilter(f"filter dns_query: at most {MAX_QUERIES:,} characters of all filters together are read")
     return filtering.filter_of(FILTERS, wanted, denied)
