@@ -250,7 +250,7 @@ def test_killed_at_any_moment_a_hundred_times_the_chain_is_whole(tmp_path: Path)
     keys = public_keys([tmp_path / "key.pem"])
     found = verify(path, keys)
     assert found.problems == ()
-    assert all("no whole record" in doubt or "is not whole" in doubt for doubt in found.doubts)
+    assert [doubt for doubt in found.doubts if "no whole record" not in doubt and "is not whole" not in doubt] == []
     assert found.records > 1000
     print(f"{found.records} records, {len(found.doubts)} of 100 kills cut one")
 
