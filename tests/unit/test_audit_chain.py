@@ -250,7 +250,11 @@ def test_killed_at_any_moment_a_hundred_times_the_chain_is_whole(tmp_path: Path)
     keys = public_keys([tmp_path / "key.pem"])
     found = verify(path, keys)
     assert found.problems == ()
-    cut = ("no whole record", "is not whole", "were not signed")  # the last: cut at a line's end, before the signature
+    cut = (
+        "no whole record",
+        "is not whole",
+        "were not signed",
+    )  # the last: cut at a line's end, before the signature
     assert [doubt for doubt in found.doubts if not any(words in doubt for words in cut)] == []
     assert found.records > 1000
     print(f"{found.records} records, {len(found.doubts)} of 100 kills cut one")
