@@ -30,7 +30,8 @@ def beside(rig: Rig, without: str) -> dict[str, Any]:
     agent = template["spec"]["containers"][0]
     agent["args"] += [
         f"--pins=/sys/fs/bpf/{name}", f"--state=/var/lib/dagwall/{name}", f"--socket=/run/dagwall/{name}.sock",
-        "--hubble-socket=", "--metrics=", "--probes=", "--log-level=debug", "--program-cache=/var/lib/dagwall/programs",
+        "--hubble-socket=", "--metrics=", "--probes=", "--log-level=debug",
+        "--program-cache=/var/lib/dagwall/programs",
     ]  # fmt: skip
     agent["securityContext"]["capabilities"]["add"] = [c for c in CAPABILITIES if c != without]
     for key in ("startupProbe", "livenessProbe", "readinessProbe", "ports"):
