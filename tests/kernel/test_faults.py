@@ -443,6 +443,7 @@ def test_a_map_that_somebody_empties_is_filled_again(machine: Machine, name: str
         entries = agent.datapath.maps[name]
         before = dict(entries.items())
         assert before
+        assert eventually(lambda: agent.node.health.whole_due > 0), "the first look at all maps is over"
         agent.node.health.whole_due = 0.0
         entries.delete_all(before)
         assert eventually(lambda: dict(entries.items()) == before, 15)
