@@ -1,8 +1,9 @@
 """Atoms: what a rule can ask about an address. An address's class is the set of atoms that hold for it.
 
-A *base* atom counts in the base class too: the entities, all pods or those of a namespace, and CIDRs so wide that
-they would otherwise touch the class of nearly every address. Every ruleset has rows for base classes; for other
-classes only where it names an atom: labels that somebody asks about cost nobody else a row.
+A *base* atom counts in the base class too: the entities, all pods of all namespaces, and CIDRs so wide that they
+would otherwise touch the class of nearly every address. Every ruleset has rows for base classes, of which there are
+few therefore; for other classes only where it names an atom: labels and namespaces that somebody asks about cost
+nobody a row who allows all pods.
 """
 
 from __future__ import annotations
@@ -176,7 +177,8 @@ def closed(members: Iterable[AtomId]) -> Members:
 
 def is_base(atom: Atom) -> bool:
     if isinstance(atom, PodPeer | LivePodPeer):
-        return not atom.pod_selector.requirements
+        of_all = atom.namespace is None and not (atom.namespace_selector and atom.namespace_selector.requirements)
+        return of_all and not atom.pod_selector.requirements
     return isinstance(atom, Mark) or bool(getattr(atom, "base", False))
 
 

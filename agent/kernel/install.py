@@ -17,7 +17,16 @@ from agent.kernel.syscall import MapType, MapTypes, ProgInfo, ProgType
 
 
 def install(compiled: Compiled, wanted: list[Program], pins: Pins, generation: int) -> dict[str, ProgInfo]:
-    """Without bcc: maps that are pinned are used as they are. Raises OSError and LookupError."""
+    """Without bcc: maps that are pinned are used as they are. Raises OSError and LookupError; ValueError, before
+    anything is made, where a map is not as this release has it."""
+    for each in compiled.maps:
+        spec = MAPS.get(each.name)
+        if (
+            spec is not None
+            and not spec.kernel_only
+            and (each.key_size, each.value_size) != (spec.key.size, spec.value.size)
+        ):
+            raise ValueError(f"map {each.name} is of other sizes")
     maps = {each.name: _map(each, pins) for each in compiled.maps}
     try:
         descriptors = [maps[each.name] for each in compiled.maps]

@@ -11,6 +11,7 @@ import ctypes
 import inspect
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from agent.kernel.programs import (
     source_folder,
     source_text,
 )
-from agent.kernel.syscall import ProgInfo, ProgType
+from agent.kernel.syscall import MapType, ProgInfo, ProgType
 
 BCC_FLOOR = "0.25"
 _INSTALL = "apt-get install python3-bpfcc"
@@ -142,7 +143,7 @@ class _Kept:
             if compiled is None:
                 return None
             infos = install(compiled, wanted, pins, generation)
-        except (OSError, ValueError, LookupError, TypeError) as exc:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as exc:
             pins.remove_generation(generation)
             self.problem = f"{self._digest}: {exc}"
             return None
@@ -189,15 +190,16 @@ def _maps(lib: Any, module: Any) -> dict[int, MapDefinition]:
     """All that were compiled, by descriptor; of a map that was pinned before too, what bpf/maps.c wants."""
     lib.bpf_table_name.restype, lib.bpf_table_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_size_t]
     lib.bpf_num_tables.restype, lib.bpf_num_tables.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    for of in (lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id):
+        of.restype, of.argtypes = ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_size_t]
     found = {}
     for number in range(lib.bpf_num_tables(module)):
-        name = lib.bpf_table_name(module, number)
-        fd = lib.bpf_table_fd(module, name)
-        info = syscall.map_info(fd)
-        found[fd] = MapDefinition(
-            name.decode(), lib.bpf_table_type_id(module, number), info.key_size, info.value_size,
-            lib.bpf_table_max_entries_id(module, number), lib.bpf_table_flags_id(module, number),
-        )  # fmt: skip
+        name, kind = lib.bpf_table_name(module, number), lib.bpf_table_type_id(module, number)
+        key, value = lib.bpf_table_key_size_id(module, number), lib.bpf_table_leaf_size_id(module, number)
+        if kind == MapType.RINGBUF:  # the kernel wants none
+            key = value = 0
+        entries, flags = lib.bpf_table_max_entries_id(module, number), lib.bpf_table_flags_id(module, number)
+        found[lib.bpf_table_fd(module, name)] = MapDefinition(name.decode(), kind, key, value, entries, flags)
     return found
 
 

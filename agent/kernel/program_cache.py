@@ -41,7 +41,10 @@ class ProgramCache:
                 raise ValueError("it is no file")
             if found.st_uid != os.geteuid() or found.st_mode & 0o022:
                 raise ValueError("others than this user may have written it")
-            compiled = Compiled.decode(file.read(_MAX_BYTES))
+            name, _, data = file.read(_MAX_BYTES).partition(b"\n")
+            if name != digest.encode():
+                raise ValueError("it is of other programs")
+            compiled = Compiled.decode(data)
             with contextlib.suppress(OSError):  # on a disk that takes nothing
                 os.utime(fd)
             return compiled
@@ -51,7 +54,7 @@ class ProgramCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix="new-", delete=False) as file:
             try:
-                file.write(compiled.encode())
+                file.write(digest.encode() + b"\n" + compiled.encode())
                 file.close()
                 os.replace(file.name, self._path(digest))
             except BaseException:
@@ -67,9 +70,10 @@ class ProgramCache:
         """All but those that were used last; what a writer has left behind counts too."""
         ages = {}
         for entry in os.scandir(self.folder):
-            found = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode):
-                ages[Path(entry.path)] = found.st_mtime_ns
+            with contextlib.suppress(FileNotFoundError):  # another writer's, put in place or taken away meanwhile
+                found = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode):
+                    ages[Path(entry.path)] = found.st_mtime_ns
         return sorted(ages, key=ages.__getitem__)[:-_KEPT]
 
 

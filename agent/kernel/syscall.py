@@ -64,6 +64,7 @@ class MapType(IntEnum):
     ARRAY_OF_MAPS = 12
     SOCKHASH = 18
     SK_STORAGE = 24
+    RINGBUF = 27
 
 
 class ProgType(IntEnum):

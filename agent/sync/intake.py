@@ -77,7 +77,7 @@ class Intake:
                 found = _of_rows(found, compiler) if found.what == ROWS and not found.needs else found
                 compiler = self.recompiled(before) if before is not None else Compiler()
                 beside = before is not None
-                if on_trial:  # nobody else pays for pods that were left out before
+                if on_trial and found.what != KINDS:  # nobody else pays for pods that were left out before
                     self.left_out, on_trial = still_out, False
                     self.left_out.newcomers(before, cluster, given)
                 else:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import MapError
 from agent.kernel import syscall
 from agent.kernel.compiled import Compiled
 from agent.kernel.datapath import Datapath, detach
@@ -86,13 +87,15 @@ def _pipe(path: Path) -> None:
 
 def _refused_by_the_verifier(path: Path) -> None:
     """A whole file of a program that returns what it has not set: as if it were another kernel's."""
-    found = Compiled.decode(path.read_bytes())
-    path.write_bytes(replace(found, programs=dict.fromkeys(found.programs, EXIT)).encode())
+    digest, _, data = path.read_bytes().partition(b"\n")
+    found = Compiled.decode(data)
+    path.write_bytes(digest + b"\n" + replace(found, programs=dict.fromkeys(found.programs, EXIT)).encode())
 
 
 def _without_a_program(path: Path) -> None:
-    found = Compiled.decode(path.read_bytes())
-    path.write_bytes(replace(found, programs=dict(list(found.programs.items())[1:])).encode())
+    digest, _, data = path.read_bytes().partition(b"\n")
+    found = Compiled.decode(data)
+    path.write_bytes(digest + b"\n" + replace(found, programs=dict(list(found.programs.items())[1:])).encode())
 
 
 @pytest.mark.parametrize("harm", [_cut, _pipe, _refused_by_the_verifier, _without_a_program])
@@ -116,3 +119,21 @@ def test_a_folder_that_takes_nothing_is_no_reason_to_end(tmp_path: Path) -> None
     with loaded(tmp_path / "programs") as (datapath, found):
         assert (found.cached, len(datapath.programs)) == (False, len(found.instructions))
         assert found.cache_problem
+
+
+def test_sizes_of_odd_pins_are_not_kept(tmp_path: Path) -> None:
+    """A map of another release's sizes has the start refused; a start without it is as good as ever."""
+    with ScratchNode() as node:
+        pins = Pins(node.bpffs / "dagwall")
+        pins.maps.mkdir(parents=True)
+        odd = syscall.map_create(syscall.MapType.ARRAY, 4, 80, 1)
+        syscall.pin(odd, str(pins.maps / "config"))
+        os.close(odd)
+        datapath = Datapath(pins, features(cgroup_mount()), cache=tmp_path)
+        with pytest.raises(MapError):
+            datapath.load()
+        detach(pins.root)
+        datapath.close()
+    with loaded(tmp_path) as (datapath, found):
+        assert (found.cached, found.cache_problem) == (True, "")
+        assert len(maps_of(datapath)) > 20

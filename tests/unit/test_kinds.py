@@ -255,3 +255,65 @@ def test_a_revocation_of_all_is_taken_while_pods_are_left_out() -> None:
     assert {error.obj.split("/")[0] for error in gate.errors()} == {"Pod"}
     found = lookup(compiler.want, PodUid("u60007"), worst.EGRESS, address, 6, 1000)
     assert found.verdict is Verdict.DENY
+
+
+@pytest.mark.parametrize("peer", [ANY_POD, CidrPeer(ip_network("0.0.0.0/0"))], ids=["pods", "world"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_namespaces_that_others_ask_about_cost_nobody_a_row(peer: Peer, by_name: bool) -> None:
+    """A policy that selects nobody names 40 namespaces, with a pod each on another node."""
+    given = base(peer)
+    names = [f"n{i:02}" for i in range(40)]
+    made = (replace(worst.pod(2000 + i, name), node="other") for i, name in enumerate(names))
+    selectors = (
+        LabelSelector((Requirement("kubernetes.io/metadata.name", Operator.IN, (name,)),)) for name in names
+    )  # fmt: skip
+    peers = (
+        tuple(PodPeer(name, None, LabelSelector()) for name in names)
+        if by_name
+        else tuple(PodPeer(None, each, LabelSelector()) for each in selectors)
+    )
+    asking = Policy(
+        PolicyRef("evil", "TaskNetworkPolicy", "kinds"), Subject(dag_ids=("nobody",)),
+        (Rule("r", worst.EGRESS, peers, None),),
+    )  # fmt: skip
+    now = replace(
+        given,
+        namespaces=given.namespaces.update(
+            {n: Namespace(n, labels=(("kubernetes.io/metadata.name", n),)) for n in names}
+        ),
+        pods=given.pods.update({pod.uid: pod for pod in made}),
+    )
+    gate = Intake(lambda want, cluster: check_capacity(want, worst.LIMITS, cluster), worst.ROWS)
+    compiler, taken = gate.compiled(now)
+    rows = len(compiler.want.rules)
+    more = replace(now, policies=now.policies.set(asking.ref, asking))
+    compiler, taken, _ = gate.steps(compiler, taken, more, between(now, more))
+    assert not gate.errors()
+    assert taken.policies == more.policies
+    assert len(compiler.want.rules) == rows
+
+
+def test_namespaces_that_allow_themselves_cost_their_own_rows_only() -> None:
+    """Of 300 namespaces each allows its own pods, and two ports of the world."""
+    names = [f"n{i:03}" for i in range(300)]
+    ports = (PortMatch(6, 443), PortMatch(6, 5432))
+    made = worst.cluster(0)
+    rules = {
+        name: (
+            Rule("own", worst.EGRESS, (PodPeer(name, None, LabelSelector()),), None),
+            Rule("world", worst.EGRESS, (CidrPeer(ip_network("0.0.0.0/0")),), ports),
+        )
+        for name in names
+    }
+    policies = (Policy(PolicyRef(name, "TaskNetworkPolicy", "own"), Subject(), each) for name, each in rules.items())
+    pods = [worst.pod(3000 + i, name) for i, name in enumerate(names)]
+    compiler = Compiler()
+    compiler.update(
+        replace(
+            made,
+            namespaces=made.namespaces.update({name: Namespace(name, managed=True) for name in names}),
+            pods=Map({pod.uid: pod for pod in pods}),
+            policies=Map({policy.ref: policy for policy in policies}),
+        )
+    )
+    assert len(compiler.want.rules) < 20 * len(names)

@@ -39,9 +39,17 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_a_cut_file_is_refused(cut: int, tmp_path: Path) -> None:
     ProgramCache(tmp_path).write("a", COMPILED)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:cut])
+    path.write_bytes(b"a\n" + path.read_bytes()[2:][:cut])
     with pytest.raises(ValueError, match="checksum"):
         ProgramCache(tmp_path).read("a")
+
+
+def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
+    ProgramCache(tmp_path).write("a", COMPILED)
+    (path,) = tmp_path.iterdir()
+    path.rename(tmp_path / "b.programs")
+    with pytest.raises(ValueError, match="other programs"):
+        ProgramCache(tmp_path).read("b")
 
 
 def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
