@@ -111,7 +111,15 @@ class ServiceShares:
         return replace(cluster, **{table: mutation.finish() for table, mutation in tables.items()})
 
     def took(self, admitted: Cluster) -> None:
-        self._taken = admitted
+        """What was taken of refused slices is the version before, if any: not what stands in for them."""
+        slices = admitted.slices.mutate()
+        for ref in self.refused:
+            name, before = (ref.namespace, ref.name), _piece(self._taken, ref)
+            if ref.kind == "EndpointSlice" and isinstance(before, EndpointSlice):
+                slices[name] = before
+            elif ref.kind == "EndpointSlice":
+                slices.pop(name, None)
+        self._taken = replace(admitted, slices=slices.finish())
         self._touched.clear()
 
     def errors(self) -> tuple[InvalidObject, ...]:

@@ -224,6 +224,11 @@ def test_a_service_whose_slice_was_refused_leads_nobody_knows_where() -> None:
         now = replace(given, slices=given.slices.update(slices))
         compiler, taken, _ = gate.steps(compiler, taken, now, between(given, now))
         given = now
-    assert [error.obj for error in gate.errors()] == ["EndpointSlice/ta/s-bad"]
+    for ports in (1, 2):  # judged again, it still has no version in force
+        (error,) = gate.errors()
+        assert (error.obj, "no version of it is in force" in error.problem) == ("EndpointSlice/ta/s-bad", True)
+        now = replace(given, services=given.services.set(("ta", "s9"), service("s9", ports=ports)))
+        compiler, taken, _ = gate.steps(compiler, taken, now, between(given, now))
+        given = now
     assert verdict(compiler) is Verdict.DENY
     assert judge(taken, client, worst.EGRESS, front.addresses[0], 6, 80).verdict is Verdict.DENY
