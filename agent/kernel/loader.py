@@ -119,7 +119,7 @@ def _load_here(request: Request) -> Loaded:
             programs = {program: _load_program(module, program) for program in wanted}
             descriptors = {definition.name: fd for fd, definition in maps.items()}
             infos = pin_generation(programs, descriptors, pins.programs(request.generation))
-        kept.write(_compiled(maps, {p.name: module.dump_func(p.name) for p in wanted}))
+        kept.write(maps, {p.name: module.dump_func(p.name) for p in wanted})
     return Loaded(
         bcc=bcc.__version__,
         instructions={name: info.instructions for name, info in infos.items()},
@@ -150,11 +150,12 @@ class _Kept:
         self.found = True
         return infos
 
-    def write(self, compiled: Compiled) -> None:
+    def write(self, maps: dict[int, MapDefinition], programs: dict[str, bytes]) -> None:
+        """The programs are in force already: what cannot be kept is a problem of the cache alone."""
         try:
             if self._cache is not None:
-                self._cache.write(self._digest, compiled)
-        except OSError as exc:
+                self._cache.write(self._digest, _compiled(maps, programs))
+        except (OSError, LookupError) as exc:
             self.problem = f"{self.problem}; {exc}" if self.problem else str(exc)
 
 
