@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from immutables import Map
 
 from agent.model.binding import TaskIdentityBinding
+from agent.model.external import ExternalIdentity
 from agent.model.identity import Claim, PodUid
 from agent.model.network_policy import NetworkPolicy
 from agent.model.policy import CidrPeer, DefaultPosture, Entity, Network, Policy, PolicyRef, PortMatch, ServicePeer
@@ -61,6 +62,7 @@ class Pod:
     terminating: bool = False  # deleted, but not gone yet
     created: float = 0.0  # seconds since the epoch
     escapes: tuple[Escape, ...] = ()  # most severe first
+    external: tuple[ExternalIdentity, ...] = ()  # who it is outside of the cluster by its annotations and tokens
     cgroup_uids: tuple[PodUid, ...] = ()  # what its folder may be named after: uid; a static pod's hash
 
 
@@ -112,12 +114,13 @@ class EndpointSlice:
     cut: bool = False  # there are others, for which there is no room (P17): nobody knows where the service leads
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ServiceAccountName:
-    """A service account that exists; nothing else about it matters here."""
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """A service account, and who its pods are outside of the cluster by its annotations."""
 
     namespace: str
     name: str
+    external: tuple[ExternalIdentity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ class Cluster:
     namespaces: Map[str, Namespace] = field(default_factory=Map)
     services: Map[Name, Service] = field(default_factory=Map)
     slices: Map[Name, EndpointSlice] = field(default_factory=Map)
-    service_accounts: Map[Name, None] = field(default_factory=Map)
+    service_accounts: Map[Name, ServiceAccount] = field(default_factory=Map)
     nodes: Map[str, Node] = field(default_factory=Map)
     policies: Map[PolicyRef, Policy] = field(default_factory=Map)
     network_policies: Map[PolicyRef, NetworkPolicy] = field(default_factory=Map)

@@ -7,6 +7,7 @@ from enum import Enum
 
 from agent.model.binding import Contradiction
 from agent.model.cluster import Address
+from agent.model.external import ExternalIdentity
 from agent.model.identity import Attestation, Claim, Identity
 from agent.model.nearest import Nearest
 from agent.model.policy import RuleRef
@@ -64,6 +65,7 @@ class EndpointFacts:
     attestation: Attestation = Attestation.CLAIMED  # what the claim is worth here (I4)
     addresses: tuple[Address, ...] = ()  # of the pod, as far as they are known
     slot: int = 0  # 0: none
+    external: tuple[ExternalIdentity, ...] = ()  # who it is outside of the cluster, as its operators wrote it
 
 
 @dataclass(frozen=True, slots=True)

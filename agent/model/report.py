@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from agent.model.binding import Contradiction
 from agent.model.classify import ClassifiedBy
 from agent.model.cluster import Escape
+from agent.model.external import ExternalIdentity
 from agent.model.identity import Attestation, Kind
 from agent.model.policy import PolicyRef, RuleRef
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
@@ -59,6 +60,7 @@ class EndpointRow:
     run_id: str = ""
     try_number: str = ""
     map_index: str = ""
+    external: tuple[ExternalIdentity, ...] = ()  # who it is outside of the cluster, as its operators wrote it
 
 
 @dataclass(frozen=True, slots=True)

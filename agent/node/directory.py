@@ -9,6 +9,8 @@ from immutables import Map
 
 from agent.flows.join import Context
 from agent.model.classify import Classified
+from agent.model.cluster import Cluster, Pod
+from agent.model.external import ExternalIdentity
 from agent.model.flow import EndpointFacts
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.report import EndpointRow
@@ -110,6 +112,7 @@ def endpoint_row(
         run_id=claim.run_id,
         try_number=claim.try_number,
         map_index=claim.map_index,
+        external=_external(pod, assignment.identity, writer.cluster) if assignment is not None and known else (),
     )
 
 
@@ -129,4 +132,11 @@ def facts_of(endpoint: Endpoint, writer: Writer, node: str) -> EndpointFacts | N
         attestation=endpoint.assignment.attestation,
         addresses=pod.addresses if pod else endpoint.assignment.addresses,
         slot=endpoint.slot,
+        external=_external(pod, endpoint.assignment.identity, writer.cluster),
     )
+
+
+def _external(pod: Pod | None, identity: Identity, cluster: Cluster) -> tuple[ExternalIdentity, ...]:
+    account = cluster.service_accounts.get((identity.namespace, identity.service_account))
+    found = (*(account.external if account else ()), *(pod.external if pod else ()))
+    return tuple(dict.fromkeys(found))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent.model.cluster import Address
+from agent.model.external import ExternalIdentity
 from agent.model.flow import Denial, PeerKind
 from agent.model.protocol import WITH_PORTS
 from agent.model.selector import id_matches
@@ -18,7 +19,7 @@ from agent.outputs.filtering import Table, Test, Values, any_address, any_port, 
 from agent.outputs.records import Seen, pod_text, reason_of, run_of, verdict_of
 from agent.outputs.words import protocol_of
 
-NOUNS = ("dag", "task", "namespace", "service_account", "pod", "fqdn", "ip", "port")
+NOUNS = ("dag", "task", "namespace", "service_account", "external_identity", "pod", "fqdn", "ip", "port")
 EITHER = ("service_account", "fqdn", "ip")
 """Nouns that stand for both ends where they stand alone."""
 
@@ -35,9 +36,12 @@ class Side:
     fqdn: str
     addresses: tuple[Address, ...]
     port: int | None
+    external: tuple[ExternalIdentity, ...] = ()
 
     def texts(self, noun: str) -> tuple[str, ...]:
-        """The noun's value, where it has one."""
+        """The noun's value, where it has one; of an external identity also without its party."""
+        if noun == "external_identity":
+            return tuple(text for each in self.external for text in (str(each), each.id))
         value = str(getattr(self, noun))
         return (value,) if value else ()
 
@@ -47,7 +51,7 @@ def task_side(seen: Seen) -> Side:
     facts, identity = seen.endpoint, seen.endpoint.identity
     return Side(
         facts.namespace, identity.service_account, identity.dag_id, identity.task_id, facts.pod, "", facts.addresses,
-        _port(seen, ours=True),
+        _port(seen, ours=True), facts.external,
     )  # fmt: skip
 
 

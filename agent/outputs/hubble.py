@@ -291,6 +291,7 @@ def _of_endpoint(facts: EndpointFacts) -> Object:
         "try_number": claim.try_number,
         "map_index": claim.map_index,
         "pod_uid": facts.uid,
+        **({"external_identities": [str(each) for each in facts.external]} if facts.external else {}),
     }
 
 

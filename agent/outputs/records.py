@@ -55,6 +55,7 @@ class Record:
     detail: str = ""  # of an outcome: an errno's name, a TLS alert's, or an HTTP status
     name: str = ""  # of a lookup: the name that was asked for
     text: str = ""  # of denials and lookups: the sentence
+    external_identities: tuple[str, ...] = ()  # who the task is outside of the cluster
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,6 +146,7 @@ def _who(facts: EndpointFacts) -> dict[str, Any]:
         "map_index": claim.map_index,
         "ambiguous": identity.ambiguous,
         "identity": facts.number,
+        "external_identities": tuple(str(each) for each in facts.external),
     }
 
 

@@ -14,8 +14,9 @@ from agent.outputs.words import unenforceable_text
 
 def endpoint_record(row: EndpointRow) -> dict[str, Any]:
     record: dict[str, Any] = plain(row)
-    by, _ = record.pop("classified_by"), record.pop("policies")
+    by, _, _ = record.pop("classified_by"), record.pop("policies"), record.pop("external")
     return record | {
+        "external_identities": [str(each) for each in row.external],
         "settled_by": by or "",
         "attestation": record["attestation"] or "",
         "contradictions": [str(each) for each in row.contradictions],

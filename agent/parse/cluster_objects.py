@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from agent.model.cluster import Namespace, Node, ServiceAccountName
+from agent.model.cluster import Namespace, Node, ServiceAccount
 from agent.model.policy import DefaultPosture, Entity
 from agent.parse.addresses import parse_addresses, parse_network
 from agent.parse.claims import parse_annotations, parse_labels, parse_name
+from agent.parse.external import of_account
 from agent.parse.fields import Field, joined
 
 MANAGED_LABEL = "dagwall.io/managed"
@@ -48,11 +49,12 @@ def _baseline(field: Field) -> tuple[Entity, ...] | None:
     return tuple(dict.fromkeys(known[word] for word in words))
 
 
-def parse_service_account(root: Field) -> ServiceAccountName:
+def parse_service_account(root: Field) -> ServiceAccount:
     metadata = root.child("metadata")
-    return ServiceAccountName(
+    return ServiceAccount(
         namespace=parse_name(metadata.child("namespace"), "default"),
         name=parse_name(metadata.child("name")),
+        external=of_account(metadata.child("annotations")),
     )
 
 

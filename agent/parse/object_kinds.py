@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from agent.model.binding import TaskIdentityBinding
-from agent.model.cluster import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccountName
+from agent.model.cluster import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount
 from agent.model.identity import Claim
 from agent.model.network_policy import NetworkPolicy
 from agent.model.policy import Policy
@@ -24,15 +24,7 @@ from agent.parse.policies import API_VERSION, CLUSTER_KIND, NAMESPACED_KIND, par
 from agent.parse.services import parse_endpoint_slice, parse_service
 
 Item = (
-    Pod
-    | Namespace
-    | Service
-    | EndpointSlice
-    | ServiceAccountName
-    | Node
-    | Policy
-    | NetworkPolicy
-    | TaskIdentityBinding
+    Pod | Namespace | Service | EndpointSlice | ServiceAccount | Node | Policy | NetworkPolicy | TaskIdentityBinding
 )
 
 
@@ -51,7 +43,7 @@ class Watch(Enum):
     ALWAYS = "always"
     OWN_NODE = "of this node; of the others where a policy selects pods"  # S2
     NETWORK_POLICY = "with --network-policy"
-    NEVER = "never"
+    FOR_REPORTS = "always; no verdict follows from it, so that enforcement does not wait for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +70,7 @@ class ObjectKind:
 
     def rights(self) -> Iterator[tuple[str, str, str]]:
         """(API group, resource, verb) that the agent needs in every namespace."""
-        if self.watch is not Watch.NEVER:
-            yield from ((self.group, self.plural, verb) for verb in ("list", "watch"))
+        yield from ((self.group, self.plural, verb) for verb in ("list", "watch"))
         if self.ours:
             yield self.group, f"{self.plural}/status", "patch"
 
@@ -112,9 +103,8 @@ OBJECT_KINDS = (
         lambda root, _: parse_endpoint_slice(root), "slices", lambda part: (part.namespace, part.name),
     ),
     ObjectKind(
-        "ServiceAccount", ("v1",), "serviceaccounts", ServiceAccountName,
-        lambda root, _: parse_service_account(root),
-        "service_accounts", lambda account: (account.namespace, account.name), watch=Watch.NEVER,
+        "ServiceAccount", ("v1",), "serviceaccounts", ServiceAccount, lambda root, _: parse_service_account(root),
+        "service_accounts", lambda account: (account.namespace, account.name), watch=Watch.FOR_REPORTS,
     ),
     ObjectKind(
         "Node", ("v1",), "nodes", Node, lambda root, _: parse_node(root),

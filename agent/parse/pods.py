@@ -1,4 +1,4 @@
-"""Pod manifests. Only what model.cluster.Pod has is read; args, env and volumes never leave this file (S2)."""
+"""Pod manifests. Only what model.cluster.Pod has is read; args and env are never read (S2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from agent.model.cluster import ContainerPort, Escape, Pod
 from agent.model.identity import Claim, PodUid, is_pod_uid, is_static_hash
 from agent.parse.addresses import parse_addresses, parse_port
 from agent.parse.claims import keep_first, parse_claim, parse_name
+from agent.parse.external import of_pod
 from agent.parse.fields import Field
 
 MOST_ADDRESSES, MOST_PORTS = 16, 1000
@@ -54,6 +55,9 @@ def parse_pod(pod: Field, *, cluster: str, first_claim: Claim | None) -> Pod:
         terminating=bool(metadata.child("deletionTimestamp").value),
         created=_seconds(metadata.child("creationTimestamp")),
         escapes=tuple(dict.fromkeys(_escapes(spec)))[:MOST_ESCAPES],
+        external=of_pod(
+            metadata.child("annotations"), spec, claim.identity.namespace, claim.identity.service_account
+        ),
         cgroup_uids=(uid, *_static_hash(metadata.child("annotations"))),
     )
 

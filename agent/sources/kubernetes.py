@@ -41,9 +41,10 @@ def resources(api: KubeApi, node: str, *, network_policies: bool) -> tuple[Resou
         Resource(
             each.kind, _version(api, each), each.plural, optional=each.ours, judged=each.ours, kept=each.kept,
             field_selector=f"spec.nodeName={node}" if each.watch is Watch.OWN_NODE else "",
+            for_reports=each.watch is Watch.FOR_REPORTS,
         )
         for each in OBJECT_KINDS
-        if each.watch is not Watch.NEVER and (network_policies or each.watch is not Watch.NETWORK_POLICY)
+        if network_policies or each.watch is not Watch.NETWORK_POLICY
     )  # fmt: skip
 
 
@@ -191,7 +192,8 @@ class KubernetesSource:
     def _complete(self) -> bool:
         if self.store.snapshot.complete:
             return True
-        return 0 < self.expected <= sum(informer.settled for informer in self.informers)
+        waited_for = [each for each in self.informers if not each.reflector.resource.for_reports]
+        return 0 < self.expected <= sum(informer.settled for informer in waited_for)
 
     def _begin(self) -> None:
         """Ask what the server serves, until it answers; then one thread for each kind."""
@@ -204,7 +206,8 @@ class KubernetesSource:
                 event("api.unreachable", level=logging.WARNING, host=self.api.host, why=str(exc))
                 self._stop.wait(wait.next())
                 continue
-            self.expected, self._unreachable_since = len(found), 0.0
+            self.expected = sum(not resource.for_reports for resource in found)
+            self._unreachable_since = 0.0
             for resource in found:
                 self._start_informer(resource)
             return

@@ -39,6 +39,7 @@ class Resource:
     api_version: str
     plural: str
     field_selector: str = ""
+    for_reports: bool = False  # no verdict follows from it
     optional: bool = False  # served only where a CRD or a newer server has it
     judged: bool = False  # has a status that agents write: generations and statuses are kept
     kept: bool = False  # the last valid generation outlives the agent (P17)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from agent.model.changes import Changes
 from agent.model.cluster import (
     Cluster,
     Pod,
-    ServiceAccountName,
     Settings,
 )
 from agent.model.identity import Claim, PodUid
@@ -77,6 +76,8 @@ class Store:
             for uid in changed.get("pods", ()):
                 self._note(uid)
             self._forget_oldest()
+        if accounts := changed.get("service_accounts"):
+            changed["pods"] = changed.get("pods", frozenset()) | self._pods_of(accounts)
         fine = {table: ids for table, ids in changed.items() if table in _FINE}
         rest = changed.keys() - _FINE - {"service_accounts"}
         return Changes(**fine, everything_else=bool(rest) or whole != before.complete)
@@ -97,9 +98,16 @@ class Store:
         ]
         return self.apply(items.values(), gone, complete=complete)
 
-    def _frozen(self, item: Item) -> Item | None:
-        if isinstance(item, ServiceAccountName):
-            return None  # the map of service accounts is a set
+    def _pods_of(self, accounts: Collection[Hashable]) -> frozenset[PodUid]:
+        """Pods of this node that reports name by what these service accounts say."""
+        pods, node = self.snapshot.pods, self.snapshot.settings.node
+        return frozenset(
+            uid
+            for uid, pod in pods.items()
+            if node in ("", pod.node) and (pod.namespace, pod.claim.identity.service_account) in accounts
+        )
+
+    def _frozen(self, item: Item) -> Item:
         if not isinstance(item, Pod):
             return item
         first = self.claims.get(item.uid)

@@ -53,8 +53,8 @@ def test_the_agents_own_rights_are_enough(own_kubeconfig: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/api/v1/secrets", "/api/v1/configmaps", "/api/v1/namespaces/default/pods/x", "/api/v1/serviceaccounts",
-        "/apis/apps/v1/deployments",
+        "/api/v1/secrets", "/api/v1/configmaps", "/api/v1/namespaces/default/pods/x",
+        "/api/v1/namespaces/default/serviceaccounts/default", "/apis/apps/v1/deployments",
     ],
 )  # fmt: skip
 def test_and_there_are_no_others(own_kubeconfig: Path, path: str) -> None:

@@ -19,6 +19,7 @@ KINDS = {
     "services": ("v1", "Service"),
     "nodes": ("v1", "Node"),
     "endpointslices": ("discovery.k8s.io/v1", "EndpointSlice"),
+    "serviceaccounts": ("v1", "ServiceAccount"),
     "tasknetworkpolicies": ("dagwall.io/v1alpha1", "TaskNetworkPolicy"),
     "clustertasknetworkpolicies": ("dagwall.io/v1alpha1", "ClusterTaskNetworkPolicy"),
     "taskidentitybindings": ("dagwall.io/v1alpha1", "TaskIdentityBinding"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.model.external import ExternalIdentity, Party
 from agent.model.flow import FailedLookup, PeerKind, PeerName, Tuple
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.ends import FIELDS
@@ -20,7 +21,11 @@ from tests.unit.seen import denial, endpoint, flow
 from tests.unit.test_cli_read import Agent
 
 SALES = PeerName(PeerKind.POD, "airflow/sales/extract", endpoint("sales", "extract").identity, "sales-x1")
-OUT = replace(flow(time=1, address="10.0.0.9", port=5432), peer=SALES)
+ROLE = ExternalIdentity(Party.AWS, "arn:aws:iam::1:role/etl")
+TOKEN = ExternalIdentity(Party.OIDC, "system:serviceaccount:airflow:etl", "vault")
+OUT = replace(
+    flow(time=1, address="10.0.0.9", port=5432), peer=SALES, endpoint=replace(endpoint(), external=(ROLE, TOKEN))
+)
 IN = replace(flow(time=2, address="10.0.0.9", port=8080, direction=Direction.INGRESS), peer=SALES, source_port=41000)
 BANK = replace(denial(time=3, address="203.0.113.9"), peer=PeerName(PeerKind.FQDN, "api.bank.example"), source_port=0)
 DNS = FailedLookup(
@@ -48,6 +53,8 @@ CASES: tuple[tuple[str, str, set[int]], ...] = (
     ("task", "load", set(range(1, 7))), ("verdict", "allow", {1, 2, 4}), ("verdict", "audit", {5}),
     ("direction", "ingress", {2}), ("protocol", "udp", {4}), ("protocol", "ICMPv6", {5}),
     ("run", "manual__*", set(range(1, 7))), ("reason", "nxdomain", {4}), ("reason", "no rule", {3, 5}),
+    ("external_identity", "aws:*:role/etl", {1}), ("from_external_identity", "arn:*", {1}),
+    ("to_external_identity", "*", set()), ("external_identity", "oidc:*@vault", {1}),
     ("peer", "airflow/sales/*", {1, 2}), ("peer", "203.0.113.9", {3}),
 )  # fmt: skip
 
@@ -124,7 +131,7 @@ def test_forms(agent: Agent) -> None:
         agent.ask(*words, "compact").output
     )
     lines = agent.ask(*words, "dict").output.splitlines()
-    assert "            name: typo.example" in lines
+    assert "name: typo.example" in map(str.strip, lines)
     assert lines[-1] == "-" * 12
     assert agent.ask("flows", "--to-ip", "192.0.2.1", "-o", "dict").output == "no flows\n"
 

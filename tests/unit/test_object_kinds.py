@@ -79,5 +79,5 @@ def test_an_unknown_kind_is_refused_with_all_that_are_read() -> None:
         assert all(f"{version}/{kind.kind}" in str(refused.value) for version in kind.versions)
 
 
-def test_what_is_never_watched_needs_no_right() -> None:
-    assert [list(kind.rights()) for kind in OBJECT_KINDS if kind.watch is Watch.NEVER] == [[]]
+def test_nothing_that_is_enforced_waits_for_what_is_for_reports() -> None:
+    assert [kind.kind for kind in OBJECT_KINDS if kind.watch is Watch.FOR_REPORTS] == ["ServiceAccount"]

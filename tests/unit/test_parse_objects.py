@@ -15,7 +15,7 @@ from agent.model.cluster import (
     Namespace,
     Node,
     Service,
-    ServiceAccountName,
+    ServiceAccount,
     ServicePort,
 )
 from agent.model.policy import DefaultPosture, Entity
@@ -183,4 +183,4 @@ def test_node_and_service_account() -> None:
         pod_ranges=(ip_network("10.244.0.0/24"), ip_network("fd01::/64")),
     )
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "etl", "namespace": "ns"}}
-    assert parse_object(account) == ServiceAccountName("ns", "etl")
+    assert parse_object(account) == ServiceAccount("ns", "etl")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model.changes import Changes, between
-from agent.model.cluster import Cluster, Namespace, Pod, Service, ServiceAccountName, Settings
+from agent.model.cluster import Cluster, Namespace, Pod, Service, ServiceAccount, Settings
 from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.parse.objects import parse_object
 from agent.sources.reflector import Reflector, Resource
@@ -50,7 +50,7 @@ def test_what_is_not_a_pod_or_service_changes_everything_else() -> None:
     store = Store()
     assert store.apply([Namespace("a")]) == Changes(everything_else=True)
     assert store.apply([Service("a", "s")]) == Changes(services=frozenset({("a", "s")}))
-    assert store.apply([ServiceAccountName("a", "x")]) == Changes()
+    assert store.apply([ServiceAccount("a", "x")]) == Changes()
     assert ("a", "x") in store.snapshot.service_accounts
     assert store.snapshot.revision == 3
     assert store.apply(complete=True) == Changes(everything_else=True)

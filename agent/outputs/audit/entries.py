@@ -139,6 +139,7 @@ def _bound(row: EndpointRow) -> Entry:
     return {
         "attestation": row.attestation.name.lower() if row.attestation else "", "binding": row.binding,
         "policies": [str(ref) for ref in row.policies], "escapes": [str(each) for each in row.escapes],
+        "external_identities": [str(each) for each in row.external],
     }  # fmt: skip
 
 
