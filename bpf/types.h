@@ -40,6 +40,25 @@ enum drop_reason {
 	DROP_HELLO_TOO_LONG = 20, /* for what TCP sends at once */
 	DROP_BROKEN_HELLO = 21,   /* two readers may understand it differently */
 	DROP_HELLO_UNSEEN = 22,   /* the connection is older than the rule */
+	DROP_NO_HTTP = 23,        /* what a flow sent is no request line, which its rule asks for */
+	DROP_REQUEST = 24,        /* no rule allows its method, host and path */
+	DROP_REQUEST_TOO_LONG = 25,
+	DROP_BARE_LINE_END = 26,
+	DROP_FOLDED_HEADER = 27,
+	DROP_SPACE_IN_HEADER = 28,
+	DROP_BAD_HEADER = 29,
+	DROP_REQUEST_LENGTH = 30, /* of a body: two readers may see its end at different places */
+	DROP_BAD_HOST = 31,
+	DROP_HOST_DISAGREES = 32, /* with the request's target */
+	DROP_UPGRADE = 33,
+	DROP_DOT_SEGMENT = 34,
+	DROP_BAD_ESCAPE = 35,
+	DROP_HTTP2 = 36,
+	DROP_BAD_CHUNK = 37,
+	DROP_REQUEST_UNSEEN = 38, /* the connection is older than the rule */
+	DROP_SHARED_PAGES = 39,   /* a head that the task may change after it was judged */
+	DROP_TUNNEL_EARLY = 40,   /* the proxy has not opened it (yet) */
+	DROP_BROKEN_REQUEST = 41, /* two readers may understand it differently */
 	DROP_UNKNOWN = 255, /* never written: how an agent reads a newer release's number */
 };
 

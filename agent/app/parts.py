@@ -135,7 +135,7 @@ class Making:
         numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
         admission = Admission(
             limits.peers, ServiceShares(limits.hosts), dict(state.admitted), limits.names,
-            hellos=self.datapath.features.write_seq and self.datapath.features.sockops,
+            hellos=self.datapath.features.write_seq and self.datapath.features.sockops, requests=False,
         )  # fmt: skip
         intake = Intake(check, limits.rules, admission)
         return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})

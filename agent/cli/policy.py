@@ -122,6 +122,7 @@ def _sentence(row: dict[str, str]) -> str:
     help="HOST: address, DNS name, NAMESPACE/SERVICE, pod:NAMESPACE/NAME.",
 )
 @click.option("--server-name", default="", help="That the task would ask for in its TLS hello (SNI).")
+@click.option("--http", default="", help="A request that it would send: 'GET http://HOST/PATH', 'CONNECT HOST:PORT'.")
 @click.option("--from", "source", metavar="HOST", help="Ingress instead: who opens; --to is then :PORT[/PROTO].")
 @click.option(
     "--files",

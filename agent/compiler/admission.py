@@ -20,7 +20,7 @@ from agent.compiler.shares import Excess, blamed, each_by_itself, excess
 from agent.errors import InvalidObject, TooMuch
 from agent.model.changes import Changes
 from agent.model.cluster import Cluster
-from agent.model.policy import Policy, PolicyRef
+from agent.model.policy import HttpMatch, Policy, PolicyRef, Tls
 
 MATCHES, SELECTIONS, TERMS = 1_000_000, 4_000_000, 200_000
 """What the compiler can do of these in a few seconds and some 100 MB."""
@@ -30,6 +30,7 @@ CONDITIONS, SUBJECTS = 50_000, 40_000
 
 NO_NAMES = "names peers by fqdn, which this kernel cannot learn safely: it lacks feature netns_owner"
 NO_HELLOS = "has rules with tls, which this kernel cannot judge: it lacks feature write_seq or sockops"
+NO_REQUESTS = "has rules with http, which this kernel cannot judge: it lacks feature shared_frags, write_seq or sockops"
 Quota = tuple[str, Mapping[PolicyRef, int], int, Callable[..., dict[PolicyRef, Excess]]]
 """Of what, how much is needed by whom, how much there is, and how it is shared out."""
 
@@ -45,14 +46,15 @@ class Refusal:
 @dataclass(slots=True)
 class Admission:
     """Kept by whoever compiles. `prefixes`, `names`: entries that these maps have room for; no `names`, no
-    `hellos`: the kernel cannot judge by them. `digests`: of what is in force, by name; it begins with what an agent
-    before had in force, so that a restart refuses nothing of it."""
+    `hellos`, no `requests`: the kernel cannot judge by them. `digests`: of what is in force, by name; it begins with
+    what an agent before had in force, so that a restart refuses nothing of it."""
 
     prefixes: int = 100_000
     services: ServiceShares = field(default_factory=ServiceShares)
     digests: dict[str, str] = field(default_factory=dict)
     names: int = 14_000
     hellos: bool = True
+    requests: bool = True
     refused: dict[PolicyRef, Refusal] = field(default_factory=dict)
     _in_force: dict[PolicyRef, AnyPolicy] = field(default_factory=dict)
     _found_later: dict[PolicyRef, Refusal] = field(default_factory=dict)  # refused by what only the work has shown
@@ -76,7 +78,9 @@ class Admission:
         if not self.names:
             self._refuse_all(open_, [ref for ref, names in needs.names.items() if names], NO_NAMES)
         if not self.hellos:
-            self._refuse_all(open_, [ref for ref, policy in open_.items() if _asks_hello(policy)], NO_HELLOS)
+            self._refuse_all(open_, [ref for ref, policy in open_.items() if _asks(policy, Tls)], NO_HELLOS)
+        if not self.requests:
+            self._refuse_all(open_, [ref for ref, policy in open_.items() if _asks(policy, HttpMatch)], NO_REQUESTS)
         for what, each, limit, shares in self._quotas(needs, builtin_prefixes(cluster)):
             left = {ref: need for ref, need in each.items() if ref not in self.refused}
             self._refuse(policies, shares(left, limit, unchanged), what)
@@ -174,8 +178,9 @@ class Admission:
         return kept.finish()
 
 
-def _asks_hello(policy: AnyPolicy) -> bool:
-    return isinstance(policy, Policy) and any(rule.tls is not None for _, rule in policy.rules())
+def _asks(policy: AnyPolicy, kind: type[Tls] | type[HttpMatch]) -> bool:
+    rules = (rule for _, rule in policy.rules()) if isinstance(policy, Policy) else iter(())
+    return any(isinstance(each, kind) for rule in rules for each in rule.demands)
 
 
 def _digest(policy: AnyPolicy) -> str:

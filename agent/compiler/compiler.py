@@ -39,7 +39,7 @@ K = TypeVar("K", bound=Hashable)
 NO_RULESET = RulesetId(0)
 MOST_TERMS = 150_000
 """In all contents together."""
-_SIZED = ("peers", "hosts", "names", "servers", "rules")
+_SIZED = ("peers", "hosts", "names", "servers", "parts", "rules")
 TOGETHER = "places of CIDRs in one another, of two snapshots"
 
 
@@ -61,9 +61,10 @@ class Compiler:
         self._table = AtomTable()
         self._peers, self._hosts = ChangeLog(self.want.peers), ChangeLog(self.want.hosts)
         self._names, self._servers = ChangeLog(self.want.names), ChangeLog(self.want.servers)
+        self._parts = ChangeLog(self.want.parts)
         self._rules = ChangeLog(self.want.rules)
         self._rulesets, self._assignments = ChangeLog(self.want.rulesets), ChangeLog(self.want.assignments)
-        self._registry = Registry(self._table, self._refs, self._rules, self._rulesets, self._servers)
+        self._registry = Registry(self._table, self._refs, self._rules, self._rulesets, self._servers, self._parts)
         self._cluster: Cluster | None = None
         self._prefix_members: dict[Prefix, Members] = {}
         self._host_members: dict[Host, Members] = {}
@@ -328,6 +329,7 @@ class Compiler:
             hosts=of(self._hosts),
             names=of(self._names),
             servers=of(self._servers),
+            parts=of(self._parts),
             rules=of(self._rules),
             rulesets=of(self._rulesets),
             assignments=of(self._assignments),
@@ -335,7 +337,7 @@ class Compiler:
         )
 
     def _commit_all(self) -> None:
-        addresses = (self._peers, self._hosts, self._names, self._servers)
+        addresses = (self._peers, self._hosts, self._names, self._servers, self._parts)
         for tracked in (*addresses, self._rules, self._rulesets, self._assignments):
             tracked.commit()
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 from agent.compiler.firsts import Firsts
 from agent.compiler.ports import Interval, Ports, covers_in_order
 from agent.compiler.terms import Term
-from agent.model.policy import RuleRef, Tls
+from agent.model.policy import Demand, RuleRef
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.model.want import Lift
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
@@ -49,14 +49,14 @@ class LayerKind:
 @dataclass(frozen=True, slots=True)
 class LoweredRule:
     """A rule of one direction. `enforced` False: its policy's posture is audit (P3). `action`: of a ranked rule, a
-    word of its kind's own. `tls`: of an allow rule, what connections must begin with.
+    word of its kind's own. `demands`: of an allow rule, what connections must begin with, or carry.
     """
 
     ref: RuleRef
     enforced: bool
     terms: tuple[Term, ...]
     action: str = ""
-    tls: Tls | None = None
+    demands: tuple[Demand, ...] = ()
 
 
 RulePosition = tuple[int, Direction, Part]
@@ -113,7 +113,7 @@ class Layer:
 class Outcome:
     """A verdict with its reason and the rule to name, as in want.RuleValue. `final`: no layer after it is asked.
 
-    `hellos`: it allows connections that begin with any of these only.
+    `demands`: it allows connections that meet any of these only.
     """
 
     verdict: Verdict
@@ -121,7 +121,7 @@ class Outcome:
     rule: RuleRef | None = None
     final: bool = False
     lift: Lift = Lift.NONE
-    hellos: tuple[Tls, ...] = ()
+    demands: tuple[Demand, ...] = ()
     audits_hello: bool = False
 
 
@@ -144,7 +144,7 @@ class Hits:
     unknown: bool  # nobody known has the address (P15)
     from_host: bool  # it is this host's (P8)
     _firsts: dict[tuple[Part, Hashable], Firsts[int]] = field(default_factory=dict, compare=False, repr=False)
-    _same: dict[bool, dict[Tls | None, list[int]]] = field(default_factory=dict, compare=False, repr=False)
+    _same: dict[bool, dict[tuple[Demand, ...], list[int]]] = field(default_factory=dict, compare=False, repr=False)
 
     def decide(self, port: int, *, audited: bool) -> Outcome:
         """The verdict at a port; `audited`: with the policies in audit as if enforced."""
@@ -161,15 +161,15 @@ class Hits:
         return None if number is None else hits[number]
 
     def allowing(self, port: int, audited: bool) -> tuple[LoweredRule, ...]:  # noqa: FBT001  as in decide
-        """Allow rules that count at this port, in their order: of all that ask for the same hello, the first."""
+        """Allow rules that count at this port, in their order: of all that demand the same, the first."""
         hits = self.parts[Part.ALLOW]
         if audited not in self._same:
             same = self._same[audited] = {}
             for i, hit in enumerate(hits):
                 if self._counts(hit, Part.ALLOW, audited):
-                    same.setdefault(hit.rule.tls, []).append(i)
+                    same.setdefault(hit.rule.demands, []).append(i)
         groups = self._same[audited].items()
-        first = (self._first_of((Part.ALLOW, (audited, tls)), numbers, port) for tls, numbers in groups)
+        first = (self._first_of((Part.ALLOW, (audited, same)), numbers, port) for same, numbers in groups)
         return tuple(hits[i].rule for i in sorted(i for i in first if i is not None))
 
     def _first_of(self, key: tuple[Part, Hashable], numbers: Iterable[int], port: int) -> int | None:
@@ -203,15 +203,15 @@ def deny_allow_isolate(hits: Hits, port: int, audited: bool) -> Outcome:  # noqa
 
 
 def _allowed(hits: Hits, first: LoweredRule, port: int, audited: bool) -> Outcome:  # noqa: FBT001  a LayerKind's
-    """By the first rule without `tls`, whatever it begins with; else by any of those that match."""
-    if first.tls is None:
+    """By the first rule that demands nothing, whatever it carries; else by any of those that match."""
+    if not first.demands:
         return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref)
     every = hits.allowing(port, audited)
-    plain = next((rule for rule in every if rule.tls is None), None)
+    plain = next((rule for rule in every if not rule.demands), None)
     if plain is not None:
         return Outcome(Verdict.ALLOW, DropReason.NONE, plain.ref)
-    hellos = tuple(rule.tls for rule in every if rule.tls is not None)
-    return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref, hellos=hellos)
+    demands = tuple(dict.fromkeys(each for rule in every for each in rule.demands))
+    return Outcome(Verdict.ALLOW, DropReason.NONE, first.ref, demands=demands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class DirectionView:
     def at(self, port: int) -> Outcome:
         """The verdict at a port index; computed twice for the sake of audit (P3)."""
         enforced = self._through(port, audited=False)
-        if enforced.hellos and self.may_be_named:  # a name may allow it with another hello, or with any bytes
+        if enforced.demands and self.may_be_named:  # a name may allow it with others, or with none
             enforced = replace(enforced, lift=Lift.BY_NAME)
         denied = enforced.verdict is Verdict.DENY
         lacks = denied and self.may_be_named and self._lacks_a_rule(port, audited=False)
@@ -241,17 +241,17 @@ class DirectionView:
         if passes:
             return self._audited_hello(enforced, wished)
         audited = Outcome(Verdict.AUDIT, wished.reason, wished.rule)
-        if enforced.hellos:
+        if enforced.demands:
             lift = Lift.TO_AUDIT if self.may_be_named else Lift.NONE
-            return replace(audited, hellos=enforced.hellos, lift=lift)
+            return replace(audited, demands=enforced.demands, lift=lift)
         return replace(audited, rule=enforced.rule, lift=Lift.TO_ALLOW) if by_name else audited
 
     def _audited_hello(self, enforced: Outcome, wished: Outcome) -> Outcome:
-        """Both pass; only where nothing that is enforced asks for a hello, those in audit may."""
-        if enforced.hellos or not wished.hellos:
+        """Both pass; only where nothing that is enforced demands anything, those in audit may."""
+        if enforced.demands or not wished.demands:
             return enforced
         lift = Lift.BY_NAME if self.may_be_named else Lift.NONE
-        return replace(enforced, hellos=wished.hellos, audits_hello=True, lift=lift)
+        return replace(enforced, demands=wished.demands, audits_hello=True, lift=lift)
 
     def _lacks_a_rule(self, port: int, *, audited: bool) -> bool:
         """Would it pass if there were a rule in the layer that judges names?"""
@@ -271,17 +271,17 @@ class DirectionView:
     def _through(self, port: int, *, audited: bool) -> Outcome:
         """Every layer must let it pass; the rule to name is the first that is more than dagwall's default."""
         outcome = Outcome(Verdict.ALLOW, DropReason.NONE, OBSERVED)
-        hellos: tuple[Tls, ...] = ()
+        demands: tuple[Demand, ...] = ()
         for layer in self.layers:
             if layer.kind.last_resort and outcome.rule != OBSERVED:
                 continue
             said = layer.decide(port, audited=audited)
             if said.verdict is Verdict.DENY or said.final:
                 return said
-            hellos = hellos or said.hellos
+            demands = demands or said.demands
             if outcome.rule == OBSERVED and said.rule is not None:
                 outcome = said
-        return replace(outcome, hellos=hellos) if hellos != outcome.hellos else outcome
+        return replace(outcome, demands=demands) if demands != outcome.demands else outcome
 
     def intervals(self) -> set[Interval]:
         """The verdict is the same at all ports that the same of these hold."""

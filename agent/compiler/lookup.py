@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.compiler.names import classes_of_name, servers_of_name
+from agent.compiler.parts import requests_of
 from agent.compiler.prefixes import Lpm, host_of
 from agent.model.cluster import Address
-from agent.model.hello import Hello
 from agent.model.identity import PodUid
+from agent.model.request import Carried, Request
 from agent.model.verdict import Direction, DropReason, EndpointState, Verdict
 from agent.model.want import (
     NO_CLASS,
@@ -36,10 +37,10 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
     protocol: int,
     port: int = 0,
     names: frozenset[str] = frozenset(),
-    hello: Hello | None = None,
+    carries: Carried | None = None,
 ) -> RuleValue:
     """The verdict for a packet of a pod. `port` is the peer's for egress and the pod's own for ingress. `names`: by
-    which the pod's identity knows the address. `hello`: what its connection began with; None: nothing yet."""
+    which the pod's identity knows the address. `carries`: what its connection does; None: nothing yet."""
     assignment = want.assignments[uid]
     if assignment.state is EndpointState.UNMANAGED:
         return PASSES
@@ -55,15 +56,15 @@ def lookup(  # noqa: PLR0917  the order of the kernel's key
         _row(want, assignment.ruleset, each.peer, direction, protocol, port) for each in known if each is not None
     )
     by_name = [row for row in rows if row is not None]
-    if hello is not None:
-        return _greeted(want, assignment.ruleset, found, by_name, hello)
+    if carries is not None:
+        return _held(want, assignment.ruleset, found, by_name, carries)
     return lifted(found, max(by_name, key=_rank, default=None)) if found.lift else found
 
 
 def lifted(found: RuleValue, by_name: RuleValue | None) -> RuleValue:
     """What a verdict on an address becomes; `by_name`: the best verdict on its names."""
     if by_name is None or _rank(by_name) <= _rank(found):
-        stays = found.lift is Lift.BY_NAME or found.hellos
+        stays = found.lift is Lift.BY_NAME or found.demands
         return replace(found, rule=found.rule if stays else NO_RULE_ID, lift=Lift.NONE)
     if found.lift is Lift.BY_NAME:
         return by_name
@@ -74,30 +75,45 @@ def lifted(found: RuleValue, by_name: RuleValue | None) -> RuleValue:
 
 
 def _rank(row: RuleValue) -> int:
-    """What asks for no hello comes before what does."""
-    return 2 * _BY_OPENNESS.index(row.verdict) + (not row.hellos)
+    """What demands nothing comes before what does."""
+    return 2 * _BY_OPENNESS.index(row.verdict) + (not row.demands)
 
 
-def _greeted(want: Want, ruleset: RulesetId, found: RuleValue, by_name: list[RuleValue], hello: Hello) -> RuleValue:
-    """Each row by itself, held against the hello; then the best. What a hello has failed gives the reason."""
-    servers = servers_of_name(want.servers, ruleset, hello.name)
-    bits = 0 if hello.fault else servers.named if hello.name else servers.nameless
-    fits = bits & servers.encrypted if hello.encrypted else bits
+def _held(want: Want, ruleset: RulesetId, found: RuleValue, by_name: list[RuleValue], carries: Carried) -> RuleValue:
+    """Each row by itself, held against what is carried; then the best. What that has failed gives the reason."""
+    hellos, fits, requests = _bits(want, ruleset, carries)
     rows = [found, *by_name]
-    after = [row if not row.hellos or row.hellos & fits else _failed(row) for row in rows]
+    after = [row if not row.demands or row.hellos & fits or row.requests & requests else _failed(row) for row in rows]
     best = max(after[1:], key=_rank, default=None)
     out = lifted(after[0], best) if found.lift else after[0]
     failed = {new.verdict for old, new in zip(rows, after, strict=True) if new is not old}
     if out.verdict not in failed:
         return out
-    asked = any(row.hellos & bits for row in rows)
-    reason = hello.fault or (DropReason.ENCRYPTED_HELLO if asked else hello.unknown)
-    return replace(out, reason=reason, rule=next((row.rule for row in rows if row.hellos), NO_RULE_ID))
+    blamed = next((row.rule for row in rows if row.demands), NO_RULE_ID)
+    return replace(out, reason=_reason(rows, carries, hellos), rule=blamed)
+
+
+def _bits(want: Want, ruleset: RulesetId, carries: Carried) -> tuple[int, int, int]:
+    """Of a hello those that its name has, and of these what its encryption leaves; those of a request."""
+    if isinstance(carries, Request):
+        return 0, 0, requests_of(want.servers, want.parts, ruleset, carries)
+    servers = servers_of_name(want.servers, ruleset, carries.name)
+    named = 0 if carries.fault else servers.named if carries.name else servers.nameless
+    return named, named & servers.encrypted if carries.encrypted else named, 0
+
+
+def _reason(rows: list[RuleValue], carries: Carried, hellos: int) -> DropReason:
+    if isinstance(carries, Request):
+        return (carries.fault or DropReason.REQUEST) if any(row.requests for row in rows) else DropReason.NO_TLS
+    if not any(row.hellos for row in rows):
+        return DropReason.NO_HTTP
+    asked = any(row.hellos & hellos for row in rows)
+    return carries.fault or (DropReason.ENCRYPTED_HELLO if asked else carries.unknown)
 
 
 def _failed(row: RuleValue) -> RuleValue:
     verdict = Verdict.AUDIT if row.audits_hello else Verdict.DENY
-    return replace(row, verdict=verdict, hellos=0)
+    return replace(row, verdict=verdict, hellos=0, requests=0)
 
 
 def _rule(  # noqa: PLR0917  as lookup

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from agent.compiler.atoms import NAMED, AtomId, Members
-from agent.model.policy import FqdnPeer, Tls
+from agent.model.policy import FqdnPeer, HttpMatch, Tls
 from agent.model.want import Classes, NameNode, RulesetId, ServerNode, Servers
 from agent.semantics.names import WILDCARD, parents
 
@@ -48,23 +48,27 @@ def nodes_needed(patterns: Iterable[str]) -> int:
     return len({node for pattern in patterns for node in (pattern, pattern.removeprefix(WILDCARD))})
 
 
-def server_nodes(ruleset: RulesetId, hellos: tuple[Tls, ...]) -> dict[ServerNode, Servers]:
-    """Entries of map `servers`: what these, each with the bit of its place, make of a hello."""
-    if not hellos:
+def server_nodes(
+    ruleset: RulesetId, hellos: tuple[Tls, ...], requests: tuple[HttpMatch, ...] = ()
+) -> dict[ServerNode, Servers]:
+    """Entries of map `servers`: what these, each with the bit of its place, make of a hello, or of a host."""
+    if not hellos and not requests:
         return {}
-    every = _bits(not each.names for each in hellos)
-    nameless, encrypted = _bits(each.nameless for each in hellos), _bits(each.encrypted for each in hellos)
-    by_pattern: dict[NameNode, int] = {}
-    for number, each in enumerate(hellos):
-        for pattern in each.names:
-            by_pattern[pattern] = by_pattern.get(pattern, 0) | 1 << number
-    found = {(ruleset, EVERY_NAME): Servers(every, nameless, encrypted)}
-    for node in {node for pattern in by_pattern for node in (pattern, pattern.removeprefix(WILDCARD))}:
-        named = every
-        for pattern in _around(node):
-            named |= by_pattern.get(pattern, 0)
-        found[ruleset, node] = Servers(named, nameless, encrypted)
-    return found
+    nameless, encrypted = bits_of(each.nameless for each in hellos), bits_of(each.encrypted for each in hellos)
+    named = [(each.names, 1 << number) for number, each in enumerate(hellos)]
+    hosts = [((each.host,) if each.host else (), 1 << number) for number, each in enumerate(requests)]
+    patterns = {pattern for names, _ in (*named, *hosts) for pattern in names}
+    nodes = {node for pattern in patterns for node in (pattern, pattern.removeprefix(WILDCARD))}
+    return {
+        (ruleset, node): Servers(_naming(named, node), nameless, encrypted, _naming(hosts, node))
+        for node in (EVERY_NAME, *nodes)
+    }
+
+
+def _naming(each: Iterable[tuple[tuple[str, ...], int]], node: NameNode) -> int:
+    """The bits of those that name no name, or one around this node."""
+    around = set(_around(node)) if node else set[str]()
+    return sum(bit for names, bit in each if not names or not around.isdisjoint(names))
 
 
 def servers_of_name(servers: Mapping[ServerNode, Servers], ruleset: RulesetId, name: str) -> Servers:
@@ -73,5 +77,6 @@ def servers_of_name(servers: Mapping[ServerNode, Servers], ruleset: RulesetId, n
     return next((servers[ruleset, node] for node in nodes if (ruleset, node) in servers), Servers(0))
 
 
-def _bits(each: Iterable[bool]) -> int:
+def bits_of(each: Iterable[bool]) -> int:
+    """A bit for each place that holds."""
     return sum(1 << number for number, holds in enumerate(each) if holds)

@@ -46,7 +46,9 @@ def lower(policy: Policy, lowering: Lowering) -> LoweredPolicy:
         rules: tuple[Rule, ...] | None, direction: Direction, *, denies: bool = False
     ) -> tuple[LoweredRule, ...]:
         return tuple(
-            LoweredRule(RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule, denies=denies), tls=rule.tls)
+            LoweredRule(
+                RuleRef(policy.ref, rule.name), enforced, lowering.rule(rule, denies=denies), demands=rule.demands
+            )
             for rule in rules or ()
             if rule.direction is direction
         )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from agent.compiler.atoms import DNS, HOST, AtomId, AtomTable, Members
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import ChangeLog
 from agent.compiler.names import HELLOS, MOST_HELLOS, MOST_SERVERS, SERVERS, server_nodes
+from agent.compiler.parts import MOST_PARTS, MOST_REQUESTS, PARTS, REQUESTS, part_nodes
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
 from agent.compiler.rulesets import RulesetContent
 from agent.errors import TooMuch
-from agent.model.policy import PolicyRef
+from agent.model.policy import HttpMatch, PolicyRef, Tls
 from agent.model.want import (
     NO_CLASS,
     Classes,
+    PartNode,
+    Parts,
     PeerClass,
     RuleKey,
     Ruleset,
@@ -46,6 +49,7 @@ class Registry:
         rules: ChangeLog[RuleKey, RuleValue],
         rulesets: ChangeLog[RulesetId, Ruleset],
         servers: ChangeLog[ServerNode, Servers],
+        parts: ChangeLog[PartNode, Parts],
         room: int | None = None,
     ) -> None:
         """`room`: rows that fit; None: any number. `at_once`: rows that one step may add to those that are there."""
@@ -53,8 +57,10 @@ class Registry:
         self.at_once: int | None = None
         self._table, self._refs = table, refs
         self._rows = Rows(rules, refs)
-        self._written, self._servers = rulesets, servers
-        self._nodes: dict[RulesetId, tuple[ServerNode, ...]] = {}  # of rulesets that have any
+        self._written, self._servers, self._parts = rulesets, servers, parts
+        self._nodes: dict[
+            RulesetId, tuple[tuple[ServerNode, ...], tuple[PartNode, ...]]
+        ] = {}  # of those that have any
         self._classes: Interner[Members] = Interner(NO_CLASS + 1, text_of_members)
         self._rulesets: Interner[RulesetContent] = Interner(1, RulesetContent.text)
         self._bases: dict[Members, Members] = {NO_MEMBERS: NO_MEMBERS}
@@ -112,8 +118,11 @@ class Registry:
             self._rows.drop_ruleset(RulesetId(number))
             self._written.put(RulesetId(number), None)
             self._forget_ruleset(content)
-            for node in self._nodes.pop(RulesetId(number), ()):
+            servers, parts = self._nodes.pop(RulesetId(number), ((), ()))
+            for node in servers:
                 self._servers.put(node, None)
+            for part in parts:
+                self._parts.put(part, None)
         for members, number in dead_classes:
             self._rows.drop_class(PeerClass(number))
             self._forget_class(members)
@@ -125,7 +134,7 @@ class Registry:
             self._refs.release(content.refs())
         self._check_room([content for content, _ in born_rulesets])
         for content, number in born_rulesets:
-            self._name_servers(content, RulesetId(number))
+            self._write_demands(content, RulesetId(number))
         for content, number in born_rulesets:
             self._written.put(RulesetId(number), self._rows.ruleset(content))
             for members in self._touched(content):
@@ -144,23 +153,30 @@ class Registry:
         if self.at_once is not None and needs.total() > self.at_once:
             raise TooMuch(ROWS, needs, self.at_once)
 
-    def _name_servers(self, content: RulesetContent, number: RulesetId) -> None:
-        """What its rules with `tls` make of server names. Raises TooMuch."""
+    def _write_demands(self, content: RulesetContent, number: RulesetId) -> None:
+        """What its rules with `tls` make of server names, and those with `http` of requests. Raises TooMuch."""
         if len(content.hellos) > MOST_HELLOS:
-            raise TooMuch(HELLOS, content.hellos_by_policy(), MOST_HELLOS)
-        nodes = server_nodes(number, content.hellos)
-        if not nodes:
+            raise TooMuch(HELLOS, content.demands_by_policy(Tls), MOST_HELLOS)
+        if len(content.requests) > MOST_REQUESTS:
+            raise TooMuch(REQUESTS, content.demands_by_policy(HttpMatch), MOST_REQUESTS)
+        servers = server_nodes(number, content.hellos, content.requests)
+        parts = part_nodes(number, content.requests)
+        if not servers:
             return
-        if len(self._servers.entries) + len(nodes) > MOST_SERVERS:
-            raise TooMuch(SERVERS, self._servers_by_policy(), MOST_SERVERS)
-        self._nodes[number] = tuple(nodes)
-        for node, servers in nodes.items():
-            self._servers.put(node, servers)
+        if len(self._servers.entries) + len(servers) > MOST_SERVERS:
+            raise TooMuch(SERVERS, self._by_policy(RulesetContent.servers_by_policy), MOST_SERVERS)
+        if len(self._parts.entries) + len(parts) > MOST_PARTS:
+            raise TooMuch(PARTS, self._by_policy(RulesetContent.parts_by_policy), MOST_PARTS)
+        self._nodes[number] = tuple(servers), tuple(parts)
+        for node, value in servers.items():
+            self._servers.put(node, value)
+        for part, bits in parts.items():
+            self._parts.put(part, bits)
 
-    def _servers_by_policy(self) -> Counter[PolicyRef]:
+    def _by_policy(self, needs: Callable[[RulesetContent], Counter[PolicyRef]]) -> Counter[PolicyRef]:
         found = Counter[PolicyRef]()
         for content in self._rulesets.numbers:
-            found.update(content.servers_by_policy())
+            found.update(needs(content))
         return found
 
     def needs(self, contents: Iterable[RulesetContent] | None = None) -> Counter[PolicyRef]:

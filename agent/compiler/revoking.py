@@ -70,10 +70,10 @@ def _loses(content: RulesetContent, old: Members, new: Members) -> bool:
 
 
 def _is_less(before: Outcome, after: Outcome) -> bool:
-    """Does something that passed pass no more, or only with another hello?"""
+    """Does something that passed pass no more, or less of it?"""
     if _openness(before) != _openness(after):
         return _openness(before) > _openness(after)
-    was, is_ = (() if each.audits_hello else each.hellos for each in (before, after))
+    was, is_ = (() if each.audits_hello else each.demands for each in (before, after))
     return bool(is_) and not (was and set(was) <= set(is_))
 
 

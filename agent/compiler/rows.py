@@ -99,9 +99,10 @@ class Rows:
 
     def _value(self, outcome: Outcome, content: RulesetContent) -> RuleValue:
         value = RuleValue(outcome.verdict, outcome.reason, self._refs.number(outcome.rule), outcome.lift)
-        if not outcome.hellos:
+        if not outcome.demands:
             return value
-        return replace(value, hellos=content.bits(outcome.hellos), audits_hello=outcome.audits_hello)
+        hellos, requests = content.bits(outcome.demands)
+        return replace(value, hellos=hellos, requests=requests, audits_hello=outcome.audits_hello)
 
 
 def _differing(

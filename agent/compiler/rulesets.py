@@ -40,11 +40,13 @@ from agent.compiler.layers import (
     Part,
     RulePosition,
 )
+from agent.compiler.names import bits_of
+from agent.compiler.parts import part_nodes
 from agent.compiler.ports import Ports, rows_of, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
-from agent.model.policy import FqdnPeer, PolicyRef, PortMatch, RuleRef, Tls
+from agent.model.policy import Demand, FqdnPeer, HttpMatch, PolicyRef, PortMatch, RuleRef, Tls
 from agent.model.verdict import Direction
-from agent.model.want import Sockets, port_index
+from agent.model.want import RulesetId, Sockets, port_index
 from agent.semantics.builtin import NODE_TO_OWN_PODS, OBSERVED
 
 NOTHING_SEEN: Members = frozenset()
@@ -59,8 +61,10 @@ class RulesetContent:
         self.layers, self.sockets = layers, sockets
         self._table = table
         self._hash = hash((layers, sockets))
-        asking = [rule for layer in layers for rule in layer.egress.allow if rule.tls is not None]
-        self.hellos = tuple(dict.fromkeys(rule.tls for rule in asking if rule.tls is not None))
+        asking = [rule for layer in layers for rule in layer.egress.allow if rule.demands]
+        demands = tuple(dict.fromkeys(each for rule in asking for each in rule.demands))
+        self.hellos = tuple(each for each in demands if isinstance(each, Tls))
+        self.requests = tuple(each for each in demands if isinstance(each, HttpMatch))
         self.asks_hellos = any(rule.enforced for rule in asking)
         sides = [layer.side(direction) for layer in layers for direction in Direction]
         self._audits = any(
@@ -110,20 +114,32 @@ class RulesetContent:
         terms = (asked.term for group in self._asked.values() for asked in group)
         return frozenset(term.atom for term in terms if isinstance(term, AtNamedPort) and term.atom != ANY_ADDRESS)
 
-    def bits(self, hellos: Iterable[Tls]) -> int:
-        """RuleValue.hellos: a bit for each, by its place in `hellos`."""
-        return sum(1 << self.hellos.index(each) for each in hellos)
+    def bits(self, demands: Iterable[Demand]) -> tuple[int, int]:
+        """RuleValue.hellos and .requests: a bit for each, by its place in those of this content."""
+        asked = set(demands)
+        return bits_of(each in asked for each in self.hellos), bits_of(each in asked for each in self.requests)
 
-    def hellos_by_policy(self) -> Counter[PolicyRef]:
-        """How many different ones each policy brings."""
-        asked = {(r.ref.policy, r.tls) for layer in self.layers for r in layer.egress.allow if r.tls is not None}
+    def demands_by_policy(self, kind: type[Tls] | type[HttpMatch]) -> Counter[PolicyRef]:
+        """How many different ones of this kind each policy brings."""
+        every = (rule for layer in self.layers for rule in layer.egress.allow)
+        asked = {(rule.ref.policy, each) for rule in every for each in rule.demands if isinstance(each, kind)}
         return Counter(ref for ref, _ in asked)
 
     def servers_by_policy(self) -> Counter[PolicyRef]:
         """Most entries of map `servers` that each policy needs."""
         found = Counter[PolicyRef]()
-        for rule in (rule for layer in self.layers for rule in layer.egress.allow if rule.tls is not None):
-            found[rule.ref.policy] += 1 + (2 * len(rule.tls.names) if rule.tls else 0)
+        for rule in (rule for layer in self.layers for rule in layer.egress.allow):
+            for each in rule.demands:
+                found[rule.ref.policy] += 1 + 2 * (len(each.names) if isinstance(each, Tls) else 1)
+        return found
+
+    def parts_by_policy(self) -> Counter[PolicyRef]:
+        """Entries of map `parts` that each policy's requests alone would need."""
+        found = Counter[PolicyRef]()
+        for ref in self.demands_by_policy(HttpMatch):
+            own = (rule for layer in self.layers for rule in layer.egress.allow if rule.ref.policy == ref)
+            asked = (each for rule in own for each in rule.demands if isinstance(each, HttpMatch))
+            found[ref] = len(part_nodes(RulesetId(0), tuple(dict.fromkeys(asked))))
         return found
 
     def index_keys(self) -> set[Hashable]:

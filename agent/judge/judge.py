@@ -21,9 +21,11 @@ from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import (
     CidrPeer,
     DefaultPosture,
+    Demand,
     Entity,
     EntityPeer,
     FqdnPeer,
+    HttpMatch,
     Peer,
     PodPeer,
     Policy,
@@ -36,9 +38,11 @@ from agent.model.policy import (
     Tls,
 )
 from agent.model.protocol import ORDINARY, IpProtocol
+from agent.model.request import CONNECT, Carried, Request
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.semantics.builtin import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
 from agent.semantics.names import matches
+from agent.semantics.paths import matches_path
 from agent.semantics.peers import may_mean_a_pod
 from agent.semantics.selecting import selects
 
@@ -50,8 +54,8 @@ Matches = tuple[PortMatch, ...] | None
 class Decision:
     """A verdict, its reason, the rule to name (None: no rule), and all rules that match.
 
-    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence more. `hellos`: it allows
-    what begins with any of these only.
+    `layer` is the kind of policies that denies, where one does (P1). `note`: a sentence more. `demands`: it
+    allows what meets any of these only.
     """
 
     verdict: Verdict
@@ -63,7 +67,7 @@ class Decision:
     layer: str = ""
     note: str = ""
     final: bool = False  # no layer after the one that decided is asked
-    hellos: tuple[Tls, ...] = ()
+    demands: tuple[Demand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,12 @@ class JudgedLayer:
 
 def judge(  # noqa: PLR0917  the order of lookup()
     cluster: Cluster, pod: Pod, direction: Direction, address: Address, protocol: int, port: int = 0,
-    layers: tuple[JudgedLayer, ...] = (), names: frozenset[str] = frozenset(), hello: Hello | None = None,
+    layers: tuple[JudgedLayer, ...] = (), names: frozenset[str] = frozenset(), carries: Carried | None = None,
 ) -> Decision:  # fmt: skip
     """What becomes of a packet of `pod`. `port` is the peer's for egress, the pod's own for ingress.
 
-    `layers`: in place of LAYERS. `names`: by which the pod's identity knows the address. `hello`: what its connection
-    began with; None: nothing yet.
+    `layers`: in place of LAYERS. `names`: by which the pod's identity knows the address. `carries`: what its
+    connection does; None: nothing yet.
     """
     namespace = cluster.namespaces.get(pod.namespace)
     if namespace is None or not namespace.managed or _stays_in_pod(pod, plain(address)):
@@ -95,7 +99,7 @@ def judge(  # noqa: PLR0917  the order of lookup()
     if worth.quarantined:
         return Decision(Verdict.DENY, DropReason.QUARANTINED, note=str(worth.contradiction))
     peer, chosen = Facts(cluster, address), tuple(_selected(cluster, pod, namespace))
-    case = Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS, names, hello)
+    case = Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS, names, carries)
     return case.decision()
 
 
@@ -127,7 +131,7 @@ class Case:
     selected: tuple[Policy, ...]
     layers: tuple[JudgedLayer, ...]
     names: frozenset[str]
-    hello: Hello | None = None
+    carries: Carried | None = None
 
     @property
     def native(self) -> NativeCase:
@@ -150,17 +154,17 @@ class Case:
     def _through(self, *, audited: bool) -> Decision:
         """P1: every layer must let it pass. A rule of any layer counts more than dagwall's default posture."""
         outcome = Decision(Verdict.ALLOW, rule=OBSERVED)
-        hellos: tuple[Tls, ...] = ()
+        demands: tuple[Demand, ...] = ()
         for layer in self.layers:
             if layer.last_resort and outcome.rule != OBSERVED:
                 continue
             said = layer.decide(self, audited)
             if said.verdict is Verdict.DENY or said.final:
                 return said
-            hellos = hellos or said.hellos
+            demands = demands or said.demands
             if outcome.rule == OBSERVED and said.rule is not None:
                 outcome = said
-        return replace(outcome, hellos=hellos)
+        return replace(outcome, demands=demands)
 
     def native_decided(self, *, audited: bool) -> Decision:
         """NetworkPolicies have no posture of their own; the agent's `--posture audit` holds for every policy (P3)."""
@@ -199,7 +203,7 @@ class Case:
             return Decision(Verdict.ALLOW, rule=allowing)
         asking = dict(chain(by_address._asking(policies), self._asking(policies)))
         if asking:
-            return self._greeted(asking)
+            return self._held(asking)
         if self._isolated(policies, audited=audited):
             return Decision(Verdict.DENY, self._unheard(), layer=OWN_LAYER)
         if self._shows_who_talks_to_whom() and (audited or not self.cluster.settings.audit_everything):
@@ -252,31 +256,32 @@ class Case:
         return more and self._at(ports)
 
     def _allowing(self, policies: Iterable[Policy]) -> Iterator[RuleRef]:
-        """Rules that allow it, whatever it begins with."""
+        """Rules that allow it, whatever it carries."""
         return (ref for ref, _ in self._matching(policies, asking=False))
 
-    def _asking(self, policies: Iterable[Policy]) -> Iterator[tuple[RuleRef, Tls]]:
-        """Rules that allow it with a hello."""
-        return ((ref, rule.tls) for ref, rule in self._matching(policies, asking=True) if rule.tls is not None)
+    def _asking(self, policies: Iterable[Policy]) -> Iterator[tuple[RuleRef, tuple[Demand, ...]]]:
+        """Rules that allow it with what they demand."""
+        return ((ref, rule.demands) for ref, rule in self._matching(policies, asking=True))
 
     def _matching(self, policies: Iterable[Policy], *, asking: bool) -> Iterator[tuple[RuleRef, Rule]]:
-        """Rules with `tls`, or those without. Attestation counts for allow rules only (I4)."""
+        """Rules with `tls` or `http`, or those without. Attestation counts for allow rules only (I4)."""
         for policy in policies:
             if policy.attestation <= self.attestation and self._surely(policy):
                 for rule in policy.speaks_about(self.direction) or ():
-                    if (rule.tls is not None) == asking and self.allows(rule):
+                    if bool(rule.demands) == asking and self.allows(rule):
                         yield RuleRef(policy.ref, rule.name), rule
 
-    def _greeted(self, asking: dict[RuleRef, Tls]) -> Decision:
-        """Only rules with `tls` allow it: the hello must be what one of them asks for."""
-        first, hellos = next(iter(asking)), tuple(dict.fromkeys(asking.values()))
-        hello = self.hello
-        if hello is None:
-            return Decision(Verdict.ALLOW, rule=first, hellos=hellos)
-        named = [each for each in hellos if not hello.fault and _is_named(each, hello)]
-        if any(each.encrypted or not hello.encrypted for each in named):
+    def _held(self, asking: dict[RuleRef, tuple[Demand, ...]]) -> Decision:
+        """Only rules with `tls` or `http` allow it: what is carried must be what one of them demands."""
+        first, demands = next(iter(asking)), tuple(dict.fromkeys(each for some in asking.values() for each in some))
+        if self.carries is None:
+            return Decision(Verdict.ALLOW, rule=first, demands=demands)
+        if isinstance(self.carries, Request):
+            reason = _fails_requests([each for each in demands if isinstance(each, HttpMatch)], self.carries)
+        else:
+            reason = _fails_hellos([each for each in demands if isinstance(each, Tls)], self.carries)
+        if reason is DropReason.NONE:
             return Decision(Verdict.ALLOW, rule=first)
-        reason = hello.fault or (DropReason.ENCRYPTED_HELLO if named else hello.unknown)
         return Decision(Verdict.DENY, reason, first, layer=OWN_LAYER)
 
     def allows(self, rule: Rule) -> bool:
@@ -413,6 +418,36 @@ class Case:
         return (
             (3, left_out) if self._at(rule.ports) else (4, replace(left_out, protocol=self.protocol, port=self.port))
         )
+
+
+def _fails_hellos(asked: list[Tls], hello: Hello) -> DropReason:
+    if not asked:
+        return DropReason.NO_HTTP
+    named = [each for each in asked if not hello.fault and _is_named(each, hello)]
+    if any(each.encrypted or not hello.encrypted for each in named):
+        return DropReason.NONE
+    return hello.fault or (DropReason.ENCRYPTED_HELLO if named else hello.unknown)
+
+
+def _fails_requests(asked: list[HttpMatch], request: Request) -> DropReason:
+    if not asked:
+        return DropReason.NO_TLS
+    if request.fault:
+        return request.fault
+    return DropReason.NONE if any(_is_request(each, request) for each in asked) else DropReason.REQUEST
+
+
+def _is_request(match: HttpMatch, request: Request) -> bool:
+    """All that it says must hold. Nobody means CONNECT who does not name it."""
+    connects = request.method == CONNECT
+    if (request.method not in match.methods) if match.methods else connects:
+        return False
+    if match.host and not matches(match.host, request.host):
+        return False
+    usual = 443 if connects else 80
+    if request.port and request.port != (usual if match.port is None else match.port):
+        return False
+    return not match.path or matches_path(match.path, request.path)
 
 
 def _is_named(tls: Tls, hello: Hello) -> bool:

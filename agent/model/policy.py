@@ -141,10 +141,27 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpMatch:
+    """A request that a connection may carry. No `methods`: every one but CONNECT. `host`: as FqdnPeer has patterns;
+    "": every host. `path`: in normal form, with one `*` at most; "": every path. `port`: of whom a proxy is asked to
+    reach; None: 443 with CONNECT, else 80.
+    """
+
+    methods: tuple[str, ...] = ()
+    host: str = ""
+    path: str = ""
+    port: int | None = None
+
+
+Demand = Tls | HttpMatch
+"""What a rule asks of a connection beyond its peer and port."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """Any of `peers` and any of `ports` (P4). None: every peer, or every port of TCP, UDP, ICMP, ICMPv6.
 
-    `tls`: of egress, with ports of TCP only.
+    `tls` or `http`: of egress, with ports of TCP only. `http`: each request is one of these; none: any bytes.
     """
 
     name: str
@@ -153,6 +170,12 @@ class Rule:
     ports: tuple[PortMatch, ...] | None
     reason: str = ""  # deny rules: what the author wants read when it strikes
     tls: Tls | None = None
+    http: tuple[HttpMatch, ...] = ()
+
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """What is allowed is any of these; none: anything."""
+        return (self.tls,) if self.tls is not None else self.http
 
 
 @dataclass(frozen=True, slots=True)

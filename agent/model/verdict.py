@@ -49,6 +49,27 @@ class DropReason(IntEnum):
     HELLO_TOO_LONG = 20  # a hello that does not fit into what TCP sends at once
     BROKEN_HELLO = 21  # a hello that two readers may understand differently
     HELLO_UNSEEN = 22  # the connection is older than the rule: nobody has seen its hello
+    NO_HTTP = 23  # a rule with `http` allows the flow, and what it sent is no request line of HTTP/1
+    REQUEST = 24  # no rule allows a request's method, host and path
+    REQUEST_TOO_LONG = 25  # a head, or a part of it, that is longer than what can be judged
+    BARE_LINE_END = 26  # CR or LF alone in a head
+    FOLDED_HEADER = 27  # a header line that goes on in the next one
+    SPACE_IN_HEADER = 28  # a space in, or behind, the name of a header
+    BAD_HEADER = 29  # bytes that no header may have
+    REQUEST_LENGTH = 30  # a body whose end two readers may see at different places
+    BAD_HOST = 31  # no Host, two, or one that is no name
+    HOST_DISAGREES = 32  # Host is not the host of the request's target
+    UPGRADE = 33  # another protocol is asked for
+    DOT_SEGMENT = 34  # a path with segments `.` or `..`
+    BAD_ESCAPE = 35  # a path with escapes (%..) that two readers may resolve differently
+    HTTP2 = 36  # HTTP/2 without TLS
+    BAD_CHUNK = 37  # chunked coding that cannot be read
+    REQUEST_UNSEEN = 38  # the connection is older than the rule: nobody has seen what it sent
+    SHARED_PAGES = (
+        39  # a head in pages that the task may change after they were judged: sendfile, splice, MSG_ZEROCOPY
+    )
+    TUNNEL_EARLY = 40  # bytes for a tunnel that the proxy has not opened (yet)
+    BROKEN_REQUEST = 41  # else: two readers may understand it differently
     UNKNOWN = 255  # a newer release's number, read by this one after a rollback
 
     @classmethod

@@ -11,6 +11,9 @@ How the kernel uses it (bpf/judge.c). For a packet of ruleset R, peer address A,
 5. A row with `hellos` holds for connections that begin with a TLS ClientHello for which the longest node of (R,
    server name) in `servers` has one of these bits; any other is denied, or reported (`audits_hello`). Rows are judged
    so each by itself, before the best of them decides.
+6. A row with `requests` holds for requests of HTTP/1 that have one of these bits: in `servers` by their host, and in
+   `parts` by method, path from its beginning, path from its end, and the port that a proxy is asked for. A row with
+   both holds for connections of either kind.
 """
 
 from __future__ import annotations
@@ -46,6 +49,9 @@ NameNode = str
 
 ServerNode = tuple[RulesetId, NameNode]
 """A ruleset, and a node among the server names that its rules with `tls` name; "": every name."""
+
+PartNode = tuple[RulesetId, bytes]
+"""A ruleset, and a part of requests that its rules with `http` tell from others (agent/compiler/parts.py)."""
 
 PortIndex = int
 """Protocol and port as one number of 32 bits: see port_index."""
@@ -108,18 +114,34 @@ class RuleValue:
     reason: DropReason = DropReason.NONE
     rule: RuleId = NO_RULE_ID
     lift: Lift = Lift.NONE
-    hellos: int = 0  # bits of what a connection may begin with; 0: with anything
-    audits_hello: bool = False  # what begins otherwise is reported only (P3)
+    hellos: int = 0  # bits of what a connection may begin with
+    requests: int = 0  # bits of the requests that it may carry; with no `hellos` either, it may carry anything
+    audits_hello: bool = False  # what begins otherwise, or other requests, are reported only (P3)
+
+    @property
+    def demands(self) -> bool:
+        return bool(self.hellos or self.requests)
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
     """What a ruleset's rules with `tls` make of a server name, as bits of RuleValue.hellos: `named` of this name;
-    `nameless` of a hello without any; `encrypted` of one whose true name is hidden, beside either of these."""
+    `nameless` of a hello without any; `encrypted` of one whose true name is hidden, beside either of these. `hosts`:
+    those with `http` of a host of this name, as bits of RuleValue.requests."""
 
     named: int
     nameless: int = 0
     encrypted: int = 0
+    hosts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a part of a request leaves, as bits of RuleValue.requests. `from_behind`: those whose path is looked
+    at from its end too."""
+
+    bits: int
+    from_behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +155,7 @@ class Sockets:
 @dataclass(frozen=True, slots=True)
 class Ruleset:
     """What a ruleset has beside its rules; `defaults` by direction. `names`: it has rules on DNS names. `hellos`:
-    it has rules with `tls` that are enforced."""
+    it has rules with `tls` or `http` that are enforced."""
 
     defaults: tuple[RuleValue, RuleValue]
     sockets: Sockets = Sockets()
@@ -164,6 +186,7 @@ class Want:
     hosts: dict[Host, Classes] = field(default_factory=dict)
     names: dict[NameNode, Classes] = field(default_factory=dict)
     servers: dict[ServerNode, Servers] = field(default_factory=dict)
+    parts: dict[PartNode, Parts] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment] = field(default_factory=dict)
@@ -178,13 +201,14 @@ class Delta:
     state needs a new epoch as well, and is not listed here. `held`: endpoints that get another ruleset while an
     address becomes something that their old one allows: they must be pending from before the first address moves
     until they have the new one, or a packet would pass that neither snapshot allows. `sizes`: entries of peers,
-    hosts, names, servers and rules when the step is done.
+    hosts, names, servers, parts and rules when the step is done.
     """
 
     peers: dict[Prefix, Classes | None] = field(default_factory=dict)
     hosts: dict[Host, Classes | None] = field(default_factory=dict)
     names: dict[NameNode, Classes | None] = field(default_factory=dict)
     servers: dict[ServerNode, Servers | None] = field(default_factory=dict)
+    parts: dict[PartNode, Parts | None] = field(default_factory=dict)
     rules: dict[RuleKey, RuleValue | None] = field(default_factory=dict)
     rulesets: dict[RulesetId, Ruleset | None] = field(default_factory=dict)
     assignments: dict[PodUid, Assignment | None] = field(default_factory=dict)

@@ -104,6 +104,10 @@ _OF_DENIALS: dict[Step, Callable[[Explanation, Denial], str]] = {
         "connect by TLS, for a server that the rule names, or change `tls` of "
         f"{short_rule(denial.rule) if denial.rule else 'the rule'}"
     ),
+    Step.CHECK_REQUEST: lambda _, denial: (
+        "send a request of HTTP/1 that the rule names, or change `http` of "
+        f"{short_rule(denial.rule) if denial.rule else 'the rule'}"
+    ),
     Step.ASK_AGAIN: lambda *_: "ask again: the answer came later than the time that an answer has",
     Step.BEFORE_ENFORCING: lambda *_: "nothing now: it passed, in audit; do this before you enforce",
 }

@@ -11,21 +11,24 @@ from agent.judge.judge import Decision, judge
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.hello import Hello
 from agent.model.identity import Claim, Identity, Kind, PodUid
+from agent.model.policy import Tls
 from agent.model.protocol import WITH_PORTS
+from agent.model.request import CONNECT, Carried, Request
 from agent.model.verdict import Direction, Verdict
 from agent.outputs.other_end import other_ends
 from agent.outputs.reasons import deny_reasons
 from agent.outputs.words import (
-    OF_HELLOS,
+    OF_DEMANDS,
     WHY,
-    hellos_text,
+    demands_text,
     nearest_text,
     protocol_name,
     reason_name,
     short_rule,
     socket_text,
 )
-from agent.parse.peers import PROTOCOLS
+from agent.parse.peers import MAX_PORT, PROTOCOLS
+from agent.semantics.paths import normal_path
 
 HYPOTHETICAL = PodUid("hypothetical")
 
@@ -45,6 +48,7 @@ class Question:
     task: str = ""
     name: str = ""  # the DNS name by which the task would know the address
     server_name: str = ""  # of the TLS hello with which the connection would begin
+    http: str = ""  # a request that it would carry: `GET http://host/path`, `CONNECT host:port`
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
     for pod in _subjects(cluster, question):
         for address in addresses:
             at = (question.direction, address, number, question.port)
-            decision = judge(cluster, pod, *at, names=names, hello=_hello(question))
+            decision = judge(cluster, pod, *at, names=names, carries=_carries(question))
             ends = list(other_ends(cluster, pod, question.direction, address, number, question.port))
             unjudged = [f"{end.pod.namespace}/{end.pod.name}" for end in ends if end.decision is None]
             if unjudged:
@@ -98,9 +102,26 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
     return tuple(out)
 
 
-def _hello(question: Question) -> Hello | None:
-    """Nothing where no server name is given: any hello may still come."""
+def _carries(question: Question) -> Carried | None:
+    """Nothing where neither is given: anything may still come."""
+    if question.http:
+        return _request(question.http)
     return Hello(question.server_name.lower().rstrip(".")) if question.server_name else None
+
+
+def _request(text: str) -> Request:
+    """Of `METHOD http://host[:port]/path`, or `CONNECT host:port`. Raises DagwallError."""
+    method, _, target = text.strip().partition(" ")
+    if method == CONNECT:
+        host, _, port = target.rpartition(":")
+        if host and port.isdecimal() and 0 < int(port) <= MAX_PORT:
+            return Request(method, host.lower(), port=int(port))
+    elif method.isupper() and target.startswith("http://"):
+        host, slash, rest = target.removeprefix("http://").partition("/")
+        path, fault = normal_path((slash + rest).partition("?")[0] or "/")
+        if host:
+            return Request(method, host.partition(":")[0].lower(), path, fault=fault)
+    raise DagwallError(f"--http: {text!r} is no request; allowed: 'GET http://HOST/PATH' or 'CONNECT HOST:PORT'")
 
 
 def _protocol(text: str) -> int:
@@ -212,11 +233,12 @@ def _sentences(cluster: Cluster, question: Question, pod: Pod, address: Address,
         yield f"namespace {pod.namespace} is not managed: no policy applies to it"
     elif got.verdict is Verdict.ALLOW:
         yield f"by {short_rule(got.rule)}" if got.rule else "what stays in the pod is never judged"
-        if got.hellos:
-            yield f"if it begins with {hellos_text(got.hellos)}"
+        if got.demands:
+            how = "begins with" if all(isinstance(each, Tls) for each in got.demands) else "carries"
+            yield f"if it {how} {demands_text(got.demands)}"
     else:
         yield f"by {short_rule(got.rule)}" if got.rule else WHY[got.reason]
-        if got.rule and got.reason in OF_HELLOS:
+        if got.rule and got.reason in OF_DEMANDS:
             yield WHY[got.reason]
         written = deny_reasons(cluster).get(got.rule, "") if got.rule else ""
         if written:

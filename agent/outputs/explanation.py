@@ -42,6 +42,7 @@ class Step(Enum):
     OTHER_SOCKET = "other_socket"
     CHECK_PACKETS = "check_packets"
     CHECK_HELLO = "check_hello"
+    CHECK_REQUEST = "check_request"
     ASK_AGAIN = "ask_again"
     CHECK_NAME = "check_name"
     CHECK_RESOLVER = "check_resolver"

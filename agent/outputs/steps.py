@@ -81,6 +81,15 @@ def _of_denial(each: Explanation, denial: Denial) -> Iterator[Step]:
         ):  # fmt: skip
             yield Step.CHECK_HELLO
         case (
+            DropReason.NO_HTTP | DropReason.REQUEST | DropReason.REQUEST_TOO_LONG | DropReason.BARE_LINE_END
+            | DropReason.FOLDED_HEADER | DropReason.SPACE_IN_HEADER | DropReason.BAD_HEADER
+            | DropReason.REQUEST_LENGTH | DropReason.BAD_HOST | DropReason.HOST_DISAGREES | DropReason.UPGRADE
+            | DropReason.DOT_SEGMENT | DropReason.BAD_ESCAPE | DropReason.HTTP2 | DropReason.BAD_CHUNK
+            | DropReason.REQUEST_UNSEEN | DropReason.SHARED_PAGES | DropReason.TUNNEL_EARLY
+            | DropReason.BROKEN_REQUEST
+        ):  # fmt: skip
+            yield Step.CHECK_REQUEST
+        case (
             DropReason.PENDING | DropReason.AGENT_GONE | DropReason.NOT_READY | DropReason.NONE | DropReason.UNKNOWN
         ):  # fmt: skip
             yield Step.CHECK_NODE

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 
 from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Flow, Outcome, Tuple
 from agent.model.nearest import Lacks, Nearest
-from agent.model.policy import RuleRef, Tls
+from agent.model.policy import Demand, HttpMatch, RuleRef, Tls
 from agent.model.protocol import WITH_PORTS
 from agent.model.report import HookState, Unenforceable
+from agent.model.request import CONNECT, Request
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.parse.fields import joined
 from agent.parse.peers import PROTOCOLS
+from agent.semantics.paths import shown
 
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily} | {44: "AF_XDP"}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -41,6 +43,25 @@ WHY = {
     DropReason.HELLO_TOO_LONG: "its TLS hello is too long to be judged before it leaves",
     DropReason.BROKEN_HELLO: "its TLS hello is malformed",
     DropReason.HELLO_UNSEEN: "it is older than the rule that asks for TLS, so nobody has seen its hello",
+    DropReason.NO_HTTP: "its rule asks for HTTP/1, and what it sent is no request of it",
+    DropReason.REQUEST: "no rule allows this request",
+    DropReason.REQUEST_TOO_LONG: "the head of its request is too long to be judged before it leaves",
+    DropReason.BARE_LINE_END: "a line of its request ends with CR or LF alone",
+    DropReason.FOLDED_HEADER: "a header line of its request goes on in the next line",
+    DropReason.SPACE_IN_HEADER: "a header of its request has a space in its name, or between name and colon",
+    DropReason.BAD_HEADER: "a header of its request has bytes that no header may have",
+    DropReason.REQUEST_LENGTH: "two readers may see the end of its request at different places",
+    DropReason.BAD_HOST: "its request has no Host, more than one, or one that is no name",
+    DropReason.HOST_DISAGREES: "the Host of its request is not the host of its target",
+    DropReason.UPGRADE: "its request asks for another protocol (Upgrade)",
+    DropReason.DOT_SEGMENT: "the path of its request has a segment `.` or `..`",
+    DropReason.BAD_ESCAPE: "the path of its request has an escape (%) that two readers may resolve differently",
+    DropReason.HTTP2: "it speaks HTTP/2 without TLS, which cannot be judged",
+    DropReason.BAD_CHUNK: "the body of its request is in chunks that cannot be read",
+    DropReason.REQUEST_UNSEEN: "it is older than the rule that asks for HTTP, so nobody has seen what it sent",
+    DropReason.SHARED_PAGES: "a request in pages that the task may still change (sendfile, splice, MSG_ZEROCOPY)",
+    DropReason.TUNNEL_EARLY: "it sent bytes for a tunnel that the proxy has not opened",
+    DropReason.BROKEN_REQUEST: "its request is malformed",
     DropReason.UNKNOWN: "a newer release's programs had a reason that this one does not know",
 }
 """A clause for each reason that people can read."""
@@ -56,12 +77,28 @@ OF_HELLOS = frozenset(
         DropReason.HELLO_UNSEEN,
     }
 )
-"""What the rule that is named allows, with another beginning."""
+OF_REQUESTS = frozenset(each for each in DropReason if DropReason.NO_HTTP <= each <= DropReason.BROKEN_REQUEST)
+OF_DEMANDS = OF_HELLOS | OF_REQUESTS
+"""What the rule that is named allows, where the connection carries something else."""
 
 
-def hellos_text(hellos: Iterable[Tls]) -> str:
-    """`a TLS hello for a.example or *.b.example`"""
-    return ", or ".join(map(_hello_text, hellos))
+def demands_text(demands: Iterable[Demand]) -> str:
+    """`a TLS hello for a.example or *.b.example, or GET of http://a.example/v1/*`"""
+    return ", or ".join(_hello_text(each) if isinstance(each, Tls) else _match_text(each) for each in demands)
+
+
+def _match_text(match: HttpMatch) -> str:
+    methods = joined(match.methods) if match.methods else "a request"
+    port = f":{match.port}" if match.port is not None else ""
+    return f"{methods} of http://{match.host or '*'}{port}{shown(match.path) or '/*'}"
+
+
+def request_text(request: Request) -> str:
+    """`GET http://api.internal/v1/jobs`, `CONNECT api.example.org:443`"""
+    if request.method == CONNECT:
+        return f"{CONNECT} {request.host}:{request.port}"
+    port = f":{request.port}" if request.port else ""
+    return f"{request.method} http://{request.host}{port}{shown(request.path)}"
 
 
 def _hello_text(tls: Tls) -> str:
@@ -166,7 +203,7 @@ def sentence(denial: Denial, author_reason: str = "") -> str:
     why = WHY[denial.reason]
     if denial.reason is DropReason.DENY_RULE and denial.rule:
         why = f"{short_rule(denial.rule)} forbids it"
-    if denial.reason in OF_HELLOS and denial.rule:
+    if denial.reason in OF_DEMANDS and denial.rule:
         why = f"{why} (rule {short_rule(denial.rule)})"
     if denial.contradiction:
         why = f"{denial.contradiction}: it is quarantined"

@@ -13,8 +13,9 @@ from agent.model.verdict import Direction
 from agent.parse.bounds import refuse_excess
 from agent.parse.faults import Faults
 from agent.parse.fields import Field
+from agent.parse.http import parse_http
 from agent.parse.peer_kinds import parse_peer
-from agent.parse.peers import Scope, parse_fqdn, parse_port
+from agent.parse.peers import Scope, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
 from agent.parse.tls import parse_tls
 from agent.text import printable
@@ -29,7 +30,6 @@ _DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
 _SPEC = ("subject", "attestation", "posture", "egress", "ingress", "deny", "rawSockets")
 _SUBJECT = ("serviceAccounts", "dagIds", "taskIds", "kinds", "podSelector")
 ATTESTATIONS = {level.name.lower(): level for level in Attestation}
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
 
 def parse_policy(root: Field) -> Policy:
@@ -118,9 +118,8 @@ def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) ->
     item.mapping("name", "ports", peers, "tls", "http")
     where = replace(scope, names=direction is Direction.EGRESS)
     found, ports = _peers(item, peers, where), _ports(item)
-    rule = Rule(_name(item, default_name), direction, found, ports, tls=parse_tls(item, direction, found, ports))
-    _refuse_http(item)
-    return rule
+    tls, http = parse_tls(item, direction, found, ports), parse_http(item, direction, found, ports)
+    return Rule(_name(item, default_name), direction, found, ports, tls=tls, http=http)
 
 
 def _denials(field: Field, scope: Scope, faults: Faults) -> tuple[Rule, ...]:
@@ -173,28 +172,6 @@ def _ports(item: Field) -> tuple[PortMatch, ...] | None:
     return ports
 
 
-def _refuse_http(item: Field) -> None:
-    """`http` is checked, then refused: a rule never weakens to one without it (P18)."""
-    http = item.child("http")
-    if item.has("http"):
-        if not [_http(entry) for entry in http.items()]:
-            raise http.error("must have at least one entry")
-        raise http.error("http: not supported by this build")
-
-
-def _http(entry: Field) -> Field:
-    if not entry.mapping("methods", "host", "path"):
-        raise entry.error("must have methods, host or path")
-    for method in entry.child("methods").optional_items():
-        if method.string() not in _METHODS:
-            raise method.error(f"must be one of {', '.join(_METHODS)}, not {str(method.value)[:60]!r}")
-    if entry.has("host"):
-        parse_fqdn(entry.child("host"))
-    if entry.has("path") and not entry.child("path").nonempty().startswith("/"):
-        raise entry.child("path").error("must begin with '/'")
-    return entry
-
-
 def _refuse_duplicates(spec: Field, policy: Policy) -> None:
     seen: dict[str, str] = {}
     for where, rule in policy.rules():
@@ -206,13 +183,13 @@ def _refuse_duplicates(spec: Field, policy: Policy) -> None:
 
 
 def _refuse_excess(spec: Field, policy: Policy) -> None:
-    """A server name counts as a peer."""
+    """A server name counts as a peer, and so does an entry of `http`."""
     rules = [rule for _, rule in policy.rules()]
     peers = (peer for rule in rules for peer in rule.peers or ())
     refuse_excess(
         spec,
         len(rules),
         sum(1 + len(peer.excluded) if isinstance(peer, CidrPeer) else 1 for peer in peers)
-        + sum(len(rule.tls.names) for rule in rules if rule.tls is not None),
+        + sum(len(rule.tls.names) if rule.tls is not None else len(rule.http) for rule in rules),
         sum(len(rule.ports or ()) for rule in rules),
     )

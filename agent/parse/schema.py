@@ -12,12 +12,12 @@ from agent.model.identity import Kind
 from agent.model.policy import Posture
 from agent.model.protocol import WITH_PORTS
 from agent.parse.bounds import MAX_RULES
+from agent.parse.http import MAX_ENTRIES, MAX_PATH, METHODS
 from agent.parse.peer_kinds import peer_schema
 from agent.parse.peers import MAX_PORT, PROTOCOLS
 from agent.parse.policies import ATTESTATIONS
 from agent.parse.schema_words import (
     FQDN_PATTERN,
-    MAX_ITEMS,
     PORT_NAME_PATTERN,
     Schema,
     all_of,
@@ -76,6 +76,27 @@ def _tls() -> Schema:
     ) | any_of(has("required"), has("serverNames"))  # fmt: skip
 
 
+def _http() -> Schema:
+    """Which rules may have it, the agent's validator says."""
+    host = r"^(\*\.)?[A-Za-z0-9_.-]+(:[1-9][0-9]{0,4})?$"
+    entry = judged(
+        "All given fields must match.",
+        methods=list_of("Absent: every method but CONNECT.", one_of("A method.", list(METHODS)), most=len(METHODS)),
+        host=string(
+            "A name, '*.' and a name, or an IPv4 address. With a port: where a proxy is asked to go, by CONNECT (443 "
+            "where absent) or in the absolute form (80). Absent: every host.",
+            minLength=1, maxLength=MAX_NAME + 8, pattern=host,
+        ),
+        path=string(
+            "Without query. `*`, once at most, stands for any run of characters; case counts. Absent: every path.",
+            minLength=1, maxLength=3 * MAX_PATH, pattern=r"^/[^*?#]*(\*[^*?#]*)?$",
+        ),
+    ) | {"minProperties": 1}  # fmt: skip
+    return list_of(
+        "Of egress and TCP: each request must be one of these; nothing else leaves.", entry, most=MAX_ENTRIES
+    )
+
+
 def _direction(peers: str, verb: str, *, cluster: bool) -> Schema:
     entries = peer_schema(cluster=cluster, names=peers == "to")
     rule = judged(
@@ -84,7 +105,7 @@ def _direction(peers: str, verb: str, *, cluster: bool) -> Schema:
         **{peers: list_of("Any of these; absent: every peer but metadata addresses.", entries)},
         ports=list_of("Any of these; absent: every port of TCP, UDP, ICMP and ICMPv6.", _port()),
         tls=_tls(),
-        http={"type": "array", "description": "Not supported by this version.", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "maxItems": MAX_ITEMS},
+        http=_http(),
     )  # fmt: skip
     return list_of(
         f"What may be {verb}. An empty list denies all; absent: this policy does not speak about it.",

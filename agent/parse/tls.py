@@ -24,7 +24,7 @@ def parse_tls(
     field.mapping(*FIELDS)
     if direction is not Direction.EGRESS:
         raise field.error("belongs to rules of egress only")
-    _refuse_datagrams(item, field, peers, ports)
+    refuse_datagrams(item, field, peers, ports)
     required, names = field.child("required"), _names(field.child("serverNames"))
     if not required.boolean(default=True):
         raise required.error("must be true; leave tls out to allow any bytes")
@@ -37,14 +37,17 @@ def parse_tls(
     )
 
 
-def _refuse_datagrams(
+def refuse_datagrams(
     item: Field, field: Field, peers: tuple[Peer, ...] | None, ports: tuple[PortMatch, ...] | None
 ) -> None:
+    """`field`: tls or http."""
     if ports is None:
         raise field.error("needs ports, of TCP")
     for entry, port in zip(item.child("ports").items(), ports, strict=False):
         if port.protocol != IpProtocol.TCP:
-            raise entry.error("must be TCP in a rule with tls: nothing else can be judged by it")
+            raise entry.error(
+                f"must be TCP in a rule with {field.path.rpartition('.')[2]}: nothing else can be judged by it"
+            )
     if EntityPeer(Entity.DNS) in (peers or ()):
         raise field.error("has no meaning for entity dns, which is UDP too; write a rule of its own for it")
 

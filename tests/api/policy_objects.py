@@ -27,6 +27,12 @@ def selecting(**expression: Any) -> Spec:
 
 
 DNS = {"entity": "dns"}
+
+
+def http(*entries: Spec) -> Spec:
+    return {"egress": [{"ports": [{"port": 80}], "http": list(entries)}]}
+
+
 SERVICE = {"service": {"namespace": "db", "name": "pg"}}
 GOOD: tuple[Spec, ...] = (
     {},
@@ -51,12 +57,24 @@ GOOD: tuple[Spec, ...] = (
     {"deny": [{"from": [DNS]}, {"direction": "egress"}, {"direction": "ingress", "ports": [{"port": 22}]}]},
     {"deny": [{"to": [DNS], "direction": "egress"}, {"from": [DNS], "direction": "ingress"}]},
     {"attestation": "bound", "posture": "enforce"},
+    http({"methods": ["GET", "CONNECT"], "host": "*.example.org:8443"}, {"host": "10.0.0.7", "path": "/v1/*/runs"}),
+    http({"path": "/"}, {"methods": ["PATCH"]}),
 )
 GOOD_CLUSTER: tuple[Spec, ...] = (
     {"subject": {"namespaceSelector": {"matchLabels": {"a": "b"}}}},
     to(SERVICE, {"pods": {"podSelector": {}}}),
 )
 BAD: tuple[Spec, ...] = (
+    http(),
+    http({}),
+    http({"methods": ["get"]}),
+    http({"methods": []}),
+    http({"host": "a b"}),
+    http({"host": "a.b:0"}),
+    http({"path": "v1"}),
+    http({"path": "/a*b*c"}),
+    http({"path": "/a?b"}),
+    http(*[{"path": f"/{i}"} for i in range(33)]),
     {"posture": "maybe"},
     {"attestation": "sworn"},
     {"rawSockets": "yes"},

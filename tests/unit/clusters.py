@@ -29,6 +29,7 @@ from agent.model.policy import (
     Entity,
     EntityPeer,
     FqdnPeer,
+    HttpMatch,
     Peer,
     PodPeer,
     Policy,
@@ -42,6 +43,7 @@ from agent.model.policy import (
     Tls,
 )
 from agent.model.protocol import IpProtocol
+from agent.model.request import Request
 from agent.model.selector import LabelSelector, Operator, Requirement
 from agent.model.verdict import Direction, DropReason
 
@@ -228,11 +230,13 @@ def rule(r: Random, name: str, direction: Direction, *, denies: bool = False) ->
     peers = None if r.random() < 0.12 else tuple(peer(r, names=names) for _ in range(r.randint(1, 4)))
     ports = port_matches(r)
     dice = Random(repr((name, peers, ports)))  # of its own: the seeds that tests name stay what they are
-    if names and dice.random() < 0.3:
+    kind = dice.random()
+    if names and kind < 0.5:
         streams = tuple(each for each in ports or () if each.protocol == IpProtocol.TCP)
         chosen = None if peers is None else tuple(each for each in peers if each != EntityPeer(Entity.DNS))
+        at = (name, direction, chosen, streams or (PortMatch(6),))
         if chosen != ():
-            return Rule(name, direction, chosen, streams or (PortMatch(6),), tls=tls(dice, chosen))
+            return Rule(*at, tls=tls(dice, chosen)) if kind < 0.3 else Rule(*at, http=http(dice))
     return Rule(name, direction, peers, ports)
 
 
@@ -240,6 +244,47 @@ def tls(r: Random, peers: tuple[Peer, ...] | None) -> Tls:
     named = tuple(each.pattern for each in peers or () if isinstance(each, FqdnPeer))
     chosen = r.choice(((), named, (r.choice(PATTERNS),), tuple(r.sample(PATTERNS, 2))))
     return Tls(tuple(dict.fromkeys(chosen)), nameless=r.random() < 0.3, encrypted=r.random() < 0.3)
+
+
+PATHS = ("", "/", "/v1/*", "/v1/jobs", "/v1/*/runs", "/v1/jobs/*", "/*.json", "/aba*aba", "/aba")
+KNOWN_PATHS = (
+    "/",
+    "/v1/jobs",
+    "/v1/jobs/7/runs",
+    "/v1//runs",
+    "/v1/runs",
+    "/a.json",
+    "/ababa",
+    "/aba",
+    "/abaaba",
+    "*",
+)
+
+
+def http(r: Random) -> tuple[HttpMatch, ...]:
+    return tuple(
+        dict.fromkeys(
+            HttpMatch(
+                r.choice(((), (), ("GET",), ("GET", "POST"))),
+                r.choice(("", *PATTERNS)),
+                r.choice(PATHS),
+                r.choice((None, None, 8080)),
+            )
+            if r.random() < 0.8
+            else HttpMatch(
+                r.choice((("CONNECT",), ("CONNECT", "GET"))), r.choice(PATTERNS), port=r.choice((None, 8080))
+            )
+            for _ in range(r.randint(1, 3))
+        )
+    )
+
+
+def request(r: Random) -> Request:
+    host = r.choice((*KNOWN_NAMES, "", "10.0.0.7"))
+    if r.random() < 0.2:
+        return Request("CONNECT", host, port=r.choice((443, 8080, 80)))
+    method, port = r.choice(("GET", "POST", "PURGE")), r.choice((0, 0, 80, 8080))
+    return Request(method, host, r.choice(KNOWN_PATHS), port, r.choice((*[DropReason.NONE] * 9, DropReason.UPGRADE)))
 
 
 HELLOS = (

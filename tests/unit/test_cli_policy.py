@@ -486,3 +486,27 @@ def test_explain_of_a_rule_with_tls(tmp_path: Path) -> None:
     assert "if it begins" not in named
     denied = explain(tmp_path, *who, "--server-name", "evil.example", code=3)
     assert "by finance-egress/warehouse; no rule allows the server name of its TLS hello" in denied
+
+
+def test_explain_of_a_rule_with_http(tmp_path: Path) -> None:
+    entries = "{methods: [GET, HEAD], host: api.internal, path: /v1/*}, {methods: [CONNECT], host: x.org}"
+    http = f"ports: [{{port: 443}}]\n    http: [{entries}]"
+    write(tmp_path, NAMESPACE, POLICY.replace("ports: [{port: 443}]", http))
+    who = ("--dag", "finance_daily", "--task", "load", "-n", "airflow", "--to", "192.0.2.9:443")
+    assert (
+        "allow: TCP to 192.0.2.9:443; by finance-egress/warehouse; "
+        "if it carries GET or HEAD of http://api.internal/v1/*, or CONNECT of http://x.org/*"
+    ) in explain(tmp_path, *who)
+    for allowed in ("GET http://API.internal/v1/a?b", "HEAD http://api.internal:443/v1/%61", "CONNECT x.org:443"):
+        assert "by finance-egress/warehouse" in explain(tmp_path, *who, "--http", allowed)
+    for text in (
+        "POST http://api.internal/v1/a",
+        "GET http://api.internal/v2",
+        "GET http://evil/v1/",
+        "CONNECT x.org:22",
+    ):
+        denied = explain(tmp_path, *who, "--http", text, code=3)
+        assert "by finance-egress/warehouse; no rule allows this request" in denied
+    assert "has a segment" in explain(tmp_path, *who, "--http", "GET http://api.internal/v1/../x", code=3)
+    assert "its rule asks for HTTP/1" in explain(tmp_path, *who, "--server-name", "api.internal", code=3)
+    assert "is no request; allowed" in explain(tmp_path, *who, "--http", "GET /v1", code=1)

@@ -19,7 +19,7 @@ from tests.unit import clusters, native_clusters
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # a smaller seed is not a simpler cluster
 
-MAPS = ("peers", "hosts", "names", "servers", "rules", "rulesets", "assignments")
+MAPS = ("peers", "hosts", "names", "servers", "parts", "rules", "rulesets", "assignments")
 
 
 def canonical(compiler: Compiler) -> dict[str, Any]:

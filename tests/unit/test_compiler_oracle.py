@@ -52,44 +52,46 @@ def assert_agrees_by_name(r: Random, compiler: Compiler, cluster: Cluster, names
     return lifted
 
 
-def assert_agrees_by_hello(r: Random, compiler: Compiler, cluster: Cluster, names: frozenset[str]) -> set[str]:
-    """What the hellos came to. Of several rules any may be the one that is named, and what is denied, or audited,
-    without a hello has its reason before one comes."""
+def assert_agrees_by_what_is_carried(
+    r: Random, compiler: Compiler, cluster: Cluster, names: frozenset[str]
+) -> set[str]:
+    """What hellos and requests came to. Of several rules any may be the one that is named, and what is denied, or
+    audited, whatever is carried has its reason before anything is."""
     want, found = compiler.want, set()
     for uid in want.assignments:
         for address in r.sample(clusters.ADDRESSES, 8):
             for port in r.sample(clusters.PROBED_PORTS[6], 3):
                 probe = (Direction.EGRESS, address, 6, port)
-                for hello in r.sample(clusters.HELLOS, 5):
-                    got = lookup(want, uid, *probe, names, hello)
-                    should = judge(cluster, cluster.pods[uid], *probe, names=names, hello=hello)
+                for carried in (*r.sample(clusters.HELLOS, 4), *(clusters.request(r) for _ in range(6))):
+                    got = lookup(want, uid, *probe, names, carried)
+                    should = judge(cluster, cluster.pods[uid], *probe, names=names, carries=carried)
                     allowed = lookup(want, uid, *probe, names).verdict is Verdict.ALLOW
                     same = got.verdict is should.verdict and (got.reason is should.reason or not allowed)
-                    assert same, f"{uid} {probe} {names} {hello}: {got} {should}"
+                    assert same, f"{uid} {probe} {names} {carried}: {got} {should}"
                     found.add(f"{got.verdict.name} {got.reason.name}")
     return found
 
 
 @given(st.integers(0, 10**9))
 @settings(max_examples=60, deadline=None, phases=PHASES)
-def test_lookup_by_hellos_is_the_semantics(seed: int) -> None:
+def test_lookup_by_what_is_carried_is_the_semantics(seed: int) -> None:
     r = Random(seed)
     cluster = native_clusters.cluster(r)
     compiler = Compiler()
     compiler.update(cluster)
     for names in (frozenset[str](), frozenset(r.sample(clusters.KNOWN_NAMES, 2))):
-        assert_agrees_by_hello(r, compiler, cluster, names)
+        assert_agrees_by_what_is_carried(r, compiler, cluster, names)
 
 
-def test_hellos_change_verdicts_at_all() -> None:
+def test_what_is_carried_changes_verdicts_at_all() -> None:
     found, r = set[str](), Random(1)
-    reasons = ("NO_TLS", "SERVER_NAME", "NO_SERVER_NAME", "ENCRYPTED_HELLO")
-    sought = {"AUDIT NO_TLS", *(f"DENY {reason}" for reason in reasons)}
+    reasons = ("NO_TLS", "SERVER_NAME", "NO_SERVER_NAME", "ENCRYPTED_HELLO", "NO_HTTP", "REQUEST", "UPGRADE")
+    sought = {"AUDIT NO_TLS", "AUDIT REQUEST", *(f"DENY {reason}" for reason in reasons)}
     for seed in range(300):
         cluster = native_clusters.cluster(Random(seed))
         compiler = Compiler()
         compiler.update(cluster)
-        found |= assert_agrees_by_hello(r, compiler, cluster, frozenset({"api.example.org"}))
+        found |= assert_agrees_by_what_is_carried(r, compiler, cluster, frozenset({"api.example.org"}))
         if sought <= found:
             return
     raise AssertionError(f"or the test above compares little: {sorted(sought - found)} never came")

@@ -32,7 +32,7 @@ from agent.flows.lookups import AskedNames
 from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Subject, Tls
 from agent.model.verdict import Direction, EventKind, Verdict
 from agent.model.want import Lift, RulesetId, Servers
-from agent.outputs.words import hellos_text
+from agent.outputs.words import demands_text
 from agent.sync.entries import pack_server, pack_servers
 from agent.sync.intake import Intake
 from agent.sync.verdicts import Greeting, tcp_verdict
@@ -90,14 +90,14 @@ PASSES = Outcome(Verdict.ALLOW)
 @pytest.mark.parametrize(
     ("before", "after", "is_less"),
     [
-        (PASSES, replace(PASSES, hellos=(EXACT,)), True),
-        (replace(PASSES, hellos=(EXACT,)), PASSES, False),
-        (replace(PASSES, hellos=(EXACT,)), replace(PASSES, hellos=(EXACT, WILD)), False),
-        (replace(PASSES, hellos=(EXACT, WILD)), replace(PASSES, hellos=(WILD,)), True),
-        (PASSES, replace(PASSES, hellos=(EXACT,), audits_hello=True), False),
-        (replace(PASSES, hellos=(EXACT,)), Outcome(Verdict.DENY), True),
-        (Outcome(Verdict.DENY), replace(PASSES, hellos=(EXACT,)), False),
-        (Outcome(Verdict.AUDIT), replace(Outcome(Verdict.AUDIT), hellos=(WILD,)), True),
+        (PASSES, replace(PASSES, demands=(EXACT,)), True),
+        (replace(PASSES, demands=(EXACT,)), PASSES, False),
+        (replace(PASSES, demands=(EXACT,)), replace(PASSES, demands=(EXACT, WILD)), False),
+        (replace(PASSES, demands=(EXACT, WILD)), replace(PASSES, demands=(WILD,)), True),
+        (PASSES, replace(PASSES, demands=(EXACT,), audits_hello=True), False),
+        (replace(PASSES, demands=(EXACT,)), Outcome(Verdict.DENY), True),
+        (Outcome(Verdict.DENY), replace(PASSES, demands=(EXACT,)), False),
+        (Outcome(Verdict.AUDIT), replace(Outcome(Verdict.AUDIT), demands=(WILD,)), True),
     ],
 )
 def test_what_is_taken_away(before: Outcome, after: Outcome, is_less: bool) -> None:
@@ -252,6 +252,6 @@ def test_the_kernel_tells_for_which_server_a_connection_is() -> None:
 
 
 def test_words_for_what_a_connection_begins_with() -> None:
-    assert hellos_text((EXACT, ANY)) == (
+    assert demands_text((EXACT, ANY)) == (
         "a TLS hello for api.example.org, or a TLS hello for any server; it may be without a name or encrypted (ECH)"
     )

@@ -14,6 +14,7 @@ from agent.model.policy import (
     CidrPeer,
     Entity,
     EntityPeer,
+    HttpMatch,
     PodPeer,
     Policy,
     PolicyRef,
@@ -213,9 +214,34 @@ REFUSED = [
         "needs serverNames where some peers are fqdn and others are not",
     ),
     (f"{{egress: [{{{HTTPS}, tls: {{serverNames: [{'.'.join(['a' * 62] * 4)}]}}}}]}}", "at most 250 characters"),
-    ("{egress: [{http: [{methods: [GET], path: /v1/*}]}]}", "http: not supported by this build"),
-    ("{egress: [{http: [{methods: [FETCH]}]}]}", "must be one of GET"),
-    ("{egress: [{http: [{path: v1}]}]}", "must begin with '/'"),
+    ("{egress: [{http: [{methods: [FETCH]}]}]}", "http[0].methods[0]: must be one of GET"),
+    ("{egress: [{http: [{path: v1}]}]}", "http[0].path: must begin with '/'"),
+    ("{egress: [{http: [{path: '/a*b*'}]}]}", "path: has more than one '*', which this version cannot judge"),
+    ("{egress: [{http: [{path: /a/../b}]}]}", "path: must have no segment '.' or '..'"),
+    ("{egress: [{http: [{path: /a%2f..;x}]}]}", "path: must have no segment '.' or '..'"),
+    ("{egress: [{http: [{path: '/a?b=1'}]}]}", "path: must be a path alone"),
+    ("{egress: [{http: [{path: /%25}]}]}", "path: '/%25' is no path that can be judged"),
+    ("{egress: [{http: [{path: //a}]}]}", "path: '//a' is no path that can be judged"),
+    (f"{{egress: [{{http: [{{path: /{'a' * 240}}}]}}]}}", "path: must have at most 240 bytes"),
+    ("{egress: [{http: []}]}", "http: an empty list reads both ways"),
+    (
+        f"{{egress: [{{http: [{', '.join(f'{{path: /{i}}}' for i in range(33))}]}}]}}",
+        "http: has 33 entries; at most 32",
+    ),
+    ("{egress: [{http: [{}]}]}", "http[0]: must have methods, host or path"),
+    ("{egress: [{http: [{method: GET}]}]}", "unknown field 'method'; allowed: methods, host, path"),
+    ("{egress: [{http: [{methods: []}]}]}", "methods: an empty list reads both ways"),
+    ("{egress: [{http: [{host: 'a.b:0'}]}]}", "host: '0' is no port; allowed: 1 to 65535"),
+    ("{egress: [{http: [{host: '*'}]}]}", "host: '*' is no DNS name"),
+    ("{egress: [{http: [{methods: [CONNECT], path: /}]}]}", "path: has no meaning with CONNECT"),
+    ("{egress: [{http: [{path: /}]}]}", "http: needs ports, of TCP"),
+    ("{egress: [{ports: [{port: 53, protocol: UDP}], http: [{path: /}]}]}", "must be TCP in a rule with http"),
+    (f"{{egress: [{{{HTTPS}, tls: {{required: true}}, http: [{{path: /}}]}}]}}", "http: cannot stand beside tls"),
+    (f"{{ingress: [{{{HTTPS}, http: [{{path: /}}]}}]}}", "http: belongs to rules of egress only"),
+    (
+        f"{{egress: [{{{HTTPS}, to: [{{fqdn: a.b}}, {{cidr: 1.1.1.1/32}}], http: [{{path: /}}]}}]}}",
+        "http: needs a host in each entry where some peers are fqdn",
+    ),
     ("{rawSockets: 'yes'}", "must be true or false"),
 ]
 
@@ -319,3 +345,30 @@ def test_a_reason_cannot_move_the_cursor() -> None:
     rule = {"name": "r", "reason": "ask Åsa: x\n\x1b[2J\u202eevil", "to": [{"entity": "metadata"}]}
     (found,) = parse({"subject": {}, "deny": [rule]}).deny
     assert found.reason == r"ask Åsa: x\n\x1b[2J\u202eevil"
+
+
+@pytest.mark.parametrize(
+    ("entry", "meant"),
+    [
+        ("{methods: [GET, HEAD, GET]}", HttpMatch(("GET", "HEAD"))),
+        ("{host: API.Internal., path: /v1/*}", HttpMatch((), "api.internal", "/v1/*")),
+        ("{host: '*.b.org:8080'}", HttpMatch((), "*.b.org", port=8080)),
+        ("{host: 10.1.2.3}", HttpMatch((), "10.1.2.3")),
+        ("{methods: [CONNECT], host: 'a.b:8443'}", HttpMatch(("CONNECT",), "a.b", port=8443)),
+        ("{path: '/a%2fb%41%7e'}", HttpMatch(path="/a\x01bA~")),
+        ("{path: /ü}", HttpMatch(path="/\xc3\xbc")),
+    ],
+)
+def test_an_entry_of_http(entry: str, meant: HttpMatch) -> None:
+    found = parse(f"{{egress: [{{{HTTPS}, http: [{entry}]}}]}}").egress
+    assert found is not None
+    assert found[0].http == (meant,)
+    assert found[0].demands == (meant,)
+
+
+def test_without_a_host_the_names_of_the_peers_are_meant() -> None:
+    entries = "http: [{path: /a}, {host: c.d}, {methods: [CONNECT]}]"
+    (found,) = parse(f"{{egress: [{{{HTTPS}, to: [{{fqdn: a.b}}, {{fqdn: '*.b'}}], {entries}}}]}}").egress or ()
+    assert found.http == (
+        HttpMatch((), "a.b", "/a"), HttpMatch((), "*.b", "/a"), HttpMatch((), "c.d"), HttpMatch(("CONNECT",)),
+    )  # fmt: skip

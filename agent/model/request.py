@@ -1,0 +1,30 @@
+"""A request of HTTP/1, as far as rules with `http` ask about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.model.hello import Hello
+from agent.model.verdict import DropReason
+
+CONNECT = "CONNECT"
+SLASH_OF_ESCAPE = "\x01"
+"""Stands for %2F in a path in normal form: a slash that may, or may not, part two segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`host` in lower case, without its port. `port`: that the request itself asks for, where it names whom a proxy
+    is to reach: CONNECT, and the absolute form; 0: neither. `path`: in normal form (agent/semantics/paths.py); "" of
+    CONNECT. `fault`: why it is none that can be judged.
+    """
+
+    method: str
+    host: str
+    path: str = ""
+    port: int = 0
+    fault: DropReason = DropReason.NONE
+
+
+Carried = Hello | Request
+"""What a connection carries, as far as rules ask about it."""
