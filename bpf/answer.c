@@ -59,6 +59,22 @@ static __always_inline void read_answer(struct __sk_buff *skb, __u32 offset, str
 	}
 }
 
+/* A proxy that has answered CONNECT with 2xx passes on whatever comes (RFC 9110 section 9.3.6). Any other first answer, and
+ * one in pieces that are shorter than its status, opens nothing.
+ */
+static __always_inline void open_tunnel(struct __sk_buff *skb, __u32 offset, struct bpf_sock *sk)
+{
+	enum { STATUS_BYTES = 12, STATUS = 9 };
+	struct request *r = requests.sk_storage_get(sk, 0, 0);
+	__u8 start[STATUS_BYTES] = {};
+
+	if (!r || r->carries != CARRIES_CONNECT || bpf_skb_load_bytes(skb, offset, start, STATUS_BYTES))
+		return;
+	if (start[0] == 'H' && start[1] == 'T' && start[2] == 'T' && start[3] == 'P' && start[4] == '/' &&
+	    start[5] == '1' && digits(start + STATUS) / 100 == 2)
+		r->carries = CARRIES_TUNNEL;
+}
+
 int answered(struct __sk_buff *skb)
 {
 	struct ending ending = { .hook = HOOK_INGRESS };
@@ -73,6 +89,7 @@ int answered(struct __sk_buff *skb)
 
 	if (s && s->waits == WAITS_FOR_ANSWER)
 		s->waits = WAITS_FOR_NOTHING;
+	open_tunnel(skb, offset, sk);
 	if (!attempt)
 		return 1;
 	attempt->answered_ns = bpf_ktime_get_ns();

@@ -522,6 +522,8 @@ static __always_inline void bits_of(struct greeting *g, __u32 ruleset, struct he
 /* Why a hello has failed. */
 static __always_inline __u8 reason_of(const struct greeting *g, const struct hello *hello)
 {
+	if (!hello->asked)
+		return DROP_NO_HTTP; /* its rules ask for that */
 	if (g->fault)
 		return g->fault;
 	if (hello->bits & hello->asked)
@@ -529,8 +531,8 @@ static __always_inline __u8 reason_of(const struct greeting *g, const struct hel
 	return g->key.length > RULESET_BITS ? DROP_SERVER_NAME : DROP_NO_SERVER_NAME;
 }
 
-/* A packet of a connection, by its socket: where it goes to is no secret by now. */
-static __always_inline void describe_stream(const struct bpf_sock *sk, struct packet *out)
+/* Of a packet of a connection that we opened, by its socket: where it goes to is no secret by now. */
+static __always_inline void key_of_stream(const struct bpf_sock *sk, struct flow_key *out)
 {
 	enum { FAMILY_IPV4 = 2 };
 
@@ -543,16 +545,42 @@ static __always_inline void describe_stream(const struct bpf_sock *sk, struct pa
 	asm volatile("" : "+r"(ipv4) : : "memory"); /* or LLVM chooses a place in the socket, which the verifier refuses */
 	if (sk->family == FAMILY_IPV4)
 		address_from_ipv4(&out->peer, ipv4);
-	out->remote_port = sk->dst_port;
-	out->local_port = bpf_htons(sk->src_port);
+	out->service_port = sk->dst_port;
 	out->protocol = PROTOCOL_TCP;
-	out->role = ROLE_ANY;
+	out->direction = DIRECTION_EGRESS;
 }
 
-static __always_inline int count_greeted(struct __sk_buff *skb, const struct packet *packet,
-					 struct flow_key *key, const struct endpoint *endpoint)
+static __always_inline void event_of_stream(struct __sk_buff *skb, const struct bpf_sock *sk,
+					    const struct endpoint *endpoint, const struct flow_key *key,
+					    struct event *out)
 {
-	count_first(flows.lookup(key), skb, packet, endpoint->identity, DIRECTION_EGRESS, DIRECTION_EGRESS, 0);
+	out->cgroup_id = key->cgroup_id;
+	out->socket_cookie = bpf_get_socket_cookie(skb);
+	out->peer = key->peer;
+	out->service_port = key->service_port;
+	out->client_port = bpf_htons(sk->src_port);
+	out->protocol = PROTOCOL_TCP;
+	out->direction = DIRECTION_EGRESS;
+	out->hook = HOOK_EGRESS;
+	out->identity = endpoint->identity;
+	out->slot = endpoint->slot;
+	out->length = skb->len;
+}
+
+/* Counted, and let go. */
+static __always_inline int count_greeted(struct __sk_buff *skb, struct flow_key *key, const struct endpoint *endpoint)
+{
+	enum { DNS_PORT = 53 };
+	struct flow *flow = flows.lookup(key);
+	__u32 packets = segments(skb);
+
+	count_identity(endpoint->identity, DIRECTION_EGRESS, DIRECTION_EGRESS, packets, skb->len);
+	if (flow) {
+		count_traffic(&flow->traffic[DIRECTION_EGRESS], packets, skb->len);
+		flow->last = bpf_jiffies64();
+	}
+	if (key->service_port == bpf_htons(DNS_PORT))
+		tail_egress.call(skb, TAIL_DNS);
 	return 1;
 }
 
@@ -561,7 +589,6 @@ int greeted_egress(struct __sk_buff *skb)
 {
 	struct config *config = configuration();
 	struct flow_key key = { .cgroup_id = bpf_skb_cgroup_id(skb) };
-	struct packet packet = {};
 	struct judged judged = {};
 	struct hello hello = {};
 	struct rule rule = {};
@@ -581,16 +608,15 @@ int greeted_egress(struct __sk_buff *skb)
 		return 0; /* it comes again */
 	if (endpoint->state == STATE_UNMANAGED)
 		return 1;
-	describe_stream(sk, &packet);
-	flow_key_of(&packet, key.cgroup_id, DIRECTION_EGRESS, 0, &key);
+	key_of_stream(sk, &key);
 	if (!g->seen && skb->cb[WORD_STATE] != READ_IN_PART)
-		return count_greeted(skb, &packet, &key, endpoint); /* no data yet */
+		return count_greeted(skb, &key, endpoint); /* no data yet */
 	if (g->seen)
 		bits_of(g, endpoint->ruleset, &hello);
 	judge_by_names(endpoint, &key, &hello, &rule);
 	int has_failed = hello.failed >> rule.verdict & 1;
 
-	event_of_packet(skb, endpoint, &packet, &key, DIRECTION_EGRESS, &event);
+	event_of_stream(skb, sk, endpoint, &key, &event);
 	if (skb->cb[WORD_STATE] == READ_NOW)
 		report_hello(config, &event, g);
 	if (has_failed) {
@@ -601,16 +627,13 @@ int greeted_egress(struct __sk_buff *skb)
 		rule.reason = reason_of(g, &hello);
 		rule.rule = hello.rule;
 	}
-	if (rule.verdict == VERDICT_DENY) {
-		record_denial(config, &event, &rule, segments(skb));
+	if (rule.verdict == VERDICT_DENY || has_failed)
+		record_refusal(config, &event, &rule, segments(skb));
+	if (rule.verdict == VERDICT_DENY)
 		return 0;
-	}
-	if (has_failed)
-		record_audit(config, &event, &rule);
 	if (!g->seen && !g->fault)
 		g->fault = DROP_HELLO_UNSEEN; /* no rule has waited for the rest, but one to come may ask for it */
 	g->seen = 1;
 	s->greeted = judged.epoch;
-	count_greeted(skb, &packet, &key, endpoint);
-	return pass(skb, &packet, DIRECTION_EGRESS);
+	return count_greeted(skb, &key, endpoint);
 }

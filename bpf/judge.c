@@ -117,17 +117,17 @@ static __always_inline __u64 openness(__u8 verdict)
 	return (3 - verdict) & -(1 - is_zero(verdict)); /* DENY, AUDIT, ALLOW */
 }
 
-/* What asks for no hello comes before what does. */
+/* What demands nothing comes before what does. */
 static __always_inline __u64 rank(const struct rule *rule)
 {
-	return openness(rule->verdict) * 2 + is_zero(rule->hellos);
+	return openness(rule->verdict) * 2 + is_zero(rule->hellos | rule->requests);
 }
 
 /* The best verdict on its names in place of an address's (enum lift). */
 static __always_inline void lift(const struct rule *best, struct rule *out)
 {
 	if (rank(best) <= rank(out)) {
-		if (out->lift != LIFT_BY_NAME && !out->hellos)
+		if (out->lift != LIFT_BY_NAME && !(out->hellos | out->requests))
 			out->rule = 0;
 		return;
 	}
@@ -142,31 +142,39 @@ static __always_inline void lift(const struct rule *best, struct rule *out)
 		return;
 	}
 	out->hellos = best->hellos;
+	out->requests = best->requests;
 	out->flags = best->flags;
 }
 
-/* What a connection began with, for the rows that ask for a hello. */
+/* What a connection began with, for the rows that ask for a hello; or a request that it carries, for those that ask for
+ * some.
+ */
 struct hello {
 	__u32 bits; /* of `servers`, by its name; none of what is no hello */
 	__u32 fits; /* of these, what its encryption leaves */
-	__u32 asked; /* by any row */
+	__u32 requests; /* of `parts`; none of what is no request */
+	__u32 asked; /* hellos, by any row */
 	__u32 rule;  /* of the first row that it has failed */
-	__u8 failed; /* bit VERDICT_*: what rows that it has failed have become */
+	__u8 failed; /* bit VERDICT_*: what rows that it has failed have become; ASKED_REQUESTS: some row asks for requests */
 	__u8 pad[3];
 };
 
-/* A row that asks for another hello denies, or audits. Without a branch, as it is done for each name of a peer. */
+enum { ASKED_REQUESTS = 0x80 };
+
+/* A row that asks for something else denies, or audits. Without a branch, as it is done for each name of a peer. */
 static __always_inline void hold_against(struct rule *row, struct hello *hello)
 {
-	__u64 fails = is_zero(row->hellos & hello->fits) & (1 - is_zero(row->hellos));
+	__u64 fails = is_zero((row->hellos & hello->fits) | (row->requests & hello->requests)) &
+		      (1 - is_zero(row->hellos | row->requests));
 	__u64 audits = row->flags & RULE_AUDITS_HELLO;
 	__u64 blames = fails & (1 - audits) & is_zero(hello->rule);
 
 	hello->asked |= row->hellos;
 	hello->rule |= row->rule & -blames;
-	hello->failed |= fails << audits * VERDICT_AUDIT;
+	hello->failed |= fails << audits * VERDICT_AUDIT | (1 - is_zero(row->requests)) * ASKED_REQUESTS;
 	row->verdict = (row->verdict & (fails - 1)) | (audits * VERDICT_AUDIT & -fails);
 	row->hellos &= fails - 1;
+	row->requests &= fails - 1;
 }
 
 _Static_assert(VERDICT_DENY == 0, "what hold_against makes of a row that does not audit");
@@ -189,7 +197,8 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
 }
 
 /* The verdict on an address to which an endpoint opens, or on the names that it knows it by. While there is a flow of
- * this key, its names do not expire. `hello`: what its connection began with; null: nothing yet.
+ * this key, its names do not expire. `hello`: what its connection carries; null: nothing yet. What is demanded then is
+ * what any of the rows asks for.
  */
 static __always_inline void judge_by_names(const struct endpoint *endpoint, struct flow_key *flow, struct hello *hello,
 					   struct rule *out)
@@ -198,12 +207,14 @@ static __always_inline void judge_by_names(const struct endpoint *endpoint, stru
 	__u32 first = first_learned(&flow->peer);
 	struct rule best = {};
 	union any_key key;
+	__u32 asked;
 
 	judge(endpoint, &flow->peer, flow->protocol, flow->service_port, DIRECTION_EGRESS, out);
 	if (hello)
 		hold_against(out, hello);
 	if (!out->lift)
 		return;
+	asked = out->requests;
 	__u64 now = flows.lookup(flow) ? 0 : bpf_ktime_get_ns();
 
 #pragma clang loop unroll(disable)
@@ -221,10 +232,13 @@ static __always_inline void judge_by_names(const struct endpoint *endpoint, stru
 
 		if (hello)
 			hold_against(&row, hello);
+		asked |= row.requests;
 		if (rank(&row) > rank(&best))
 			best = row;
 	}
 	lift(&best, out);
+	if (out->hellos | out->requests)
+		out->requests |= asked;
 }
 
 static __always_inline void judge_names(const struct endpoint *endpoint, struct flow_key *flow, struct rule *out)
@@ -270,6 +284,11 @@ static __always_inline struct slot *room_in_share(const struct config *config, _
 	return 0;
 }
 
+static __always_inline __u8 inspection_of(const struct rule *rule)
+{
+	return (rule->hellos ? INSPECT_HELLO : 0) | (rule->requests ? INSPECT_REQUESTS : 0);
+}
+
 /* An entry of `flows` with this verdict; null where there is no room, which is counted and changes nothing. `local` is
  * the tag of our address; 0: not known. `network`: see struct flow. `fresh`: room for an entry.
  */
@@ -294,7 +313,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 			.local = local,
 			.verdict = rule->verdict,
 			.reason = rule->reason,
-			.inspect = rule->hellos != 0,
+			.inspect = inspection_of(rule),
 			.network = network,
 		};
 
@@ -312,7 +331,7 @@ static __always_inline struct flow *remember(struct flow_key *key, const struct 
 	flow->rule = rule->rule;
 	flow->verdict = rule->verdict;
 	flow->reason = rule->reason;
-	flow->inspect = rule->hellos != 0;
+	flow->inspect = inspection_of(rule);
 	flow->last = bpf_jiffies64();
 	if (local)
 		flow->local = local;
@@ -513,6 +532,10 @@ enum tail {
 	TAIL_HELLO_NAME = 8,
 	TAIL_HELLO_FIELDS = 9,
 	TAIL_ANSWERED = 10,
+	TAIL_REQUEST = 11,
+	TAIL_REQUEST_READ = 12,
+	TAIL_REQUEST_MATCH = 13,
+	TAIL_REQUESTED = 14,
 };
 
 static __always_inline void call_tail(struct __sk_buff *skb, int way, int tail)

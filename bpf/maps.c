@@ -24,6 +24,8 @@ SHARED("lpm_trie", struct prefix, struct classes, peers, PEERS_ENTRIES, BPF_F_NO
 SHARED("lpm_trie", struct prefix, struct classes, hosts, HOSTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct dns_name, struct classes, names, NAMES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("lpm_trie", struct server_key, struct servers, servers, SERVERS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("lpm_trie", struct server_key, struct parts, parts, PARTS_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
+SHARED("array", int, struct grammar, grammar, 1, 0); /* agent -> kernel, at its start */
 SHARED("hash", struct learned_key, struct learned, learned, LEARNED_ENTRIES, BPF_F_NO_PREALLOC); /* kernel; agent deletes; full: counted */
 SHARED("lpm_trie", struct rule_key, struct rule, rules, RULES_ENTRIES, BPF_F_NO_PREALLOC); /* agent -> kernel */
 SHARED("percpu_array", int, struct identity_totals, identities, IDENTITY_SLOTS, 0);    /* kernel -> agent */
@@ -86,6 +88,17 @@ struct greetings_table_t { /* kernel -> agent (sock_diag) */
 __attribute__((section("maps/sk_storage:" PIN_MAPS "/greetings")))
 struct greetings_table_t greetings = { .flags = BPF_F_NO_PREALLOC };
 BPF_ANNOTATE_KV_PAIR(greetings, int, struct greeting);
+
+struct requests_table_t { /* kernel -> agent (sock_diag) */
+	int key;
+	struct request leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_MAPS "/requests")))
+struct requests_table_t requests = { .flags = BPF_F_NO_PREALLOC };
+BPF_ANNOTATE_KV_PAIR(requests, int, struct request);
 
 /* Of this generation of programs; the loader fills and pins them. */
 BPF_PROG_ARRAY(tail_egress, 16);

@@ -173,6 +173,28 @@ static __always_inline void record_audit(const struct config *config, struct eve
 	record_audit_by(config, event, rule, 0);
 }
 
+/* What is denied, or would be, in the place of one of both: the stack is small. Of an audit `packets` is 1. */
+static __always_inline void count_refusal(const struct event *event, const struct rule *rule, __u64 packets)
+{
+	struct identity_counts *counts = counts_of(event->identity, event->direction);
+
+	if (counts && rule->verdict == VERDICT_DENY) {
+		__sync_fetch_and_add(&counts->denied_packets, packets);
+		__sync_fetch_and_add(&counts->denied_bytes, event->length);
+	} else if (counts) {
+		__sync_fetch_and_add(&counts->audited, 1);
+	}
+	count_denial(event, rule, rule->verdict == VERDICT_DENY ? packets : 1);
+}
+
+static __always_inline void record_refusal(const struct config *config, struct event *event, const struct rule *rule,
+					   __u64 packets)
+{
+	count_refusal(event, rule, packets);
+	event->kind = rule->verdict == VERDICT_DENY ? EVENT_DENIED : EVENT_AUDITED;
+	event_report(config, event, rule, 0);
+}
+
 static __always_inline void record_audited_call(const struct config *config, struct event *event,
 						const struct rule *rule)
 {

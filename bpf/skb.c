@@ -203,7 +203,7 @@ static __always_inline int may_be_answer(struct __sk_buff *skb, const struct pro
 	       skb->len > (skb->protocol == bpf_htons(ETHERTYPE_IPV4) ? IPV4_HEADERS : IPV6_HEADERS);
 }
 
-/* Has the hello of a packet's connection been judged, where its flow asks for one? By the epoch of its verdict. */
+/* Was judged what a packet's connection carries, where its flow asks for it? By the epoch of its verdict. */
 static __always_inline int is_greeted(const struct flow *flow, const struct promoted *s, __u32 epoch)
 {
 	return !flow->inspect || (s && s->greeted == epoch);
@@ -245,7 +245,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, int way)
 		    is_at_home(flow, stamp, s, packet.protocol, key.direction) &&
 		    is_live(packet.protocol, key.direction, way, flow->last)) {
 			if (way == DIRECTION_EGRESS && !is_greeted(flow, s, stamp)) {
-				call_tail(skb, way, TAIL_HELLO);
+				call_tail(skb, way, flow->inspect & INSPECT_REQUESTS ? TAIL_REQUEST : TAIL_HELLO);
 				return tail_missing(skb, key.cgroup_id, way);
 			}
 			count_flow(flow, skb, &packet, &key, way);

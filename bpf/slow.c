@@ -333,13 +333,13 @@ static __always_inline void count_first(struct flow *flow, struct __sk_buff *skb
 	flow->last = bpf_jiffies64();
 }
 
-/* Is the hello of a packet's connection still to be judged? A SYN without data has its connection counted first. */
+/* Is what a packet's connection carries still to be judged? A SYN without data has its connection counted first. */
 static __always_inline int awaits_hello(struct __sk_buff *skb, const struct packet *packet, const struct rule *rule,
 					__u32 epoch)
 {
 	__u32 ports, data;
 
-	if (!rule->hellos)
+	if (!(rule->hellos | rule->requests))
 		return 0;
 	struct promoted *s = storage_of_skb(skb);
 
@@ -424,7 +424,7 @@ static __always_inline int slow_path(struct __sk_buff *skb, int way, int tail)
 		record_audit(config, &room.event, &rule);
 	}
 	if (tail != TAIL_DATAGRAM && way == DIRECTION_EGRESS && awaits_hello(skb, &packet, &rule, judged.epoch)) {
-		call_tail(skb, way, TAIL_HELLO);
+		call_tail(skb, way, rule.requests ? TAIL_REQUEST : TAIL_HELLO);
 		return tail_missing(skb, key.cgroup_id, way);
 	}
 	count_first(flow, skb, &packet, endpoint->identity, key.direction, way, fresh && flow);

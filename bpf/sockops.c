@@ -29,6 +29,7 @@ static __always_inline void retry_soon(struct bpf_sock_ops *ctx, struct promoted
 static __always_inline void begin_anew(struct bpf_sock *sk, struct promoted *s)
 {
 	struct greeting *greeting = greetings.sk_storage_get(sk, 0, 0);
+	struct request *request = requests.sk_storage_get(sk, 0, 0);
 
 	if (s) {
 		s->greeted = 0;
@@ -36,6 +37,8 @@ static __always_inline void begin_anew(struct bpf_sock *sk, struct promoted *s)
 	}
 	if (greeting)
 		greeting->seen = 0;
+	if (request)
+		request->carries = CARRIES_NOTHING;
 }
 
 #ifdef HAVE_SOCK_ERROR

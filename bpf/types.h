@@ -71,10 +71,12 @@ enum endpoint_flag {
 	ENDPOINT_RAW_SOCKETS = 2,
 	ENDPOINT_AUDIT_SOCKETS = 4,
 	ENDPOINT_NAMES = 8,   /* it has rules on DNS names, so what DNS servers answer it is learned */
-	ENDPOINT_HELLOS = 16, /* it has rules with `tls` that are enforced: no MPTCP sockets */
+	ENDPOINT_HELLOS = 16, /* it has rules with `tls` or `http` that are enforced: no MPTCP sockets */
 };
 
-enum rule_flag { RULE_AUDITS_HELLO = 1 }; /* what begins otherwise is reported only (P3) */
+enum rule_flag { RULE_AUDITS_HELLO = 1 }; /* what carries something else is reported only (P3) */
+
+enum inspect { INSPECT_HELLO = 1, INSPECT_REQUESTS = 2 }; /* TLS (hello.c), HTTP/1 or either (request.c) */
 
 /* What a verdict on an address becomes where a name allows (agent/model/want.py). */
 enum lift {
@@ -141,6 +143,8 @@ enum limit {
 	QUESTIONS = 64,    /* of a socket, which are remembered until they are answered; a power of two */
 	OUTCOME_RATE = 10, /* reports of connections, a second and endpoint: of those that failed, and as many of others */
 	OUTCOME_BURST = 40,
+	TEXT_BYTES = 2048, /* of the texts of a request; a power of two */
+	GRAMMAR_STATES = 208,
 	COMM_BYTES = 16,   /* of a process's name (kernel: TASK_COMM_LEN) */
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
@@ -189,9 +193,10 @@ struct rule { /* value of `rules`; with VERDICT_AUDIT, reason and rule are the d
 	__u8 reason;
 	__u8 lift;  /* enum lift */
 	__u8 flags; /* enum rule_flag */
-	__u32 hellos; /* bits of `servers`: a connection begins with a TLS ClientHello that has one; 0: with anything */
+	__u32 hellos; /* bits of `servers`: a connection begins with a TLS ClientHello that has one */
+	__u32 requests; /* bits of `parts`: or it carries requests of HTTP/1 that have one each; neither: anything */
 };
-_Static_assert(sizeof(struct rule) == 12, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct rule) == 16, "ABI: agent/abi/layout.py");
 
 struct folder { /* key of `endpoints`: a pod's or a container's folder */
 	__u32 length;       /* bits: always 64 */
@@ -209,7 +214,7 @@ struct endpoint { /* value of `endpoints` */
 	struct rule defaults[2]; /* by direction: where no rule speaks */
 	struct address own[2];   /* the pod's IPv4 and IPv6 address; zero: it has none, or nobody knows it yet */
 };
-_Static_assert(sizeof(struct endpoint) == 72, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct endpoint) == 80, "ABI: agent/abi/layout.py");
 
 struct epoch { /* value of `epochs`, by endpoint slot; the agent writes it */
 	__u32 epoch;      /* flows that carry another one are judged again; no two slots ever have the same */
@@ -261,7 +266,7 @@ struct flow { /* value of `flows`: verdict cache, connection table and accountin
 	__u32 local; /* tag of our address: a packet from another one is judged; 0 for IPv4 */
 	__u8 verdict;
 	__u8 reason;
-	__u8 inspect; /* 1: a connection is judged by what it begins with, too (hello.c) */
+	__u8 inspect; /* enum inspect: a connection is judged by what it carries, too */
 	__u8 pad[5];
 	BOTH_WAYS;
 	__u64 connections;
@@ -339,8 +344,15 @@ struct servers { /* value of `servers`: which `hellos` of the ruleset's rows a h
 	__u32 named;     /* with this server name */
 	__u32 nameless;  /* without any */
 	__u32 encrypted; /* also one with encrypted_client_hello */
+	__u32 hosts;     /* which `requests` one for a host of this name may be */
 };
-_Static_assert(sizeof(struct servers) == 12, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct servers) == 16, "ABI: agent/abi/layout.py");
+
+struct parts { /* value of `parts`, whose keys are struct server_key with a part of a request (agent/compiler/parts.py) */
+	__u32 bits;        /* which `requests` one with this part may be */
+	__u32 from_behind; /* of all: those whose path is looked at from its end, too */
+};
+_Static_assert(sizeof(struct parts) == 8, "ABI: agent/abi/layout.py");
 
 struct greeting { /* value of `greetings`, a storage of sockets: what a connection began with */
 	struct server_key key;
@@ -350,6 +362,85 @@ struct greeting { /* value of `greetings`, a storage of sockets: what a connecti
 	__u8 pad;
 };
 _Static_assert(sizeof(struct greeting) == 264, "ABI: agent/abi/layout.py");
+
+/* A step of reading requests, by the state and the byte that comes (agent/kernel/grammar.py). State numbers are ABI: a
+ * connection keeps its state over an upgrade.
+ */
+struct step {
+	__u8 state; /* the next one */
+	__u8 act;   /* enum act */
+	__u8 value; /* a byte, a digit, or an enum drop_reason */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct step) == 4, "ABI: agent/abi/layout.py");
+
+enum act {
+	ACT_NONE = 0,
+	ACT_PUT = 1, /* and the next three: a byte more of enum text */
+	ACT_DIGIT = 5, /* and the next three: of enum number, decimal but for ACT_DIGIT_OF_CHUNK */
+	ACT_DIGIT_OF_CHUNK = 6,
+	ACT_COUNT = 9, /* and the next five: one more of enum counted */
+	ACT_HEAD_ENDS = 15,
+	ACT_CHUNK = 16, /* a chunk's data come, or a request comes */
+	ACT_FAIL = 17,
+};
+
+enum text { TEXT_METHOD = 0, TEXT_AUTHORITY = 1, TEXT_HOST = 2, TEXT_PATH = 3, TEXTS = 4 };
+enum text_limit {
+	TEXT_ROOM = 256, /* of the first three; what is left is the path's */
+	METHOD_BYTES = 16,
+	HOST_BYTES = 248,
+	PATH_BYTES = 1024,
+};
+enum number { NUMBER_LENGTH = 0, NUMBER_CHUNK = 1, NUMBER_AUTHORITY_PORT = 2, NUMBER_HOST_PORT = 3, NUMBERS = 4 };
+enum counted {
+	COUNTED_HOST = 0,
+	COUNTED_LENGTH = 1,
+	COUNTED_CODING = 2,
+	COUNTED_OLD = 3,      /* HTTP/1.0 */
+	COUNTED_ABSOLUTE = 4, /* the target names a host */
+	COUNTED_TUNNEL = 5,   /* CONNECT */
+	COUNTEDS = 6,
+};
+
+struct grammar { /* the only value of `grammar` */
+	struct step steps[GRAMMAR_STATES * 256];
+};
+_Static_assert(sizeof(struct grammar) == GRAMMAR_STATES * 1024, "ABI: agent/abi/layout.py");
+
+enum carries {
+	CARRIES_NOTHING = 0, /* no data yet */
+	CARRIES_REQUESTS = 1,
+	CARRIES_CONNECT = 2, /* the proxy's answer is awaited */
+	CARRIES_TUNNEL = 3,  /* whatever the proxy passes on */
+	CARRIES_TLS = 4,     /* for hello.c */
+};
+
+struct request { /* value of `requests`, a storage of sockets: how far what a connection sends was read, and its last request */
+	__u64 left;            /* bytes of a body that may still pass */
+	__u64 number[NUMBERS];
+	__u32 next;            /* sequence number of the byte that is read next */
+	__u32 start;           /* of the head that is read */
+	__u32 epoch;           /* in which the last request was judged, and passed */
+	__u32 made;            /* heads that were whole, and passed */
+	__u32 bits;            /* of `parts`: which requests it is */
+	__u32 used[TEXTS];     /* bytes of each text */
+	__u32 count[COUNTEDS];
+	__u8 carries;          /* enum carries */
+	__u8 fault;            /* enum drop_reason: why nothing passes any more */
+	__u8 state;            /* of `grammar` */
+	__u8 in_head;          /* 1: the texts are of a head that is not whole yet */
+	__u8 cleared;          /* 1: what has come of it may pass */
+	__u8 act;              /* enum act of the byte that was read last */
+	__u8 whole;            /* 1: the head is, and is to be judged */
+	__u8 pad;
+	__u32 taken;           /* bytes of the block that was read last */
+	__u16 room[TEXTS];     /* for each text */
+	__u8 pad2[4];
+	__u8 text[TEXT_BYTES];
+	struct server_key key; /* of the lookup at hand */
+};
+_Static_assert(sizeof(struct request) == 2432, "ABI: agent/abi/layout.py");
 
 struct learned_key { /* key of `learned` */
 	__u32 identity;
@@ -451,6 +542,16 @@ struct hello_event { /* record of `events` with EVENT_HELLO: for which server a 
 	struct greeting greeting;
 };
 _Static_assert(sizeof(struct hello_event) == 360, "ABI: agent/abi/layout.py");
+
+struct request_event { /* record of `events`, of a denial or an audit: the request that it is about */
+	struct event event;
+	__u8 method[METHOD_BYTES]; /* texts end with a 0, or are cut */
+	__u8 host[TEXT_ROOM];
+	__u8 path[TEXT_ROOM];
+	__u16 port; /* that a proxy is asked for; 0: none is */
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct request_event) == 632, "ABI: agent/abi/layout.py");
 
 struct dns_answer { /* record of `events` with EVENT_DNS_ANSWER: what a DNS server answered, as it came */
 	struct event event; /* peer: the server; length: of the whole packet */

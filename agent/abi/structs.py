@@ -38,6 +38,10 @@ FLAG_HELLOS = 16
 
 RULE_AUDITS_HELLO = 1
 SERVER_BYTES = 252
+TEXT_BYTES = 2048
+TEXT_ROOM = 256
+GRAMMAR_STATES = 208
+CARRIES_TLS = 4
 
 ADDRESS = raw(16, align=4)
 
@@ -59,7 +63,7 @@ CONFIG = Layout(
     name_most_s=u32,
     pad=u32,
 )
-RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, lift=u8, flags=u8, hellos=u32)
+RULE = Layout("rule", rule=u32, verdict=u8, reason=u8, lift=u8, flags=u8, hellos=u32, requests=u32)
 FOLDER = Layout("folder", length=u32, cgroup_id=raw(8, align=4))
 ENDPOINT = Layout(
     "endpoint",
@@ -132,8 +136,36 @@ PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32, flags=u32)
 DNS_NAME = Layout("dns_name", length=u32, bytes=raw(NAME_BYTES))
 SERVER_KEY = Layout("server_key", length=u32, ruleset=u32, bytes=raw(SERVER_BYTES))
-SERVERS = Layout("servers", named=u32, nameless=u32, encrypted=u32)
+SERVERS = Layout("servers", named=u32, nameless=u32, encrypted=u32, hosts=u32)
+PARTS = Layout("parts", bits=u32, from_behind=u32)
+STEP = Layout("step", state=u8, act=u8, value=u8, pad=u8)
+GRAMMAR = Layout("grammar", steps=array(u32, GRAMMAR_STATES * 256))
 GREETING = Layout("greeting", key=nested(SERVER_KEY), seen=u8, fault=u8, encrypted=u8, pad=u8)
+REQUEST = Layout(
+    "request",
+    left=u64,
+    number=array(u64, 4),
+    next=u32,
+    start=u32,
+    epoch=u32,
+    made=u32,
+    bits=u32,
+    used=array(u32, 4),
+    count=array(u32, 6),
+    carries=u8,
+    fault=u8,
+    state=u8,
+    in_head=u8,
+    cleared=u8,
+    act=u8,
+    whole=u8,
+    pad=u8,
+    taken=u32,
+    room=array(u16, 4),
+    pad2=raw(4),
+    text=raw(TEXT_BYTES),
+    key=nested(SERVER_KEY),
+)
 LEARNED_KEY = Layout("learned_key", identity=u32, index=u32)
 LEARNED = Layout("learned", address=ADDRESS, seal=u64, digest=u64, expires=u64, text=nested(DNS_NAME), pad=u32)
 ASKED = Layout("questions", next=u32, pad=u32, seal=array(u64, QUESTIONS))
@@ -180,6 +212,15 @@ EVENT = Layout(
     pad=raw(1),
 )
 HELLO_EVENT = Layout("hello_event", event=nested(EVENT), greeting=nested(GREETING))
+REQUEST_EVENT = Layout(
+    "request_event",
+    event=nested(EVENT),
+    method=raw(16),
+    host=raw(TEXT_ROOM),
+    path=raw(TEXT_ROOM),
+    port=u16,
+    pad=raw(6),
+)
 DNS_ANSWER = Layout("dns_answer", event=nested(EVENT), kept=u16, pad=raw(6), message=raw(DNS_BYTES))
 CALL = Layout("call", event=nested(EVENT), comm=raw(COMM_BYTES))
 ATTEMPT = Layout(
@@ -216,6 +257,7 @@ STRUCTS = (
     CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, BUCKET, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES,
     DNS_NAME, LEARNED_KEY, LEARNED, ASKED, RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL,
     CREATOR, EVENT, DNS_ANSWER, CALL, ATTEMPT, OUTCOME, SERVER_KEY, SERVERS, GREETING, HELLO_EVENT,
+    PARTS, STEP, GRAMMAR, REQUEST, REQUEST_EVENT,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
@@ -259,6 +301,8 @@ MAPS: dict[str, MapSpec] = {
     "hosts": MapSpec(PREFIX, CLASSES, 131072, resizable=True, lpm=True),
     "names": MapSpec(DNS_NAME, CLASSES, 16384, resizable=True, lpm=True),
     "servers": MapSpec(SERVER_KEY, SERVERS, 65536, resizable=True, lpm=True),
+    "parts": MapSpec(SERVER_KEY, PARTS, 65536, resizable=True, lpm=True),
+    "grammar": MapSpec(U32, GRAMMAR, 1),
     "learned": MapSpec(LEARNED_KEY, LEARNED, 65536, resizable=True),
     "rules": MapSpec(RULE_KEY, RULE, 262144, resizable=True, lpm=True),
     "identities": MapSpec(U32, IDENTITY_TOTALS, IDENTITY_SLOTS, per_cpu=True),
@@ -270,6 +314,7 @@ MAPS: dict[str, MapSpec] = {
     "questions": MapSpec(U32, ASKED, 0, kernel_only=True),
     "attempts": MapSpec(U32, ATTEMPT, 0, kernel_only=True),
     "greetings": MapSpec(U32, GREETING, 0, kernel_only=True),
+    "requests": MapSpec(U32, REQUEST, 0, kernel_only=True),
 }
 
 

@@ -70,7 +70,7 @@ class Making:
         config, datapath, source = self.config, self.datapath, self.source
         facts, writer, inbox, folders = self._facts(), self._writer(), Inbox(), Folders()
         watcher = CgroupWatcher(self.mount, config.cgroup_roots)
-        storages = datapath.kernel_only["sockets"], datapath.kernel_only["greetings"]
+        storages = tuple(datapath.kernel_only[name] for name in ("sockets", "greetings", "requests"))
         connections = Connections(datapath.maps, watcher.paths_of, storages, writer.lock)
         health = Health(datapath, writer, folders, self.mount)
         directory = EndpointDirectory(config.node, HELD_BY_LSM if facts.holds_families else frozenset())
@@ -133,9 +133,11 @@ class Making:
             check_capacity(want, limits, cluster)
 
         numbers = IdentityNumbers(state.numbers, lambda found: clear_identities(maps, folding, found))
+        has = self.datapath.features
         admission = Admission(
             limits.peers, ServiceShares(limits.hosts), dict(state.admitted), limits.names,
-            hellos=self.datapath.features.write_seq and self.datapath.features.sockops, requests=False,
+            hellos=has.write_seq and has.sockops,
+            requests=has.write_seq and has.sockops and has.shared_frags,
         )  # fmt: skip
         intake = Intake(check, limits.rules, admission)
         return Writer(maps, numbers, intake, dict(state.claims), {name: each.entries for name, each in maps.items()})

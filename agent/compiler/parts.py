@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from agent.compiler.names import bits_of, servers_of_name
 from agent.model.policy import HttpMatch
-from agent.model.request import CONNECT, Request
+from agent.model.request import CONNECT, END, METHOD, PATH, PATH_END, PROXIED, TUNNEL, Request
 from agent.model.want import PartNode, Parts, RulesetId, ServerNode, Servers
 from agent.semantics.paths import ANY_RUN, matches_path
 
-METHOD, PATH, PATH_END, PROXIED, TUNNEL = b"M", b"P", b"E", b"A", b"C"
-END = b"\0"
 PARTS, MOST_PARTS = "methods and paths of rules with http, once for each kind of pod that has them", 30_000
 REQUESTS, MOST_REQUESTS = "different entries of `http` in rules of the policies that select one pod", 32
 HTTP_PORT, HTTPS_PORT = 80, 443

@@ -18,10 +18,12 @@ from agent.abi.structs import (
     IDENTITY_COUNTS,
     IDENTITY_TOTALS,
     OUTCOME,
+    REQUEST_EVENT,
     unpack_address,
 )
 from agent.model.cluster import Address
 from agent.model.flow import FlowCounts, Tuple
+from agent.model.request import Request
 from agent.model.verdict import Cause, Direction, DropReason, EventKind, Hook, Verdict
 
 _COUNTERS = tuple(IDENTITY_COUNTS.fields)
@@ -89,6 +91,7 @@ class RawEvent:
     length: int
     family: int  # of a socket, where the hook is SOCKET_CREATE
     comm: str = ""  # of the calling thread where the hook knows it
+    request: Request | None = None  # that it is about
 
 
 def decode_event(data: bytes) -> RawEvent:
@@ -96,6 +99,8 @@ def decode_event(data: bytes) -> RawEvent:
     del v["pad"]
     if len(data) == CALL.size:
         v["comm"] = _text(CALL.unpack(data)["comm"])
+    if len(data) == REQUEST_EVENT.size:
+        v["request"] = _request(data)
     return RawEvent(
         **v
         | {
@@ -107,6 +112,13 @@ def decode_event(data: bytes) -> RawEvent:
             "reason": DropReason(v["reason"]),
         }
     )
+
+
+def _request(data: bytes) -> Request:
+    """As far as it was read before it was denied."""
+    v = REQUEST_EVENT.unpack(data)
+    method, host, path = (bytes(v[name]).partition(b"\0")[0].decode("latin-1") for name in ("method", "host", "path"))
+    return Request(method, host, path, v["port"])
 
 
 @dataclass(frozen=True, slots=True)

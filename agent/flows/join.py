@@ -212,6 +212,7 @@ class Joiner:
             contradiction=_contradiction(event, endpoint, context.cluster),
             pid=event.pid,
             comm=event.comm,
+            request=event.request,
         )
 
     def outcome(self, record: RawOutcome, context: Context, time: float) -> Outcome:

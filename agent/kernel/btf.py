@@ -19,6 +19,7 @@ _SOCKET_ERROR = {
     "SK_ERROR_QUEUE_OFFSET": ("sock", "sk_error_queue"), "SKB_CB_OFFSET": ("sk_buff", "cb"),
     "EXTERR_OFFSET": ("sock_exterr_skb", "ee"),
 }  # fmt: skip
+_SHARED_FRAGS = {"SKB_HEAD_OFFSET": ("sk_buff", "head"), "SKB_END_OFFSET": ("sk_buff", "end")}
 _WRITE_SEQ = {"WRITE_SEQ_OFFSET": ("tcp_sock", "write_seq")}
 
 
@@ -46,6 +47,17 @@ def socket_error() -> dict[str, int]:
 def write_seq() -> dict[str, int]:
     """Macro for bpf/hello.c: where a TCP socket has the number of the byte that comes next. Raises the same."""
     return _offsets(_WRITE_SEQ)
+
+
+def shared_frags() -> dict[str, int]:
+    """Macros for bpf/request.c: from a packet to its flags, and which of them says that its pages are not TCP's own
+    (SKBFL_SHARED_FRAG; before 5.12 SKBTX_SHARED_FRAG). Raises the same."""
+    found = _offsets(_SHARED_FRAGS)
+    try:
+        flags = _offsets({"SHARED_FRAG_OFFSET": ("skb_shared_info", "flags")}) | {"SHARED_FRAG": 1 << 1}
+    except OSError:
+        flags = _offsets({"SHARED_FRAG_OFFSET": ("skb_shared_info", "tx_flags")}) | {"SHARED_FRAG": 1 << 5}
+    return found | flags
 
 
 def _offsets(wanted: Mapping[str, tuple[str, str]]) -> dict[str, int]:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.abi.structs import MAPS
+from agent.abi.structs import MAPS, U32
 from agent.errors import KernelError, LoadError, MapError
-from agent.kernel import links, loader, map_hooks, syscall
+from agent.kernel import grammar, links, loader, map_hooks, syscall
 from agent.kernel.loader import Loaded, Request
 from agent.kernel.maps import KernelMap
 from agent.kernel.migrate import Migration, refuse_newer, schema_map
@@ -104,6 +104,7 @@ class Datapath:
         self._ids = {name: syscall.prog_info(fd).id for name, fd in self.programs.items()}
         self._tails = [syscall.open_pin(str(folder / name)) for name in TAIL_ARRAYS]
         self._open_maps()
+        self.maps["grammar"].put(U32.pack(value=0), grammar.packed())
         if self._migration is None:
             self._pin_schema()
         return loaded

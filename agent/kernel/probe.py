@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.errors import KernelError
 from agent.kernel import lsm, syscall
-from agent.kernel.btf import network_owner, socket_error, write_seq
+from agent.kernel.btf import network_owner, shared_frags, socket_error, write_seq
 from agent.kernel.instructions import EXIT, call, set_register, stack_address
 from agent.kernel.syscall import AttachType, ProgType
 from agent.log import event
@@ -36,6 +36,7 @@ class Features:
     sock_error: bool  # programs can read why a connection failed; without it that is told by what the peer sent
     netns_owner: bool  # programs can tell a pod's own network namespace from one that a task made; `fqdn` needs it
     write_seq: bool  # programs can tell whether a TCP socket has more to send than a packet holds; `tls` needs it
+    shared_frags: bool  # programs can tell pages that a task may still change; `http` needs it, and write_seq
 
     def as_dict(self) -> dict[str, bool]:
         return asdict(self)
@@ -68,6 +69,7 @@ def features(mount: Path) -> Features:
         sock_error=_has_types("sock_error", socket_error),
         netns_owner=_has_types("netns_owner", network_owner),
         write_seq=_has_types("write_seq", write_seq),
+        shared_frags=_has_types("shared_frags", shared_frags),
     )
 
 

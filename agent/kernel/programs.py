@@ -8,7 +8,8 @@ from pathlib import Path
 
 from agent.abi.checks import claims, static_assertions
 from agent.abi.structs import EVENTS_BYTES, MAPS, STRUCTS
-from agent.kernel.btf import network_owner, socket_error, write_seq
+from agent.kernel.btf import network_owner, shared_frags, socket_error, write_seq
+from agent.kernel.grammar import states
 from agent.kernel.syscall import AttachType, ProgType
 
 SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c", "outcome.c")
@@ -16,7 +17,7 @@ SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c", "outcome.c")
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
 
-_COMPILED = ("set_retval", "skb_netns", "netns_owner", "sock_error", "write_seq")
+_COMPILED = ("set_retval", "skb_netns", "netns_owner", "sock_error", "write_seq", "shared_frags")
 """Features that programs use where the kernel has them, in place of another way."""
 
 WARNINGS = ("-Wno-unused", "-Wno-macro-redefined")
@@ -73,6 +74,10 @@ PROGRAMS = (
     Program("hello_name", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 8)),
     Program("hello_fields", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 9)),
     Program("greeted_egress", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 7)),
+    Program("request_egress", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 11)),
+    Program("request_read", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 12)),
+    Program("request_match", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 13)),
+    Program("requested_egress", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 14)),
     Program("dns_question", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 1)),
     Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
     Program("dns_learn", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 3)),
@@ -127,6 +132,9 @@ def compiler_macros(entries: dict[str, int], features: Mapping[str, bool], *, pr
         flags += [f"-D{name}={offset}" for name, offset in network_owner().items()]
     if features["sock_error"]:
         flags += [f"-D{name}={offset}" for name, offset in socket_error().items()]
+    flags += [f"-D{name}={number}" for name, number in states().items()]
+    if features["shared_frags"]:
+        flags += [f"-D{name}={value}" for name, value in shared_frags().items()]
     if features["write_seq"]:
         flags += [f"-D{name}={offset}" for name, offset in write_seq().items()]
     return flags

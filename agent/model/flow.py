@@ -11,6 +11,7 @@ from agent.model.external import ExternalIdentity
 from agent.model.identity import Attestation, Claim, Identity
 from agent.model.nearest import Nearest
 from agent.model.policy import RuleRef
+from agent.model.request import Request
 from agent.model.verdict import Cause, Direction, DropReason, Hook, Verdict
 
 
@@ -165,6 +166,7 @@ class Denial:
     match: RuleMatch = RuleMatch.NONE
     pid: int = 0  # of the process that called, as the node numbers it; 0 where the hook does not know it
     comm: str = ""  # its thread's name; "" likewise
+    request: Request | None = None  # of HTTP, as far as it was read; its method is "" where it is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,11 @@ CONNECT = "CONNECT"
 SLASH_OF_ESCAPE = "\x01"
 """Stands for %2F in a path in normal form: a slash that may, or may not, part two segments."""
 
+METHOD, PATH, PATH_END, PROXIED, TUNNEL = b"M", b"P", b"E", b"A", b"C"
+"""Kinds of parts of a request, by which it is looked up: the first byte of each (bpf/request.c)."""
+END = b"\0"
+"""Behind a part as a whole; without it, it is the beginning of longer ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -20,6 +20,7 @@ from agent.abi.structs import (
     OPENED_BY_PEER,
     OPENED_BY_US,
     PROMOTED,
+    REQUEST,
     pack_folder,
     unpack_address,
 )
@@ -53,7 +54,7 @@ class Listed(Protocol):
 @dataclass(frozen=True, slots=True)
 class Connections:
     """Reads maps and namespaces only; any thread. `storages`: descriptors of the maps with the marks of sockets,
-    and with what their connections began with."""
+    with what their connections began with, and with their requests."""
 
     maps: Maps
     folders_of: FoldersOf
@@ -147,7 +148,9 @@ class Connections:
             return True
         direction = self._opened(cgroup_id, connection, listening)
         service = port if direction is Direction.EGRESS else connection.local_port
-        greeting = Greeting(connection.stored(GREETING.size), has_sent=connection.has_sent)
+        greeting = Greeting(
+            connection.stored(GREETING.size), connection.stored(REQUEST.size), has_sent=connection.has_sent
+        )
         return tcp_verdict(self.maps, endpoint, direction, peer, service, greeting) is Verdict.DENY
 
     def _opened(self, cgroup_id: int, connection: TcpSocket, listening: frozenset[int]) -> Direction:

@@ -120,6 +120,7 @@ class Reporter:
             "hosts": len(want.hosts),
             "names": len(want.names),
             "servers": len(want.servers),
+            "parts": len(want.parts),
             "rules": len(want.rules),
         }
         fill = [MapFill(name, count, self.maps[name].entries) for name, count in used.items()]

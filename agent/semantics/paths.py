@@ -7,25 +7,27 @@ are known to understand differently is no path: bpf/request.c refuses the same.
 from __future__ import annotations
 
 import re
+import string
 
 from agent.model.request import SLASH_OF_ESCAPE
 from agent.model.verdict import DropReason
 
 ANY_RUN = "*"
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})|%")
-_REFUSED = frozenset({*map(chr, range(0x20)), "\x7f", "%", "\\", "\xc0", "\xc1"})
+REFUSED = frozenset({*map(chr, range(0x20)), "\x7f", "%", "\\", "\xc0", "\xc1"})
 """Bytes that no escape may stand for: controls, a second escape, what may be a slash elsewhere."""
-_RAW = re.compile("[!$&-;=@-Z\\[\\]^_a-~]*", re.ASCII)
+RAW = frozenset("!$&'()*+,-./:;=@[]^_{|}~" + string.ascii_letters + string.digits)
+"""Bytes that a path may have as they are."""
 
 
 def normal_path(target: str) -> tuple[str, DropReason]:
     """Of the path of a request's target, without its query; "" and the reason where it is none that can be judged."""
     if target == ANY_RUN:
         return target, DropReason.NONE
-    if not target.startswith("/") or target.startswith("//") or not _RAW.fullmatch(target.replace("%", "")):
+    if not target.startswith("/") or target.startswith("//") or not RAW.issuperset(target.replace("%", "")):
         return "", DropReason.BROKEN_REQUEST
     for found in _ESCAPE.finditer(target):
-        if found[1] is None or chr(int(found[1], 16)) in _REFUSED:
+        if found[1] is None or chr(int(found[1], 16)) in REFUSED:
             return "", DropReason.BAD_ESCAPE
     text = _ESCAPE.sub(lambda found: _resolved(chr(int(found[1], 16))), target)
     if has_dots(text):

@@ -17,6 +17,7 @@ from agent.abi.structs import (
     FLAG_RAW_SOCKETS,
     NAME_BYTES,
     NEARBY,
+    PARTS,
     PREFIX,
     RULE,
     RULE_AUDITS_HELLO,
@@ -34,6 +35,8 @@ from agent.model.want import (
     Classes,
     Host,
     NameNode,
+    PartNode,
+    Parts,
     Prefix,
     RuleKey,
     Ruleset,
@@ -60,6 +63,7 @@ def pack_rule(rule: RuleValue) -> bytes:
         lift=int(rule.lift),
         flags=RULE_AUDITS_HELLO if rule.audits_hello else 0,
         hellos=rule.hellos,
+        requests=rule.requests,
     )
 
 
@@ -88,7 +92,21 @@ def pack_server(server: ServerNode) -> bytes:
 
 
 def pack_servers(servers: Servers) -> bytes:
-    return SERVERS.pack(named=servers.named, nameless=servers.nameless, encrypted=servers.encrypted)
+    return SERVERS.pack(
+        named=servers.named, nameless=servers.nameless, encrypted=servers.encrypted, hosts=servers.hosts
+    )
+
+
+def pack_part(node: PartNode) -> bytes:
+    """Key of `parts`."""
+    ruleset, text = node
+    return SERVER_KEY.pack(
+        length=RULESET_BITS + len(text) * 8, ruleset=ruleset, bytes=text.ljust(SERVER_BYTES, b"\0")
+    )
+
+
+def pack_parts(parts: Parts) -> bytes:
+    return PARTS.pack(bits=parts.bits, from_behind=parts.from_behind)
 
 
 def _reversed(node: NameNode) -> bytes:

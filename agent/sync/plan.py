@@ -1,5 +1,5 @@
-"""The writes of one step in their order: servers, rules, hosts and peers; then hosts and peers that go; then
-endpoints, epochs and `nearby`; then endpoints, rules and servers that go.
+"""The writes of one step in their order: servers and parts, rules, hosts and peers; then hosts and peers that go;
+then endpoints, epochs and `nearby`; then endpoints, rules, servers and parts that go.
 
 A rule is there before anything refers to it, and goes after everything that did. Addresses are what they will be
 before an endpoint gets its new ruleset: whom that would let reach what an address was is found by no packet. An epoch
@@ -60,6 +60,7 @@ class Plan:
 
 _PACKERS: tuple[tuple[str, Callable[..., bytes], Callable[..., bytes]], ...] = (
     ("servers", entries.pack_server, entries.pack_servers),
+    ("parts", entries.pack_part, entries.pack_parts),
     ("rules", entries.pack_row, entries.pack_rule),
     ("hosts", entries.pack_host, entries.pack_classes),
     ("peers", entries.pack_prefix, entries.pack_classes),
@@ -202,6 +203,7 @@ _BEFORE_DELETES = {
     "names": frozenset({"names"}),
     "rules": _MOVES,
     "servers": _MOVES | {"rules"},
+    "parts": _MOVES | {"rules"},
 }
 """The same for a long prefix that goes while the short one around it changes. A rule goes when nothing leads to it,
 nor any value that a running program has read."""

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.abi.names import RULESET_BITS
+from agent.abi.requests import name_of, parts_of
 from agent.abi.structs import (
+    CARRIES_TLS,
     CLASSES,
     GREETING,
+    PARTS,
     PREFIX,
+    REQUEST,
     RULE,
     RULE_AUDITS_HELLO,
     SERVER_KEY,
@@ -22,17 +26,21 @@ from agent.abi.structs import (
 )
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, Verdict
-from agent.model.want import PORT_BITS, port_index
+from agent.model.want import PORT_BITS, RulesetId, port_index
+from agent.sync.entries import pack_part, pack_server
 from agent.sync.learned import Reader, texts
 
 _BITS = 128
+_EVERY = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What an open connection began with: `stored` by the kernel (struct greeting). `has_sent`: data."""
+    """What an open connection began with: `stored` by the kernel (struct greeting), or its last `request`.
+    `has_sent`: data."""
 
     stored: bytes | None = None
+    request: bytes | None = None
     has_sent: bool = False
 
 
@@ -65,22 +73,38 @@ class _Fits:
     maps: Mapping[str, Reader]
     ruleset: int
     greeting: Greeting
-    _bits: int | None = None
+    _bits: tuple[int, int] | None = None
 
     def passes(self, row: Mapping[str, Any]) -> bool:
         if row["verdict"] == Verdict.DENY:
             return False
-        if not row["hellos"] or row["flags"] & RULE_AUDITS_HELLO:
+        if not row["hellos"] | row["requests"] or row["flags"] & RULE_AUDITS_HELLO:
             return True
         if self._bits is None:
-            self._bits = self._found()
-        return bool(row["hellos"] & self._bits)
+            self._bits = self._hellos(), self._requests()
+        return bool(row["hellos"] & self._bits[0] or row["requests"] & self._bits[1])
 
-    def _found(self) -> int:
+    def _requests(self) -> int:
+        """The bits of its last request, as bpf/request.c finds them; all of one whose next head is read just now."""
+        stored = REQUEST.unpack(self.greeting.request) if self.greeting.request else None
+        if stored is None or not stored["carries"]:
+            return 0 if self.greeting.has_sent else _EVERY
+        if stored["fault"] or stored["carries"] == CARRIES_TLS:
+            return 0
+        if stored["in_head"] or not stored["made"]:
+            return _EVERY
+        host = self.maps["servers"].get(pack_server((RulesetId(self.ruleset), name_of(stored))))
+        bits = SERVERS.unpack(host)["hosts"] if host is not None else 0
+        for part in parts_of(stored):
+            found = self.maps["parts"].get(pack_part((RulesetId(self.ruleset), part)))
+            bits &= PARTS.unpack(found)["bits"] if found is not None else 0
+        return int(bits)
+
+    def _hellos(self) -> int:
         """The bits of its hello: of one that has sent nothing yet, all; what has sent what nobody has seen, none."""
         stored = GREETING.unpack(self.greeting.stored) if self.greeting.stored else None
         if stored is None or not stored["seen"]:
-            return 0 if self.greeting.has_sent else (1 << 32) - 1
+            return 0 if self.greeting.has_sent else _EVERY
         key = SERVER_KEY.pack(**{**SERVER_KEY.unpack(stored["key"]), "ruleset": self.ruleset})
         if stored["fault"] or (raw := self.maps["servers"].get(key)) is None:
             return 0

@@ -35,7 +35,7 @@ BAD = {
     "unknown entity": (f"{HEAD}  egress: [{{to: [{{entity: moon}}]}}]", "must be one of"),
     "names": (f"{HEAD}  egress: [{{to: [{{fqdn: a..example}}]}}]", "is no DNS name"),
     "tls": (f"{HEAD}  egress: [{{tls: {{serverNames: [a.example]}}}}]", "needs ports, of TCP"),
-    "http": (f"{HEAD}  egress: [{{http: [{{methods: [GET]}}]}}]", "not supported by this build"),
+    "http": (f"{HEAD}  egress: [{{http: [{{methods: [GET]}}]}}]", "needs ports, of TCP"),
     "pod without uid": (
         "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: airflow}\nspec: {}",
         "metadata.uid",

@@ -29,6 +29,7 @@ FEATURES = Features(
     sock_error=False,
     netns_owner=False,
     write_seq=False,
+    shared_frags=False,
 )
 TOY = Program("toy", "toy.c", ProgType.SK_MSG, AttachType.SK_MSG_VERDICT, OnMap("toys"))
 

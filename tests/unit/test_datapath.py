@@ -12,7 +12,14 @@ from agent.kernel.pins import Pins
 from agent.kernel.probe import Features
 
 FEATURES = Features(
-    set_retval=True, sockops=True, lsm_cgroup=True, skb_netns=True, sock_error=True, netns_owner=True, write_seq=True
+    set_retval=True,
+    sockops=True,
+    lsm_cgroup=True,
+    skb_netns=True,
+    sock_error=True,
+    netns_owner=True,
+    write_seq=True,
+    shared_frags=True,
 )
 
 

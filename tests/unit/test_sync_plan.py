@@ -114,7 +114,7 @@ def test_a_rule_goes_after_the_addresses_that_lead_to_it() -> None:
         now = clusters.changed(r, was)
         writer.update(now, between(was, now))
         gone = [name for name, _, value in maps.take_journal() if value is None and name != GRACE]
-        assert gone == sorted(gone, key=["names", "peers", "hosts", "endpoints", "rules", "servers"].index)
+        assert gone == sorted(gone, key=["names", "peers", "hosts", "endpoints", "rules", "parts", "servers"].index)
         both += {"rules", "hosts"} <= set(gone)
     assert both
 

@@ -1,0 +1,202 @@
+"""What a task may do with requests of HTTP/1: clients of the tests, each a function that runs in a pod."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import time
+
+from tests.kernel.hellos import MSG_FASTOPEN, disconnect, family
+from tests.kernel.sockets import name_of
+
+
+def head(target: str = "/v1/jobs", *headers: str, method: str = "GET", host: str | None = "api.internal") -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", *([f"Host: {host}"] if host is not None else []), *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def echoed(sock: socket.socket, sent: int, seconds: float = 4.0) -> str:
+    """Whether all that was sent comes back, or what went wrong; "late" where that took long."""
+    began, got = time.monotonic(), 0
+    sock.settimeout(seconds)
+    try:
+        while got < sent:
+            part = sock.recv(65536)
+            if not part:
+                return "closed"
+            got += len(part)
+    except OSError as exc:
+        return name_of(exc) + (" late" if time.monotonic() - began > 2 else "")
+    return "ok"
+
+
+def sends(address: str, port: int, *pieces: bytes, gap: float = 0.0, flags: int = 0, nodelay: bool = True) -> str:
+    """Each piece by a write of its own; "ok" where the echo of all comes back."""
+    with socket.socket(family(address), socket.SOCK_STREAM) as sock:
+        sock.settimeout(5)
+        try:
+            sock.connect((address, port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
+            for piece in pieces:
+                sock.sendall(piece, flags)
+                if gap:
+                    time.sleep(gap)
+        except OSError as exc:
+            return name_of(exc)
+        return echoed(sock, sum(map(len, pieces)))
+
+
+def sends_one_by_one(address: str, port: int, *requests: bytes) -> list[str]:
+    """By one connection, each after the answer to the one before."""
+    said = []
+    with socket.create_connection((address, port), timeout=5) as sock:
+        for each in requests:
+            try:
+                sock.sendall(each)
+                said.append(echoed(sock, len(each)))
+            except OSError as exc:
+                said.append(name_of(exc))
+    return said
+
+
+def sends_split_everywhere(address: str, port: int, whole: bytes, step: int) -> list[int]:
+    """Where a request in two writes did not come through."""
+    return [cut for cut in range(1, len(whole), step) if sends(address, port, whole[:cut], whole[cut:]) != "ok"]
+
+
+def sends_early(address: str, port: int, whole: bytes) -> str:
+    """A write that waits in the socket while it connects."""
+    with socket.socket(family(address), socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect((address, port))
+        try:
+            sock.setblocking(True)
+            sock.send(whole)
+        except OSError as exc:
+            return name_of(exc)
+        return echoed(sock, len(whole))
+
+
+def sends_in_the_syn(address: str, port: int, whole: bytes) -> str:
+    """TCP fast open: the first connection fetches the cookie, the second has data in its SYN."""
+    last = ""
+    for _ in range(2):
+        with socket.socket(family(address), socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            try:
+                sock.sendto(whole, MSG_FASTOPEN, (address, port))
+            except OSError as exc:
+                last = name_of(exc)
+                continue
+            last = echoed(sock, len(whole))
+    return last
+
+
+def sends_by_sendfile(address: str, port: int, before: bytes, pages: bytes) -> str:
+    with socket.create_connection((address, port), timeout=5) as sock:
+        fd = os.memfd_create("pages")
+        try:
+            os.write(fd, pages)
+            if before:
+                sock.sendall(before)
+                time.sleep(0.1)
+            sock.settimeout(None)
+            at = 0
+            while at < len(pages):
+                at += os.sendfile(sock.fileno(), fd, at, len(pages) - at)
+        except OSError as exc:
+            return name_of(exc)
+        finally:
+            os.close(fd)
+        return echoed(sock, len(before) + len(pages))
+
+
+def rewrites_its_pages(address: str, port: int, allowed: bytes, forbidden: bytes) -> str:
+    """All but the last byte by sendfile; then the pages change, then the last byte is written."""
+    assert len(allowed) == len(forbidden)
+    with socket.create_connection((address, port), timeout=5) as sock:
+        fd = os.memfd_create("pages")
+        os.write(fd, allowed)
+        try:
+            os.sendfile(sock.fileno(), fd, 0, len(allowed) - 1)
+            with mmap.mmap(fd, len(allowed)) as pages:
+                pages[:] = forbidden
+                sock.send(forbidden[-1:])
+        except OSError as exc:
+            return name_of(exc)
+        finally:
+            os.close(fd)
+        return echoed(sock, len(allowed))
+
+
+def sends_zero_copy(address: str, port: int, whole: bytes) -> str:
+    so_zerocopy, msg_zerocopy = 60, 0x4000000
+    with socket.create_connection((address, port), timeout=5) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, so_zerocopy, 1)
+        try:
+            sock.send(whole, msg_zerocopy)
+        except OSError as exc:
+            return name_of(exc)
+        return echoed(sock, len(whole))
+
+
+def sends_from_a_child(address: str, port: int, first: bytes, second: bytes) -> list[str]:
+    """The parent sends one request, a child that has inherited the socket another."""
+    with socket.create_connection((address, port), timeout=5) as sock:
+        try:
+            sock.sendall(first)
+            said = [echoed(sock, len(first))]
+        except OSError as exc:
+            said = [name_of(exc)]
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(OSError):
+                sock.sendall(second)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return [*said, echoed(sock, len(second))]
+
+
+def sends_again(address: str, port: int, first: bytes, second: bytes) -> list[str]:
+    """One socket for two connections, one after the other."""
+    said = []
+    with socket.socket(family(address), socket.SOCK_STREAM) as sock:
+        for whole in (first, second):
+            sock.settimeout(5)
+            try:
+                sock.connect((address, port))
+                sock.sendall(whole)
+                said.append(echoed(sock, len(whole)))
+            except OSError as exc:
+                said.append(name_of(exc))
+            if len(said) == 1:
+                disconnect(sock)
+    return said
+
+
+def forges_what_failed(address: str, port: int, allowed: bytes, forbidden: bytes) -> bool:
+    """Writes without blocking until one write is taken in part; then goes on with another request in its place.
+
+    True: some write was taken in part.
+    """
+    with socket.create_connection((address, port), timeout=5) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        sock.setblocking(False)
+        for _ in range(20_000):
+            try:
+                taken = sock.send(allowed)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return False
+            if taken < len(allowed):
+                time.sleep(0.2)
+                with contextlib.suppress(OSError):
+                    sock.setblocking(True)
+                    sock.sendall(forbidden[taken:])
+                    echoed(sock, 1 << 30, 1.0)
+                return True
+    return False

@@ -1,0 +1,420 @@
+"""Rules with `http`: each request of a connection is judged by itself, and leaves only where a rule names it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from agent.app.agent import Agent
+from agent.kernel.datapath import detach
+from agent.model.request import Request
+from agent.model.verdict import DropReason
+from lab.node import ScratchNode, in_netns
+from tests.kernel.hellos import openssl, talks, talks_by_mptcp
+from tests.kernel.requests import (
+    forges_what_failed,
+    head,
+    rewrites_its_pages,
+    sends,
+    sends_again,
+    sends_by_sendfile,
+    sends_early,
+    sends_from_a_child,
+    sends_in_the_syn,
+    sends_one_by_one,
+    sends_split_everywhere,
+    sends_zero_copy,
+)
+from tests.kernel.sockets import udp
+from tests.kernel.test_agent import SETTINGS
+from tests.kernel.test_tls import DENIED, DNS, OTHER, PLAIN, PORT, SITE, SITE6, Task, World, rule
+
+API = (
+    "http: [{methods: [GET, POST, PUT], host: api.internal, path: /v1/*}, {host: '*.example.org'}, "
+    "{methods: [HEAD], host: api.internal, path: '/v2/*/status'}]"
+)
+GOOD, BAD = head(), head("/admin")
+
+
+class HttpTask(Task):
+    def sends(self, *pieces: bytes, address: str = SITE, **how: float) -> str:
+        return self.pod.run(partial(sends, address, PORT, *pieces, **how), timeout=40)  # type: ignore[arg-type]
+
+    def requests(self) -> list[Request | None]:
+        seen = self.world.outputs.seen_denials
+        return [each.request for each in seen if each.endpoint.uid == self.pod.uid]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Agent]]:
+    with ScratchNode() as node:
+        world = World(node, tmp_path_factory.mktemp("http"))
+        try:
+            with world.agent(replace(SETTINGS, dns=(ip_address(DNS),))) as agent:
+                yield world, agent
+        finally:
+            world.dns.close()
+            detach(node.bpffs / "dagwall")
+
+
+@pytest.fixture
+def task(shared: tuple[World, Agent]) -> HttpTask:
+    return HttpTask(*shared)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        head(),
+        head("/v1/"),
+        head("/v1/a/b?x=/../&y=%zz"),
+        head("/v1/%6a%6Fbs"),
+        head("/v1/a%2Fb"),
+        head("/v1/dagRuns/manual__2024-01-01T00%3A00%3A00%2B00%3A00"),
+        head("/%761/x"),
+        head("/v1//x"),
+        head("/v1/.hidden/..x/x.."),
+        head("/v1/jobs", method="PUT"),
+        head("/v2/a/b/status", method="HEAD"),
+        head("/any", method="PATCH", host="a.b.example.org"),
+        head("/any", method="PURGE", host="a.example.org"),
+        head("*", method="OPTIONS", host="x.example.org"),
+        head(host="API.Internal:8080"),
+        head(host=" api.internal \t"),
+        head("http://api.internal/v1/x"),
+        head("HTTP://API.internal:80/v1/x?y"),
+        head("http://x.example.org", host="x.example.org:80"),
+        b"GET /v1/x HTTP/1.0\r\nHost: api.internal\r\n\r\n",
+        b"GET /v1/x HTTP/1.1\r\nHOST:api.internal\r\nX-Content-Length: 7\r\nHosts: x\r\nHos: y\r\n\r\n",
+        head("/v1/x", "Upgrade-Insecure-Requests: 1", "Connection: keep-alive, x", "Content-Lengthy: a", "X: \xfc"),
+        head("/v1/x", "Cookie: " + "c" * 1000),
+        head("/v1/" + "p" * 1000),
+        head("/v1/x", "Content-Length: 5", method="POST") + b"hello",
+        head("/v1/x", "Content-Length: 0005 ", method="POST") + b"hello",
+        head("/v1/x", "Expect: 100-continue", "Content-Length: 3", method="PUT") + b"abc",
+        head("/v1/x", "Transfer-Encoding: CHUNKED", method="POST") + b"5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n",
+        head("/v1/x", "Transfer-Encoding:chunked\t", method="POST") + b"0\r\nX-Trailer: y\r\n\r\n" + GOOD,
+    ],
+)
+def test_requests_that_a_rule_names_pass(task: HttpTask, request_: bytes) -> None:
+    task.rules(rule(API, SITE))
+    assert task.sends(request_) == "ok"
+    assert task.arrived() == request_
+    assert task.denials() == []
+
+
+BROKEN: list[tuple[bytes, DropReason]] = [
+    (head("/v1"), DropReason.REQUEST),
+    (head("/V1/x"), DropReason.REQUEST),
+    (head("/v1/x", method="DELETE"), DropReason.REQUEST),
+    (head("/v1/x", host="api.internal.evil.net"), DropReason.REQUEST),
+    (head("/v1/x", host="xapi.internal"), DropReason.REQUEST),
+    (head("/x", host="example.org"), DropReason.REQUEST),
+    (head("/v2/status", method="HEAD"), DropReason.REQUEST),
+    (head("/v2/x/statusx", method="HEAD"), DropReason.REQUEST),
+    (head("/x", method="CONNECT", host="a.example.org"), DropReason.BROKEN_REQUEST),
+    (head("a.example.org:443", method="CONNECT", host="a.example.org:443"), DropReason.REQUEST),
+    (head("http://evil.net/v1/x"), DropReason.HOST_DISAGREES),
+    (head("http://api.internal/v1/x", host="evil.net"), DropReason.HOST_DISAGREES),
+    (head("http://evil.net/v1/x", host="evil.net"), DropReason.REQUEST),
+    (head("http://api.internal:8080/v1/x"), DropReason.HOST_DISAGREES),
+    (head("http://api.internal:8080/v1/x", host="api.internal:8080"), DropReason.REQUEST),
+    (head("http://api.internal:99999/v1/x", host="api.internal:99999"), DropReason.BAD_HOST),
+    (head("http://u@api.internal/v1/x"), DropReason.BROKEN_REQUEST),
+    (head("https://api.internal/v1/x"), DropReason.BROKEN_REQUEST),
+    (head("//evil.net/v1/x"), DropReason.BROKEN_REQUEST),
+    (head("v1/x"), DropReason.BROKEN_REQUEST),
+    (head("/v1/x#y"), DropReason.BROKEN_REQUEST),
+    (head("/v1\\x"), DropReason.BROKEN_REQUEST),
+    (head("/v1/\xfc"), DropReason.BROKEN_REQUEST),
+    (head("/v1/x", host=None), DropReason.BAD_HOST),
+    (head("/v1/x", host=""), DropReason.BAD_HOST),
+    (head("/v1/x", host="api.internal."), DropReason.BAD_HOST),
+    (head("/v1/x", host="api..internal"), DropReason.BAD_HOST),
+    (head("/v1/x", host="api.internal, evil.net"), DropReason.BAD_HOST),
+    (head("/v1/x", "hOsT: api.internal"), DropReason.BAD_HOST),
+    (head("/v1/x", "Host: evil.net"), DropReason.BAD_HOST),
+    (head("/v1/../admin"), DropReason.DOT_SEGMENT),
+    (head("/v1/./x"), DropReason.DOT_SEGMENT),
+    (head("/v1/.."), DropReason.DOT_SEGMENT),
+    (head("/v1/..?x"), DropReason.DOT_SEGMENT),
+    (head("/v1/%2e%2E/admin"), DropReason.DOT_SEGMENT),
+    (head("/v1/.%2e/admin"), DropReason.DOT_SEGMENT),
+    (head("/v1/a%2f..%2fadmin"), DropReason.DOT_SEGMENT),
+    (head("/v1/..;x/admin"), DropReason.DOT_SEGMENT),
+    (head("/v1/..%3Bx/admin"), DropReason.DOT_SEGMENT),
+    (head("/v1/%zz"), DropReason.BAD_ESCAPE),
+    (head("/v1/%4"), DropReason.BAD_ESCAPE),
+    (head("/v1/%00"), DropReason.BAD_ESCAPE),
+    (head("/v1/%0d%0a"), DropReason.BAD_ESCAPE),
+    (head("/v1/%252e%252e/admin"), DropReason.BAD_ESCAPE),
+    (head("/v1/%5c..%5cadmin"), DropReason.BAD_ESCAPE),
+    (head("/v1/%c0%ae"), DropReason.BAD_ESCAPE),
+    (head("/v1/%u002e"), DropReason.BAD_ESCAPE),
+    (b"GET /v1/x HTTP/1.1\nHost: api.internal\n\n", DropReason.BARE_LINE_END),
+    (head("/v1/x", "X: y\nZ: 1"), DropReason.BARE_LINE_END),
+    (head("/v1/x", "X: y\rZ: 1"), DropReason.BARE_LINE_END),
+    (head("/v1/x", "X: y\n\nGET /admin HTTP/1.1"), DropReason.BARE_LINE_END),
+    (head("/v1/x", "X\n: y"), DropReason.BARE_LINE_END),
+    (head("/v1/x", "X: y\r\n z"), DropReason.FOLDED_HEADER),
+    (head("/v1/x", "X: y\r\n\tz"), DropReason.FOLDED_HEADER),
+    (head("/v1/x", "Content-Length : 5"), DropReason.SPACE_IN_HEADER),
+    (head("/v1/x", "Content\tLength: 5"), DropReason.SPACE_IN_HEADER),
+    (head("/v1/x", "X: \0"), DropReason.BAD_HEADER),
+    (head("/v1/x", "X: \x7f"), DropReason.BAD_HEADER),
+    (head("/v1/x", ": y"), DropReason.BAD_HEADER),
+    (head("/v1/x", "nonsense"), DropReason.BAD_HEADER),
+    (head("/v1/x", "X(y): z"), DropReason.BAD_HEADER),
+    (head("/v1/x", "Content-Length: 3", "Content-Length: 3"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Content-Length: 3", "Transfer-Encoding: chunked"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Transfer-Encoding: chunked", "content-length: 0"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Content-Length: +5"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Content-Length: 5, 5"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Content-Length: 0x5"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Content-Length: -1"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Content-Length:"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", f"Content-Length: {1 << 64}"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Transfer-Encoding: identity"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Transfer-Encoding: gzip, chunked"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Transfer-Encoding: xchunked"), DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Transfer-Encoding: \x0bchunked"), DropReason.REQUEST_LENGTH),
+    (b"POST /v1/x HTTP/1.0\r\nHost: api.internal\r\nTransfer-Encoding: chunked\r\n\r\n", DropReason.REQUEST_LENGTH),
+    (head("/v1/x", "Connection: Upgrade", "Upgrade: websocket"), DropReason.UPGRADE),
+    (head("/v1/x", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), DropReason.UPGRADE),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", DropReason.HTTP2),
+    (b"GET /v1/x\r\n\r\n", DropReason.BROKEN_REQUEST),
+    (b"GET /v1/x HTTP/1.2\r\nHost: api.internal\r\n\r\n", DropReason.NO_HTTP),
+    (b"GET /v1/x HTTP/1.1 \r\nHost: api.internal\r\n\r\n", DropReason.NO_HTTP),
+    (b"GET  /v1/x HTTP/1.1\r\nHost: api.internal\r\n\r\n", DropReason.BROKEN_REQUEST),
+    (b"GET\t/v1/x HTTP/1.1\r\nHost: api.internal\r\n\r\n", DropReason.NO_HTTP),
+    (b"get /v1/x HTTP/1.1\r\nHost: api.internal\r\n\r\n", DropReason.NO_HTTP),
+    (b"\r\n" + head("/v1/x"), DropReason.NO_HTTP),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", DropReason.NO_HTTP),
+    (b"\0\0\0\0", DropReason.NO_HTTP),
+    (openssl("api.internal"), DropReason.NO_HTTP),
+    (head("/v1/" + "p" * 1100), DropReason.REQUEST_TOO_LONG),
+    (head("/v1/x", method="M" * 16), DropReason.REQUEST_TOO_LONG),
+    (head("/v1/x", host="h" * 250), DropReason.REQUEST_TOO_LONG),
+]
+
+
+@pytest.mark.parametrize(("request_", "reason"), BROKEN)
+def test_anything_else_is_denied_by_its_reason(task: HttpTask, request_: bytes, reason: DropReason) -> None:
+    task.rules(rule(API, SITE))
+    assert task.sends(request_) == DENIED
+    assert task.denials() == [reason]
+    assert task.arrived() == b""
+
+
+POST = head("/v1/x", "Content-Length: 3000", method="POST") + b"b" * 3000
+CHUNKED = head("/v1/x", "Transfer-Encoding: chunked", method="POST")
+CHUNKS = b"5\r\nhello\r\n" + b"3e8\r\n" + b"c" * 1000 + b"\r\n0\r\n\r\n"
+
+
+def test_each_request_of_a_connection_is_judged(task: HttpTask) -> None:
+    task.rules(rule(API, SITE, SITE6))
+    every = [GOOD, POST, CHUNKED + CHUNKS, GOOD]
+    assert task.pod.run(sends_one_by_one, SITE, PORT, *every) == ["ok"] * 4
+    assert task.pod.run(sends_one_by_one, SITE6, PORT, *every) == ["ok"] * 4
+    for forbidden in (BAD, head("/v1/x", host="evil.net"), b"x"):
+        arrived = task.arrived()
+        assert task.pod.run(sends_one_by_one, SITE, PORT, *every, forbidden) == ["ok"] * 4 + [DENIED]
+        assert task.arrived() == arrived + b"".join(every)
+    assert task.denials() == [DropReason.REQUEST, DropReason.NO_HTTP]
+
+
+@pytest.mark.parametrize("before", [GOOD, GOOD * 4, POST, CHUNKED + CHUNKS, head("/v1/x", "Expect: 100-continue")])
+def test_a_forbidden_request_behind_an_allowed_one_takes_both_along(task: HttpTask, before: bytes) -> None:
+    task.rules(rule(API, SITE))
+    assert task.sends(before + GOOD) == "ok"
+    assert task.arrived() == before + GOOD
+    assert task.sends(before + BAD) == DENIED
+    assert task.denials() == [DropReason.REQUEST]
+    assert task.sends(before, BAD, gap=0.1) in (DENIED, "EPIPE", "ECONNRESET")
+    assert BAD not in task.arrived()
+    assert b"/admin" not in task.arrived()
+
+
+def test_many_pipelined_requests_pass_as_far_as_they_can_be_read(task: HttpTask) -> None:
+    """What one packet may ask of the programs is limited: more waits for TCP to send it again, or is denied."""
+    task.rules(rule(API, SITE))
+    for count in (10, 20):
+        assert task.sends(GOOD * count) == "ok", count
+    assert task.arrived() == GOOD * 30
+    assert task.sends(GOOD * 60) in ("ok", DENIED, f"{DENIED} late")
+    assert task.sends(GOOD * 20 + BAD) in (DENIED, f"{DENIED} late")
+    assert b"/admin" not in task.arrived()
+
+
+def test_bodies_pass_by_their_length_whatever_is_in_them(task: HttpTask) -> None:
+    task.rules(rule(API, SITE))
+    body = BAD * 3000
+    put = head("/v1/x", f"Content-Length: {len(body)}", method="PUT") + body
+    assert task.pod.run(sends_one_by_one, SITE, PORT, put, GOOD) == ["ok", "ok"]
+    pieces = [put[at : at + 7000] for at in range(0, len(put), 7000)]
+    assert task.sends(*pieces, GOOD) == "ok"
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(part), part) for part in (body[at : at + 4000] for at in range(0, len(body), 4000))
+    )
+    assert task.pod.run(sends_one_by_one, SITE, PORT, CHUNKED + chunks + b"0\r\n\r\n", GOOD) == ["ok", "ok"]
+    short = head("/v1/x", f"Content-Length: {len(body) - len(BAD)}", method="PUT") + body
+    assert task.sends(short) == DENIED, "its end is another request"
+    assert task.denials() == [DropReason.REQUEST]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"5;x=y\r\nhello\r\n0\r\n\r\n",
+        b"5\nhello\r\n0\r\n\r\n",
+        b"5\r\nhelloX\r\n0\r\n\r\n",
+        b"0x5\r\nhello\r\n0\r\n\r\n",
+        b" 5\r\nhello\r\n0\r\n\r\n",
+        b"-5\r\n",
+        b"\r\n",
+        b"5\r\nhello0\r\n\r\n",
+    ],
+)
+def test_chunks_that_two_readers_may_read_differently_are_denied(task: HttpTask, chunks: bytes) -> None:
+    task.rules(rule(API, SITE))
+    assert task.sends(CHUNKED + chunks + BAD) == DENIED
+    assert task.denials() == [DropReason.BAD_CHUNK]
+    assert task.arrived() == b""
+
+
+def test_a_request_in_two_writes_passes_wherever_it_is_cut(task: HttpTask) -> None:
+    task.rules(rule(API, SITE))
+    whole = head("/v1/x", "Content-Length: 5", method="POST") + b"hello" + GOOD
+    assert task.pod.run(sends_split_everywhere, SITE, PORT, whole, 1, timeout=120) == []
+    chunked = CHUNKED + b"5\r\nhello\r\n0\r\nX: y\r\n\r\n" + GOOD
+    assert task.pod.run(sends_split_everywhere, SITE, PORT, chunked, 1, timeout=120) == []
+    arrived = task.arrived()
+    for cut in (1, 4, 5, 10, 12, 20, len(BAD) - 1):
+        assert task.sends(BAD[:cut], BAD[cut:]) == DENIED, cut
+        assert task.sends(BAD[:cut], BAD[cut:], gap=0.3) == DENIED, cut
+    assert task.arrived() == arrived
+    assert task.sends(*[bytes([each]) for each in GOOD]) == "ok"
+    assert task.sends(*[bytes([each]) for each in GOOD], nodelay=False) == "ok"
+
+
+def test_a_head_that_tcp_has_split_passes_once_its_target_and_host_are_judged(task: HttpTask) -> None:
+    task.rules(rule(API, SITE))
+    for size in (3000, 9000, 25000):
+        assert task.sends(head("/v1/x", "Cookie: " + "c" * size) + GOOD) == "ok", size
+    pieces = head("/v1/x", *[f"X-{i}: {'x' * 90}" for i in range(60)])
+    assert task.sends(*[pieces[at : at + 100] for at in range(0, len(pieces), 100)], flags=0x80, gap=0.001) == "ok"
+    arrived = len(task.arrived())
+    for late in ("Content-Length: 1\r\nContent-Length: 2", "Host: evil.net", "X : y"):
+        assert task.sends(head("/v1/x", "Cookie: " + "c" * 25000, late)) == DENIED
+    assert task.sends(head("/v1/x", "X: " + "y" * 40000)) == DENIED
+    assert b"\r\n\r\n" not in task.arrived()[arrived:], "no head of these has come whole"
+    assert set(task.denials()) == {
+        DropReason.REQUEST_LENGTH, DropReason.BAD_HOST, DropReason.SPACE_IN_HEADER, DropReason.REQUEST_TOO_LONG,
+    }  # fmt: skip
+    unjudged = f"GET /v1/x HTTP/1.1\r\nCookie: {'c' * 25000}\r\nHost: api.internal\r\n\r\n".encode()
+    arrived = len(task.arrived())
+    assert task.sends(unjudged) == DENIED, "its host comes too late"
+    assert len(task.arrived()) == arrived
+
+
+@pytest.mark.parametrize("way", [sends_early, sends_in_the_syn])
+def test_no_early_write_gets_around_it(task: HttpTask, way: Callable[[str, int, bytes], str]) -> None:
+    for netns in (task.pod.netns, task.world.node.world):
+        with in_netns(netns):
+            Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("1543", encoding="ascii")
+    task.rules(rule(API, SITE))
+    assert task.pod.run(way, SITE, PORT, GOOD) == "ok"
+    arrived = task.arrived()
+    assert task.pod.run(way, SITE, PORT, BAD) == DENIED
+    assert task.pod.run(way, SITE, PORT, GOOD + BAD) == DENIED
+    assert task.arrived() == arrived
+
+
+def test_pages_that_may_still_change_carry_bodies_only(task: HttpTask) -> None:
+    task.rules(rule(API, SITE), rule("", PLAIN, name="plain"))
+    for _ in range(50):
+        assert task.pod.run(rewrites_its_pages, PLAIN, PORT, GOOD, head("/admin/x")) == "ok"
+        if b"/admin" in task.arrived(PLAIN):
+            break
+    assert b"/admin" in task.arrived(PLAIN), "or the test below shows nothing"
+    assert task.pod.run(rewrites_its_pages, SITE, PORT, GOOD, head("/admin/x")) == DENIED
+    assert task.pod.run(sends_by_sendfile, SITE, PORT, b"", GOOD) == DENIED
+    assert task.pod.run(sends_zero_copy, SITE, PORT, GOOD) == DENIED
+    assert task.denials() == [DropReason.SHARED_PAGES]
+    assert task.arrived() == b""
+    put = head("/v1/x", "Content-Length: 100000", method="PUT")
+    assert task.pod.run(sends_by_sendfile, SITE, PORT, put, b"b" * 100_000) == "ok"
+
+
+def test_urgent_data_are_denied(task: HttpTask) -> None:
+    """The server reads the stream without them: another request than the one that was judged."""
+    task.rules(rule(API, SITE))
+    for cut in (1, 10, len(GOOD) - 1):
+        assert task.sends(GOOD[:cut], flags=socket.MSG_OOB) == DENIED
+    assert DropReason.BROKEN_REQUEST in task.denials()
+    assert task.arrived() == b""
+
+
+def test_whoever_writes_to_the_socket_is_judged(task: HttpTask) -> None:
+    task.rules(rule(API, SITE), rule("http: [{path: /v1/*}]", OTHER, name="other"))
+    assert task.pod.run(sends_from_a_child, SITE, PORT, GOOD, GOOD) == ["ok", "ok"]
+    assert task.pod.run(sends_from_a_child, SITE, PORT, GOOD, BAD) == ["ok", DENIED]
+    assert task.pod.run(sends_from_a_child, SITE, PORT, BAD, GOOD)[0] == DENIED
+    assert task.pod.run(sends_again, SITE, PORT, GOOD, GOOD) == ["ok", "ok"]
+    assert task.pod.run(sends_again, SITE, PORT, GOOD, BAD) == ["ok", DENIED]
+    assert b"/admin" not in task.arrived()
+
+
+def test_mptcp_is_refused_where_a_rule_asks_for_http(task: HttpTask) -> None:
+    task.rules(rule("", PLAIN, name="plain"))
+    before = task.pod.run(talks_by_mptcp, PLAIN, PORT, b"ping")
+    if before == "EPROTONOSUPPORT":
+        pytest.skip("this kernel has no MPTCP")
+    assert before == "ok"
+    task.rules(rule("", PLAIN, name="plain"), rule(API, SITE))
+    assert task.pod.run(talks_by_mptcp, SITE, PORT, BAD) in ("EPROTONOSUPPORT", "EPERM")
+
+
+def test_any_of_several_rules_may_match(task: HttpTask) -> None:
+    task.rules(rule(API, SITE), rule("http: [{path: /admin}]", SITE, name="second"))
+    assert task.pod.run(sends_one_by_one, SITE, PORT, GOOD, BAD, GOOD) == ["ok"] * 3
+    assert task.sends(head("/x")) == DENIED
+    task.rules(rule(API, SITE), rule("tls: {serverNames: [api.internal]}", SITE, name="secure"))
+    assert task.sends(GOOD) == "ok"
+    assert task.sends(BAD) == DENIED
+    assert task.pod.run(talks, SITE, PORT, openssl("api.internal")) == "ok"
+    assert task.pod.run(talks, SITE, PORT, openssl("evil.net")) == DENIED
+    assert set(task.denials()) == {DropReason.REQUEST, DropReason.SERVER_NAME}
+    task.rules(rule(API, SITE), rule("", SITE, name="plain"))
+    assert task.sends(b"anything") == "ok", "a rule without http allows it, whatever it carries"
+
+
+def test_a_rule_with_http_grants_no_datagrams(task: HttpTask) -> None:
+    task.world.node.serve(SITE, 8080, socket.SOCK_DGRAM)
+    task.rules(rule("http: [{path: /}]", SITE, port=8080))
+    assert task.pod.run(udp, SITE, 8080) == "EPERM"
+
+
+def test_what_a_denial_says(task: HttpTask) -> None:
+    task.rules(rule(API, SITE))
+    assert task.sends(head("/admin/%2Fx?secret", method="POST", host="api.internal:8080")) == DENIED
+    time.sleep(0.5)
+    assert Request("POST", "api.internal", "/admin/\x01x") in task.requests()
+
+
+def test_pending_writes_are_never_forged(task: HttpTask) -> None:
+    """A write that does not block is taken in part; another request comes in the place of its rest."""
+    task.rules(rule(API, SITE))
+    allowed = head("/v1/" + "a" * 900)
+    forbidden = head("/admin" + "a" * 898)
+    assert len(allowed) == len(forbidden)
+    assert task.pod.run(forges_what_failed, SITE, PORT, allowed, forbidden, timeout=60)
+    assert b"/admin" not in task.arrived()
