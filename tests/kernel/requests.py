@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import socket
 import time
 
@@ -200,3 +201,42 @@ def forges_what_failed(address: str, port: int, allowed: bytes, forbidden: bytes
                     echoed(sock, 1 << 30, 1.0)
                 return True
     return False
+
+
+def asks(address: str, port: int, whole: bytes, then: bytes = b"", *, early: bytes = b"") -> list[str]:
+    """Of a proxy: the status of its answer, and what becomes of bytes that follow; `early` go with the question."""
+    with socket.create_connection((address, port), timeout=5) as sock:
+        try:
+            sock.sendall(whole + early)
+            status = sock.recv(4096).split(b" ")[1].decode()
+        except (OSError, IndexError) as exc:
+            return [name_of(exc) if isinstance(exc, OSError) else "closed"]
+        if not then:
+            return [status]
+        try:
+            sock.sendall(then)
+        except OSError as exc:
+            return [status, name_of(exc)]
+        return [status, echoed(sock, len(then))]
+
+
+def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, silent: bool = False) -> str:
+    """One request after the other, or one and then nothing: how it ends, or "open"."""
+    with socket.create_connection((address, port), timeout=5) as sock:
+        try:
+            sock.sendall(request)
+            if (said := echoed(sock, len(request))) != "ok":
+                return said
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                if silent:
+                    if select.select([sock], [], [], 0.1)[0]:
+                        return "ended" if not sock.recv(1) else "data"
+                    continue
+                sock.sendall(request)
+                if echoed(sock, len(request)) != "ok":
+                    return "ended"
+                time.sleep(0.05)
+        except OSError as exc:
+            return name_of(exc)
+    return "open"

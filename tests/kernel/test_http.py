@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import shutil
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from http.server import ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,12 +21,14 @@ import pytest
 from agent.app.agent import Agent
 from agent.kernel.datapath import detach
 from agent.model.request import Request
-from agent.model.verdict import DropReason
+from agent.model.verdict import DropReason, Verdict
 from lab.node import ScratchNode, in_netns
 from tests.kernel.hellos import openssl, talks, talks_by_mptcp
 from tests.kernel.requests import (
+    asks,
     forges_what_failed,
     head,
+    keeps_asking,
     rewrites_its_pages,
     sends,
     sends_again,
@@ -32,9 +40,26 @@ from tests.kernel.requests import (
     sends_split_everywhere,
     sends_zero_copy,
 )
+from tests.kernel.resolver import look_up
+from tests.kernel.rig import eventually
 from tests.kernel.sockets import udp
-from tests.kernel.test_agent import SETTINGS
-from tests.kernel.test_tls import DENIED, DNS, OTHER, PLAIN, PORT, SITE, SITE6, Task, World, rule
+from tests.kernel.test_agent import SETTINGS, pod_manifest
+from tests.kernel.test_tls import (
+    DENIED,
+    DNS,
+    OBSERVED,
+    OTHER,
+    PLAIN,
+    PORT,
+    SITE,
+    SITE6,
+    Counting,
+    Task,
+    World,
+    policy,
+    rule,
+    running,
+)
 
 API = (
     "http: [{methods: [GET, POST, PUT], host: api.internal, path: /v1/*}, {host: '*.example.org'}, "
@@ -418,3 +443,214 @@ def test_pending_writes_are_never_forged(task: HttpTask) -> None:
     assert len(allowed) == len(forbidden)
     assert task.pod.run(forges_what_failed, SITE, PORT, allowed, forbidden, timeout=60)
     assert b"/admin" not in task.arrived()
+
+
+PROXY, WEB = "198.51.100.50", "198.51.100.60"
+CONNECT = head("db.example.org:443", method="CONNECT", host="db.example.org:443")
+
+
+@pytest.fixture(scope="module")
+def proxy(shared: tuple[World, Agent]) -> None:
+    """Answers 200 to whoever asks for example.org, 407 to others; then it is an echo."""
+    world = shared[0]
+    world.node.add_addresses(PROXY)
+    with in_netns(world.node.world):
+        listener = socket.create_server((PROXY, PORT))
+
+    def serve(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            asked = b""
+            while b"\r\n\r\n" not in asked:
+                if not (part := sock.recv(4096)):
+                    return
+                asked += part
+            opens = b"example.org" in asked
+            sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" if opens else b"HTTP/1.1 407 No\r\n\r\n")
+            while part := sock.recv(65536):
+                sock.sendall(part)
+
+    def accept() -> None:
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_proxy_is_asked_only_for_hosts_that_a_rule_names(task: HttpTask) -> None:
+    hosts = "{methods: [CONNECT], host: '*.example.org'}, {methods: [CONNECT], host: 'no.internal:8443'}"
+    task.rules(rule(f"http: [{hosts}, {{methods: [GET], host: api.internal, path: /v1/*}}]", PROXY))
+
+    def ask(target: str, then: bytes = b"\x16\x03anything", **how: bytes) -> list[str]:
+        whole = head(target, method="CONNECT", host=target)
+        return task.pod.run(partial(asks, PROXY, PORT, whole, then, **how))
+
+    assert ask("db.example.org:443", b"x" * 300_000) == ["200", "ok"]
+    assert task.pod.run(asks, PROXY, PORT, b"CONNECT a.example.org:443 HTTP/1.0\r\n\r\n", b"hello") == ["200", "ok"]
+    assert task.denials() == []
+    for target in ("db.example.org:22", "evil.net:443", "example.org:443", "no.internal:443"):
+        assert ask(target) == [DENIED], target
+        assert task.denials() == [DropReason.REQUEST]
+    assert ask("no.internal:8443") == ["407", DENIED], "the proxy has opened nothing"
+    assert ask("db.example.org:443", early=b"\x16") == [DENIED]
+    assert task.pod.run(asks, PROXY, PORT, GOOD + CONNECT) == [DENIED], "whose answer would that be?"
+    assert task.denials() == [DropReason.TUNNEL_EARLY]
+    assert task.pod.run(asks, PROXY, PORT, head("http://api.internal/v1/x")) == ["407"]
+
+
+class CountingChunks(Counting):
+    def do_POST(self) -> None:
+        if "Content-Length" in self.headers:
+            super().do_POST()
+            return
+        total = 0
+        while size := int(self.rfile.readline(), 16):
+            total += len(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        body = str(total).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture(scope="module")
+def web(shared: tuple[World, Agent]) -> Iterator[None]:
+    world = shared[0]
+    world.node.add_addresses(WEB)
+    with in_netns(world.node.world):
+        server = ThreadingHTTPServer((WEB, 80), CountingChunks)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("web")
+def test_real_clients_reach_the_paths_that_the_rule_has(task: HttpTask) -> None:
+    task.rules(rule("http: [{methods: [POST], host: api.internal, path: /v1/*}]", WEB, port=80))
+    clients = (curl, curl_in_chunks, python, *([node] if shutil.which("node") else []))
+    for client in clients:
+        assert task.pod.run(client, "/v1/upload") == ["400000"] * 3, client.__name__
+        assert "400000" not in task.pod.run(client, "/v2/upload"), client.__name__
+    assert task.denials() == [DropReason.REQUEST]
+
+
+def curl(path: str, *more: str) -> list[str]:
+    """Three uploads by one connection."""
+    to = [f"http://api.internal{path}/{i}" for i in range(3)]
+    command = ["curl", "-sS", "-m", "8", "--resolve", f"api.internal:80:{WEB}", "--data-binary", "@/dev/stdin", *more]
+    done = subprocess.run([*command, *to], input=b"x" * 400_000, capture_output=True, check=False)
+    text = done.stdout.decode()
+    return [text[:6], *(["400000"] * 2 if text.startswith("400000") else [done.stderr.decode()])]
+
+
+def curl_in_chunks(path: str) -> list[str]:
+    return curl(path, "-H", "Transfer-Encoding: chunked")
+
+
+def node(path: str) -> list[str]:
+    """Three uploads by one connection, in chunks."""
+    script = """
+const http = require('http'), agent = new http.Agent({keepAlive: true, maxSockets: 1}), said = [];
+const ask = (left) => {
+  const how = {host: 'ADDRESS', port: 80, path: 'PATH', method: 'POST', agent, headers: {Host: 'api.internal'}};
+  const request = http.request(how, (answer) => {
+    let text = '';
+    answer.on('data', (part) => text += part);
+    answer.on('end', () => { said.push(text); if (left > 1) ask(left - 1); else done(); });
+  });
+  request.on('error', (error) => { said.push(error.code); done(); });
+  for (let i = 0; i < 4; i++) request.write('x'.repeat(100000));
+  request.end();
+};
+const done = () => { console.log(said.join(' ')); process.exit(0); };
+ask(3);
+""".replace("ADDRESS", WEB).replace("PATH", path)
+    done = subprocess.run(["node", "-e", script], capture_output=True, check=False, timeout=30)
+    return done.stdout.decode().split() or [done.stderr.decode()]
+
+
+def python(path: str) -> list[str]:
+    said = []
+    connection = http.client.HTTPConnection(WEB, 80, timeout=8)
+    try:
+        for _ in range(3):
+            connection.request("POST", path, body=b"x" * 400_000, headers={"Host": "api.internal"})
+            said.append(connection.getresponse().read().decode())
+    except OSError as exc:
+        said.append(type(exc).__name__)
+    return said
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_edit_ends_what_it_takes_away_and_nothing_else(task: HttpTask, silent: bool) -> None:
+    task.rules(rule("http: [{path: /v1/*}, {path: /v2/*}]", SITE))
+    asking = partial(keeps_asking, silent=silent)
+    both = [running(task.pod, asking, SITE, PORT, head(path), 4.0) for path in ("/v1/x", "/v2/x")]
+    time.sleep(1.0)
+    task.rules(rule("http: [{path: /v1/x}, {path: /v3/*}]", SITE))
+    kept, ended = (each() for each in both)
+    assert kept == "open"
+    assert ended in ("ended", DENIED)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_flow_that_is_older_than_the_rule_is_ended(task: HttpTask, silent: bool) -> None:
+    task.rules(rule("", SITE, name="plain"), rule("", PLAIN, name="other"))
+    asking = partial(keeps_asking, silent=silent)
+    old, other = (running(task.pod, asking, each, PORT, GOOD, 4.0) for each in (SITE, PLAIN))
+    time.sleep(1.0)
+    task.rules(rule(API, SITE), rule("", PLAIN, name="other"))
+    assert old() in ("ended", DENIED)
+    assert other() == "open"
+    assert task.sends(GOOD) == "ok"
+
+
+def test_a_long_upload_ends_when_its_request_is_taken_away(task: HttpTask) -> None:
+    task.rules(rule("http: [{path: /v1/*}, {path: /v2/*}]", SITE))
+    put = head("/v1/x", "Content-Length: 100000000", method="PUT")
+    kept = running(task.pod, partial(sends, gap=0.05), SITE, PORT, put, *[b"x" * 1000] * 60)
+    ended = running(
+        task.pod, partial(sends, gap=0.05), SITE, PORT, *[put.replace(b"/v1", b"/v2"), *[b"x" * 1000] * 60]
+    )
+    time.sleep(1.0)
+    task.rules(rule("http: [{path: /v1/x}]", SITE))
+    assert kept() == "ok"
+    assert ended() == DENIED
+
+
+def test_a_policy_in_audit_reports_and_hinders_nothing(task: HttpTask) -> None:
+    """In a namespace whose default lets pass what no policy speaks about."""
+    task.world.write("observed.yaml", OBSERVED)
+    pod = task.world.node.add_pod()
+    text = pod_manifest(f"{task.dag}-o", pod.uid, pod.ipv4, task.dag)
+    task.world.write(f"{task.dag}-o.yaml", text.replace("namespace: airflow", "namespace: observed"))
+    text = policy(task.dag, rule(API, SITE), posture="audit").replace("namespace: airflow", "namespace: observed")
+    task.world.write(f"{task.dag}-o-policy.yaml", text)
+    writer = task.agent.node.writer
+    assert eventually(lambda: pod.uid in writer.want.assignments and not writer.pending(), 20)
+    time.sleep(0.5)
+    for pieces in ((GOOD,), (BAD,), (b"nonsense",), (GOOD + head("/v1/..") + GOOD,), (GOOD[:9], GOOD[9:])):
+        assert pod.run(sends, SITE, PORT, *pieces) == "ok", "it passes"
+    time.sleep(0.7)
+    audited = [each for each in task.world.outputs.seen_denials if each.endpoint.uid == pod.uid]
+    assert {each.verdict for each in audited} == {Verdict.AUDIT}
+    assert [each.reason for each in audited] == [
+        DropReason.REQUEST, DropReason.NO_HTTP, DropReason.DOT_SEGMENT, DropReason.REQUEST_TOO_LONG,
+    ]  # fmt: skip
+
+
+def test_over_a_shared_address_only_the_names_of_its_rule_are_meant(task: HttpTask) -> None:
+    name = "api.example.org"
+    task.rules(
+        "{name: dns, to: [{entity: dns}]}",
+        f"{{name: web, to: [{{fqdn: {name}}}], ports: [{{port: {PORT}}}], http: [{{path: /v1/*}}]}}",
+    )
+    assert task.sends(head(host=name)) == "EACCES", "nobody has looked it up"
+    assert task.pod.run(look_up, DNS, name) == [SITE]
+    assert task.sends(head(host=name)) == "ok"
+    assert task.sends(head(host="www.evil.net")) == DENIED
+    assert task.denials() == [DropReason.NO_RULE, DropReason.REQUEST]
