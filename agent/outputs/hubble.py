@@ -22,11 +22,20 @@ from agent.model.flow import NO_ANSWER, Denial, EndpointFacts, FailedLookup, Flo
 from agent.model.identity import Claim, Identity, Kind
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS, IpProtocol
+from agent.model.request import Request
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble_ends import own_end, peer_end
 from agent.outputs.outcomes import detail_name, outcome_text
 from agent.outputs.records import reason_of, verdict_of
-from agent.outputs.words import lookup_text, nearest_text, protocol_name, reason_name, sentence, socket_text
+from agent.outputs.words import (
+    lookup_text,
+    nearest_text,
+    protocol_name,
+    reason_name,
+    request_text,
+    sentence,
+    socket_text,
+)
 from agent.text import printable
 
 MAX_LINE_BYTES = 64 * 1024
@@ -113,12 +122,17 @@ def documents_of(seen: Seen, node: str, version: str) -> list[Object]:
         return [_document(seen, _of_lookup(seen), {}, node, version)]
     if isinstance(seen, Outcome):
         return [_document(seen, _common(seen), _FAILED, node, version)]
+    request = _request(seen) if isinstance(seen, Denial) else None
+    if request is not None and isinstance(seen, Denial):
+        return [_document(seen, _common(seen), _of_request(seen, request), node, version)]
     common = _common(seen)
     return [_document(seen, common, event, node, version) for event in _events(seen)]
 
 
 def lines_in(seen: Seen) -> int:
     """How many lines it makes."""
+    if isinstance(seen, Denial) and _request(seen) is not None:
+        return 1
     return 2 if isinstance(seen, Denial) and seen.verdict is Verdict.DENY else 1
 
 
@@ -228,6 +242,22 @@ def _events(seen: Flow | Denial) -> Iterator[Object]:
         dropped = {"verdict": "DROPPED", "drop_reason": number, "drop_reason_desc": name}
         yield {**dropped, **judged}
         yield {**dropped, "event_type": {"type": _DROP, "sub_type": number}}
+
+
+def _request(seen: Denial) -> Request | None:
+    """That it is about, where it was read so far."""
+    return seen.request if seen.request is not None and seen.request.method else None
+
+
+def _of_request(seen: Denial, request: Request) -> Object:
+    """As Cilium's HTTP proxy reports a request: on layer 7, one line."""
+    _, _, url = request_text(request).partition(" ")
+    http = {"method": printable(request.method), "url": printable(url), "protocol": "HTTP/1.1"}
+    layer7 = {"Type": "L7", "l7": {"type": "REQUEST", "http": http}, "event_type": {"type": _L7}}
+    if seen.verdict is not Verdict.DENY:
+        return {"verdict": "AUDIT", **layer7, **_named(seen)}
+    number, name = DROP_REASONS[seen.reason]
+    return {"verdict": "DROPPED", "drop_reason": number, "drop_reason_desc": name, **layer7, **_named(seen)}
 
 
 def _named(seen: Flow | Denial) -> Object:

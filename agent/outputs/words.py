@@ -15,6 +15,7 @@ from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.parse.fields import joined
 from agent.parse.peers import PROTOCOLS
 from agent.semantics.paths import shown
+from agent.text import printable
 
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily} | {44: "AF_XDP"}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -186,6 +187,8 @@ def _what(denial: Denial) -> str:
     flow, protocol = denial.tuple, protocol_of(denial)
     if not denial.hook.has_peer:
         return f"a raw {protocol} socket" if denial.hook is Hook.SOCK_CREATE else f"an {protocol} socket"
+    if denial.request is not None and denial.request.method:
+        return f"{printable(request_text(denial.request))} to {where(flow)} ({denial.peer})"
     if flow.direction is Direction.EGRESS:
         return f"{protocol} to {where(flow)} ({denial.peer})"
     port = f" to port {flow.service_port}" if flow.protocol in WITH_PORTS else ""

@@ -22,6 +22,7 @@ from agent.model.flow import (
     RuleMatch,
     Tuple,
 )
+from agent.model.request import Request
 from agent.model.verdict import Cause, Direction, DropReason, Hook, Verdict
 from agent.outputs.hubble import DROP_REASONS, documents_of, lines_in, lines_of
 from agent.outputs.hubble_ends import identity_number
@@ -69,6 +70,21 @@ SHAPES: dict[str, Flow | Denial | Outcome] = {
     "refused": outcome(),
     "an answer of HTTP": outcome(Cause.HTTP_STATUS, 403),
     "a caller that is known": replace(denial(), pid=41, comm="python3"),
+    "a request": replace(
+        denial(reason=DropReason.REQUEST),
+        nearest=None,
+        hook=Hook.EGRESS,
+        request=Request("POST", "api.internal", "/admin/\x01\xc3\xbc"),
+    ),
+    "a tunnel": replace(
+        denial(verdict=Verdict.AUDIT, reason=DropReason.REQUEST),
+        nearest=None,
+        hook=Hook.EGRESS,
+        request=Request("CONNECT", "evil.net", port=443),
+    ),
+    "no request": replace(
+        denial(reason=DropReason.NO_HTTP), nearest=None, hook=Hook.EGRESS, request=Request("", "", "")
+    ),
     "to a name": flow(peer=PeerName(PeerKind.FQDN, "api.example.com"), address="203.0.113.9"),
 }
 
@@ -90,6 +106,7 @@ def test_no_line_has_a_field_that_hubble_does_not_know(name: str) -> None:
         "node_name", "destination_service", "source_service", "event_type", "policy_match_type", "traffic_direction",
         "trace_observation_point", "is_reply", "socket_cookie", "cgroup_id", "emitter", "Summary", "extensions",
         "egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by", "destination_names",
+        "l7",
     }  # fmt: skip
     for line in parsed(SHAPES[name]):
         assert line.keys() <= known
@@ -252,3 +269,15 @@ def test_a_connection_that_failed_is_an_error_with_its_cause() -> None:
         "comm": "python3",
     }.items() <= told.items()
     assert told["timing"]["first_byte"] == 0.25
+
+
+def test_a_request_that_is_denied_is_a_line_of_layer_7() -> None:
+    (line,) = parsed(SHAPES["a request"])
+    assert (line["Type"], line["verdict"]) == ("L7", "DROPPED")
+    http = {"method": "POST", "url": "http://api.internal/admin/%2Fü", "protocol": "HTTP/1.1"}
+    assert line["l7"] == {"type": "REQUEST", "http": http}
+    assert str(line["Summary"]).startswith("denied: POST http://api.internal/admin/%2Fü to ")
+    (line,) = parsed(SHAPES["a tunnel"])
+    assert line["verdict"] == "AUDIT"
+    assert "CONNECT evil.net:443" in str(line["Summary"])
+    assert len(parsed(SHAPES["no request"])) == 2

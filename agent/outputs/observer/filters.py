@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.outputs import filtering
 from agent.outputs.filtering import BadFilter, Values, any_address, any_port, any_text, one_of
@@ -121,6 +122,18 @@ def _query(flow: Flow) -> Iterable[str]:
     return (found["query"],) if found and "query" in found else ()
 
 
+def _http(field: str) -> Callable[[Flow], Iterable[str]]:
+    """`method`, `url`, or the `path` in it; of what is no request of HTTP none."""
+
+    def of(flow: Flow) -> Iterable[str]:
+        found = flow.get("l7", {}).get("http")
+        if not found:
+            return ()
+        return (urlsplit(found["url"]).path,) if field == "path" else (found[field],)
+
+    return of
+
+
 def _both_ways(name: str, make: Callable[[str], Callable[[Values], Test]]) -> dict[str, Callable[[Values], Test]]:
     return {f"{side}_{name}": make(side) for side in ("source", "destination")}
 
@@ -136,6 +149,11 @@ FILTERS: dict[str, Callable[[Values], Test]] = {
     "protocol": _protocol,
     "tcp_flags": _tcp_flags,
     "node_name": any_text(node_pattern, lambda flow: (flow["node_name"],)),
+    "http_method": lambda values: one_of(
+        [value.upper() for value in values], lambda flow: next(iter(_http("method")(flow)), None)
+    ),
+    "http_path": any_text(lambda text: text_pattern(text).found_in, _http("path")),
+    "http_url": any_text(lambda text: text_pattern(text).found_in, _http("url")),
     "dns_query": any_text(lambda text: text_pattern(text).found_in, _query),
     **_both_ways("ip", _address),
     **_both_ways("pod", lambda side: _named(side, "pod_name")),

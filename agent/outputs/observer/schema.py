@@ -29,9 +29,10 @@ MESSAGES: dict[str, str] = {
     "flow.ICMPv4": "type 1 uint32; code 2 uint32",
     "flow.ICMPv6": "type 1 uint32; code 2 uint32",
     "flow.IGMP": "type 1 uint32; group_address 2 string",
-    "flow.Layer7": "type 1 L7FlowType; latency_ns 2 uint64; dns 100 DNS @record",
+    "flow.Layer7": "type 1 L7FlowType; latency_ns 2 uint64; dns 100 DNS @record; http 101 HTTP @record",
     "flow.DNS": """query 1 string; ips 2 *string; ttl 3 uint32; cnames 4 *string; observation_source 5 string; rcode 6 uint32;
         qtypes 7 *string; rrtypes 8 *string""",
+    "flow.HTTP": "code 1 uint32; method 2 string; url 3 string; protocol 4 string; headers 5 *HTTPHeader",
     "flow.Endpoint": """ID 1 uint32; identity 2 uint32; namespace 3 string; labels 4 *string; pod_name 5 string;
         workloads 6 *Workload; cluster_name 7 string""",
     "flow.Workload": "name 1 string; kind 2 string",
