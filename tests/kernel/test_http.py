@@ -23,6 +23,7 @@ from agent.kernel.datapath import detach
 from agent.model.request import Request
 from agent.model.verdict import DropReason, Verdict
 from lab.node import ScratchNode, in_netns
+from tests.kernel.agent_process import AgentProcess
 from tests.kernel.hellos import openssl, talks, talks_by_mptcp
 from tests.kernel.requests import (
     asks,
@@ -654,3 +655,35 @@ def test_over_a_shared_address_only_the_names_of_its_rule_are_meant(task: HttpTa
     assert task.sends(head(host=name)) == "ok"
     assert task.sends(head(host="www.evil.net")) == DENIED
     assert task.denials() == [DropReason.NO_RULE, DropReason.REQUEST]
+
+
+def test_connections_outlive_an_agent_and_are_judged_meanwhile(tmp_path: Path) -> None:
+    """Another generation of programs reads on where the one before has stopped."""
+    with ScratchNode() as node:
+        world = World(node, tmp_path)
+        pod, config, ready = node.add_pod(), world.config(), tmp_path / "ready"
+        world.write("pod.yaml", pod_manifest("p", pod.uid, pod.ipv4, "web"))
+        world.write("policy.yaml", policy("web", rule(API, SITE)))
+
+        def send(*pieces: bytes) -> str:
+            return pod.run(sends, SITE, PORT, *pieces)
+
+        try:
+            first = AgentProcess(config, ready)
+            assert eventually(lambda: send(GOOD) == "ok" and send(BAD) == DENIED, 30)
+            open_ = running(pod, partial(keeps_asking), SITE, PORT, POST, 50.0)
+            cut = running(pod, partial(sends, gap=27.0), SITE, PORT, GOOD + GOOD[:20], GOOD[20:])
+            time.sleep(1.0)
+            first.kill()
+            assert send(GOOD) == "ok"
+            assert send(BAD) == "TIMEOUT late", "nobody ends it, and nothing of it leaves"
+            second = AgentProcess(config, ready)
+            assert ready.read_text() == "adopted"
+            assert eventually(lambda: send(BAD) == DENIED, 10)
+            assert send(GOOD) == "ok"
+            assert (open_(), cut()) == ("open", "ok")
+            assert not any(b"/admin" in data for data, _ in world.servers[SITE].received)
+            assert second.stop() == 0, second.errors
+        finally:
+            world.dns.close()
+            detach(node.bpffs / "dagwall")
