@@ -27,7 +27,7 @@ enum request_step {
 };
 
 enum request_limit {
-	BLOCK = 64,       /* bytes that are loaded at once; a power of two */
+	BLOCK = BLOCK_BYTES,
 	BLOCKS = 6,       /* of one run */
 	MOST_HEAD = 32768,
 	KEY_TEXT = 248, /* behind a part's kind: more than any pattern has; a multiple of 8 */
@@ -221,27 +221,44 @@ static __always_inline __u8 take_act(struct request *r, const struct step *step)
 	return act == ACT_FAIL ? step->value : DROP_NONE;
 }
 
-/* Reads bytes of a block, until one ends a head or the line of a chunk, or fails: `act` and `taken` of the storage say
- * what and where, since the verifier would follow what comes after for each value that it knows.
- */
-static __always_inline void read_block(const struct grammar *table, struct request *r, const __u8 *block, __u32 bytes)
+/* Is each of these eight bytes one that a header's value may have, but for tabulators? */
+static __always_inline int is_text(__u64 word)
 {
-	__u32 state = r->state, i;
+	const __u64 low = 0x7f7f7f7f7f7f7f7full, from_space = 0x6060606060606060ull;
+	__u64 controls = ~((word & low) + from_space), deletes = ~(((word ^ low) & low) + low);
 
+	return !((controls | deletes) & ~word & ~low);
+}
+
+/* Reads bytes of the block, until one ends a head or the line of a chunk, or fails: `act` says what, and `taken` where.
+ * All of it is in the storage, since the verifier would follow what comes after for each value that it knows.
+ */
+static __always_inline void read_block(const struct grammar *table, struct request *r)
+{
 	r->act = ACT_NONE;
+	*(volatile __u32 *)&r->taken = 0;
 #pragma clang loop unroll(disable)
-	for (i = 0; i < BLOCK; i++) {
-		asm volatile("" : "+r"(bytes));
+	for (int n = 0; n < BLOCK; n++) {
+		__u32 i = *(volatile __u32 *)&r->taken, bytes = *(volatile __u32 *)&r->bytes;
+		__u32 state = *(volatile __u8 *)&r->state;
+
 		if (i >= bytes)
 			break;
-		__u32 at = (state & 255) << 8 | block[i];
+		asm volatile("" : "+r"(i));
+		i &= BLOCK - 1;
+		if (state == GRAMMAR_VALUE && i + sizeof(__u64) <= bytes && is_text(*(__u64 *)(r->block + i))) {
+			*(volatile __u32 *)&r->taken = i + sizeof(__u64);
+			continue;
+		}
+		__u32 at = state << 8 | r->block[i];
 
 		asm volatile("" : "+r"(at));
 		if (at >= GRAMMAR_STATES * 256)
 			break;
 		const struct step *step = &table->steps[at];
 
-		state = step->state;
+		*(volatile __u8 *)&r->state = step->state;
+		*(volatile __u32 *)&r->taken = i + 1;
 		if (!step->act)
 			continue;
 		__u8 reason = take_act(r, step);
@@ -250,11 +267,8 @@ static __always_inline void read_block(const struct grammar *table, struct reque
 			continue;
 		r->fault = reason;
 		r->act = reason ? ACT_FAIL : step->act;
-		i++;
 		break;
 	}
-	r->state = state;
-	*(volatile __u32 *)&r->taken = i;
 }
 
 /* Has TCP more to send behind this packet, so that its head will not come whole? */
@@ -283,7 +297,6 @@ int request_read(struct __sk_buff *skb)
 {
 	struct request *r = request_of(skb);
 	__u32 at = skb->cb[REQUEST_AT], end = skb->len, checked = 0;
-	__u8 block[BLOCK];
 	int zero = 0;
 	struct grammar *table = grammar.lookup(&zero);
 
@@ -311,9 +324,10 @@ int request_read(struct __sk_buff *skb)
 		if (bytes > BLOCK)
 			bytes = BLOCK;
 		asm volatile("" : "+r"(bytes)); /* the verifier of 5.10 wants the mask below, which LLVM would leave out */
-		if (bpf_skb_load_bytes(skb, at, block, ((bytes - 1) & (BLOCK - 1)) + 1))
+		if (bpf_skb_load_bytes(skb, at, r->block, ((bytes - 1) & (BLOCK - 1)) + 1))
 			return request_fails(skb, r, DROP_BROKEN_REQUEST);
-		read_block(table, r, block, bytes);
+		*(volatile __u32 *)&r->bytes = bytes;
+		read_block(table, r);
 		__u32 taken = *(volatile __u32 *)&r->taken;
 		__u8 act = *(volatile __u8 *)&r->act;
 

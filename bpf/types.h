@@ -145,6 +145,7 @@ enum limit {
 	OUTCOME_BURST = 40,
 	TEXT_BYTES = 2048, /* of the texts of a request; a power of two */
 	GRAMMAR_STATES = 208,
+	BLOCK_BYTES = 128, /* of a packet, that are read at once; a power of two */
 	COMM_BYTES = 16,   /* of a process's name (kernel: TASK_COMM_LEN) */
 	LOOPBACK_DEVICE = 1, /* index of lo in every network namespace (kernel: LOOPBACK_IFINDEX) */
 };
@@ -436,11 +437,12 @@ struct request { /* value of `requests`, a storage of sockets: how far what a co
 	__u8 pad;
 	__u32 taken;           /* bytes of the block that was read last */
 	__u16 room[TEXTS];     /* for each text */
-	__u8 pad2[4];
+	__u32 bytes;           /* in the block */
 	__u8 text[TEXT_BYTES];
+	__u8 block[BLOCK_BYTES + 8]; /* what is read just now, and room for a word behind it */
 	struct server_key key; /* of the lookup at hand */
 };
-_Static_assert(sizeof(struct request) == 2432, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct request) == 2568, "ABI: agent/abi/layout.py");
 
 struct learned_key { /* key of `learned` */
 	__u32 identity;

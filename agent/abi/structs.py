@@ -40,6 +40,7 @@ RULE_AUDITS_HELLO = 1
 SERVER_BYTES = 252
 TEXT_BYTES = 2048
 TEXT_ROOM = 256
+BLOCK_BYTES = 128
 GRAMMAR_STATES = 208
 CARRIES_TLS = 4
 
@@ -162,8 +163,9 @@ REQUEST = Layout(
     pad=u8,
     taken=u32,
     room=array(u16, 4),
-    pad2=raw(4),
+    bytes=u32,
     text=raw(TEXT_BYTES),
+    block=raw(BLOCK_BYTES + 8),
     key=nested(SERVER_KEY),
 )
 LEARNED_KEY = Layout("learned_key", identity=u32, index=u32)

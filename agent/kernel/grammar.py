@@ -96,7 +96,8 @@ def states() -> dict[str, int]:
     table = _Table()
     for build in (_start, _target, _headers, _chunks):
         build(table)
-    return {"GRAMMAR_CHUNKS": table.numbers["chunk"], "GRAMMAR_TRAILER": table.numbers["trailer"]}
+    names = {"GRAMMAR_CHUNKS": "chunk", "GRAMMAR_TRAILER": "trailer", "GRAMMAR_VALUE": "value"}
+    return {macro: table.numbers[name] for macro, name in names.items()}
 
 
 def _start(t: _Table) -> None:
