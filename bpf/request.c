@@ -82,6 +82,18 @@ static __always_inline int stream_begins(struct bpf_sock *sk, __u32 sequence)
 	return tcp && sequence == tcp->snd_una && tcp->bytes_acked <= 1; /* the SYN counts as a byte */
 }
 
+/* A packet that has nothing to be read: without data, or within a body or a tunnel. */
+static __always_inline int request_passes(struct __sk_buff *skb, const struct bpf_sock *sk,
+					  const struct endpoint *endpoint)
+{
+	struct flow_key key = { .cgroup_id = bpf_skb_cgroup_id(skb) };
+
+	if (!endpoint || endpoint->state != STATE_MANAGED)
+		return request_tail(skb, STEP_PASS, TAIL_REQUESTED);
+	key_of_stream(sk, &key);
+	return count_greeted(skb, &key, endpoint);
+}
+
 /* Every packet that an HTTP flow sends. */
 int request_egress(struct __sk_buff *skb)
 {
@@ -98,8 +110,9 @@ int request_egress(struct __sk_buff *skb)
 
 	if (!r || !config)
 		return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);
+	endpoint_and_epoch(skb, config, bpf_skb_cgroup_id(skb), &judged);
 	if (data && skb->len <= data)
-		return request_tail(skb, STEP_PASS, TAIL_REQUESTED);
+		return request_passes(skb, sk, judged.endpoint);
 	if (sk->state == SOCKET_SYN_SENT)
 		return 0; /* TCP sends it again without, and then the data */
 	if (r->carries == CARRIES_TLS) {
@@ -128,12 +141,11 @@ int request_egress(struct __sk_buff *skb)
 	}
 	if (r->fault)
 		return request_fails(skb, r, r->fault);
-	endpoint_and_epoch(skb, config, bpf_skb_cgroup_id(skb), &judged);
 	if (r->made && !r->in_head && r->epoch != judged.epoch)
 		return request_tail(skb, STEP_AGAIN, TAIL_REQUEST_MATCH);
 	if (r->carries == CARRIES_TUNNEL) {
 		s->greeted = judged.epoch;
-		return request_tail(skb, STEP_PASS, TAIL_REQUESTED);
+		return request_passes(skb, sk, judged.endpoint);
 	}
 	__s32 known = r->next - sequence;
 
@@ -144,6 +156,13 @@ int request_egress(struct __sk_buff *skb)
 			return request_fails(skb, r, DROP_TUNNEL_EARLY);
 		if (bpf_skb_load_bytes(skb, ports + FLAGS, &byte, 1) || byte & URGENT)
 			return request_fails(skb, r, DROP_BROKEN_REQUEST); /* the server may read the stream without it */
+	}
+	__s64 fresh = (__s64)(skb->len - data) - known;
+
+	if (fresh <= (__s64)r->left && !r->in_head && fresh > 0) {
+		r->left -= fresh;
+		r->next += fresh;
+		return request_passes(skb, sk, judged.endpoint);
 	}
 	skb->cb[REQUEST_AT] = data + known;
 	skb->cb[REQUEST_SEQUENCE] = sequence;
