@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from random import Random
 
 import pytest
 
+from agent.abi.structs import CLASSES, ENDPOINT, EVENT, PREFIX, REQUEST, REQUEST_EVENT, RULE, TEXT_ROOM, pack_rule_key
+from agent.compiler.admission import Admission
 from agent.compiler.names import server_nodes
 from agent.compiler.parts import part_nodes, requests_of
+from agent.flows.decode import decode_event
 from agent.judge.judge import _is_request
-from agent.model.policy import HttpMatch
+from agent.model.policy import CidrPeer, HttpMatch, Policy, PortMatch, Rule, Subject
 from agent.model.request import PATH, Request
-from agent.model.verdict import DropReason
+from agent.model.verdict import Direction, DropReason, EventKind, Verdict
 from agent.model.want import RulesetId
+from agent.outputs.words import demands_text, request_text
 from agent.semantics.paths import matches_path, normal_path, shown
+from agent.sync.entries import pack_part, pack_parts, pack_server, pack_servers
+from agent.sync.verdicts import Greeting, tcp_verdict
 from tests.unit import clusters
+from tests.unit.test_hellos import BASE, EVERY_PORT, PEER, Maps, ref, taken
 
 ONE = RulesetId(1)
 
@@ -114,3 +122,108 @@ def test_no_part_is_longer_than_a_key() -> None:
     longest = HttpMatch(("OPTIONS",), "a" * 63 + ".b", "/" + "c" * 119 + "*" + "d" * 119)
     assert max(len(text) for _, text in part_nodes(ONE, (longest,))) <= 249
     assert (ONE, PATH + b"/" + b"c" * 119) in part_nodes(ONE, (longest,))
+
+
+def policy(name: str, *matches: HttpMatch) -> Policy:
+    peer, port = CidrPeer(ip_network("192.0.2.0/24")), PortMatch(6, 443)
+    return Policy(ref(name), Subject(), egress=(Rule("r", Direction.EGRESS, (peer,), (port,), http=matches),))
+
+
+def test_a_kernel_that_cannot_judge_requests_takes_no_policy_that_asks_for_some() -> None:
+    """P18: it never weakens to a policy without them."""
+    plain = Policy(ref("q"), Subject(), egress=())
+    compiler, errors, found = taken(policy("p", HttpMatch(path="/a")), plain, admission=Admission(requests=False))
+    assert errors == [
+        f"{ref('p')}: has rules with http, which this kernel cannot judge: it lacks feature shared_frags or write_seq"
+    ]
+    assert found == {ref("q")}
+    assert not compiler.want.parts
+
+
+def test_more_requests_than_a_row_has_bits_for_are_refused_of_whoever_has_most() -> None:
+    """P17; equal ones are one."""
+    many = tuple(HttpMatch(path=f"/{i}") for i in range(32))
+    assert taken(policy("big", *many), policy("small", many[0], many[1]))[1:] == ([], {ref("big"), ref("small")})
+    _, errors, found = taken(policy("big", *many), policy("small", HttpMatch(path="/other")))
+    assert found == {ref("small")}
+    assert "it needs 32 different entries of `http` in rules of the policies that select one pod" in errors[0]
+
+
+MATCHES = (
+    HttpMatch(("GET",), "api.internal", "/v1/*"),
+    HttpMatch(path="/*.json"),
+    HttpMatch(("CONNECT",), "*.b.org"),
+)
+
+
+def stored(method: str, host: str, path: str = "", port: int = 0, **fields: int) -> bytes:
+    """As the kernel keeps a request."""
+    connects = method == "CONNECT"
+    texts = [method, host if port else "", "" if connects else host, path]
+    text = b"".join(each.encode("latin-1").ljust(TEXT_ROOM, b"\0") for each in texts)
+    count = [int(not connects), 0, 0, 0, int(bool(port) and not connects), int(connects)]
+    known = {"carries": 1, "made": 1, "used": [len(each) for each in texts], "count": count, "text": text}
+    return REQUEST.pack(**known | {"number": [0, 0, port, 0]} | fields)
+
+
+def verdict_of(greeting: Greeting, requests: int = 0b111, **row: int) -> Verdict:
+    """Of an open connection to PEER whose row asks for these."""
+    maps = Maps(
+        peers={PREFIX.pack(length=128, address=PEER): CLASSES.pack(peer=5, base=5)},
+        rules={
+            pack_rule_key(1, 5, int(Direction.EGRESS), EVERY_PORT): RULE.pack(
+                verdict=int(Verdict.ALLOW), requests=requests, **row
+            )
+        },
+        servers={pack_server(k): pack_servers(v) for k, v in server_nodes(ONE, (), MATCHES).items()},
+        parts={pack_part(k): pack_parts(v) for k, v in part_nodes(ONE, MATCHES).items()},
+    )
+    endpoint = ENDPOINT.unpack(ENDPOINT.pack(**BASE))
+    return tcp_verdict(maps, endpoint, Direction.EGRESS, PEER, 443, greeting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("request_", "verdict"),
+    [
+        (stored("GET", "api.internal", "/v1/x"), Verdict.ALLOW),
+        (stored("POST", "api.internal", "/v1/x"), Verdict.DENY),
+        (stored("GET", "evil.net", "/v1/x"), Verdict.DENY),
+        (stored("GET", "evil.net", "/v1/x.json"), Verdict.ALLOW),
+        (stored("GET", "[2001:db8::1]", "/v1/x"), Verdict.DENY),
+        (stored("GET", "api.internal", "/v1/x", 80), Verdict.ALLOW),
+        (stored("GET", "api.internal", "/v1/x", 8080), Verdict.DENY),
+        (stored("CONNECT", "a.b.org", "", 443, carries=3), Verdict.ALLOW),
+        (stored("CONNECT", "a.b.org", "", 22, carries=3), Verdict.DENY),
+        (stored("POST", "api.internal", "/v1/x", in_head=1), Verdict.ALLOW),
+        (stored("GET", "api.internal", "/v1/x", fault=24), Verdict.DENY),
+        (stored("GET", "api.internal", "/v1/x", carries=4), Verdict.DENY),
+        (stored("", "", made=0), Verdict.ALLOW),
+        (stored("", "", carries=0), Verdict.DENY),
+        (None, Verdict.DENY),
+    ],
+)
+def test_an_open_connection_is_judged_by_its_last_request(request_: bytes | None, verdict: Verdict) -> None:
+    """P10: also where it is silent. A request that is read just now is judged by its packets."""
+    greeting = Greeting(request=request_, has_sent=True)
+    assert verdict_of(greeting) is verdict
+    assert verdict_of(greeting, flags=1) is Verdict.ALLOW, "in audit"
+    assert verdict_of(greeting, requests=0) is Verdict.ALLOW
+    assert verdict_of(Greeting(has_sent=False)) is Verdict.ALLOW
+
+
+def test_a_denial_tells_its_request() -> None:
+    event = EVENT.pack(kind=int(EventKind.DENIED), peer=PEER, direction=0, protocol=6, reason=24)
+    found = decode_event(
+        REQUEST_EVENT.pack(event=event, method=b"GET\0x", host=b"api.internal\0", path=b"/a\x01b\xff\0", port=0)
+    )
+    assert found.request == Request("GET", "api.internal", "/a\x01b\xff")
+    assert request_text(found.request) == "GET http://api.internal/a%2Fb\ufffd"
+    assert found.reason is DropReason.REQUEST
+    assert decode_event(event).request is None
+
+
+def test_words_for_requests() -> None:
+    assert demands_text(MATCHES) == (
+        "GET of http://api.internal/v1/*, or a request of http://*/*.json, or CONNECT of http://*.b.org/*"
+    )
+    assert request_text(Request("CONNECT", "a.b.org", port=443)) == "CONNECT a.b.org:443"
