@@ -74,12 +74,14 @@ static __always_inline void head_begins(struct request *r)
 	r->cleared = r->whole = 0;
 }
 
-/* May a connection's stream begin with this packet? As for a hello. */
-static __always_inline int stream_begins(struct bpf_sock *sk, __u32 sequence)
+/* The place in the stream of a packet's first byte, whatever was sent before, also unseen: sequence numbers come again
+ * after 4 GB. 0: nobody can tell.
+ */
+static __always_inline __u64 place_in_stream(struct bpf_sock *sk, __u32 sequence)
 {
 	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 
-	return tcp && sequence == tcp->snd_una && tcp->bytes_acked <= 1; /* the SYN counts as a byte */
+	return tcp ? tcp->bytes_acked + (__s64)(__s32)(sequence - tcp->snd_una) : 0;
 }
 
 /* A packet that has nothing to be read: without data, or within a body or a tunnel. */
@@ -123,13 +125,14 @@ int request_egress(struct __sk_buff *skb)
 	    bpf_skb_load_bytes(skb, data, &byte, 1))
 		return request_fails(skb, r, DROP_BROKEN_REQUEST);
 	__u32 sequence = bpf_ntohl(word);
+	__u64 place = place_in_stream(sk, sequence);
 
 	if (r->carries == CARRIES_NOTHING) {
 		r->left = 0;
-		r->next = sequence;
+		r->next = place;
 		r->epoch = r->made = r->bits = 0;
 		r->fault = r->state = r->in_head = r->cleared = r->whole = 0;
-		if (!stream_begins(sk, sequence)) {
+		if (place > 1) { /* the SYN counts as a byte; data in a SYN have none */
 			r->carries = CARRIES_REQUESTS;
 			return request_fails(skb, r, DROP_REQUEST_UNSEEN);
 		}
@@ -147,11 +150,11 @@ int request_egress(struct __sk_buff *skb)
 		s->greeted = judged.epoch;
 		return request_passes(skb, sk, judged.endpoint);
 	}
-	__s32 known = r->next - sequence;
+	__s64 known = r->next - place;
 
 	if (known < 0)
 		return request_fails(skb, r, DROP_REQUEST_UNSEEN);
-	if (known < (__s32)(skb->len - data)) {
+	if (known < (__s64)(skb->len - data)) {
 		if (r->carries == CARRIES_CONNECT)
 			return request_fails(skb, r, DROP_TUNNEL_EARLY);
 		if (bpf_skb_load_bytes(skb, ports + FLAGS, &byte, 1) || byte & URGENT)

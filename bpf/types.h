@@ -420,8 +420,8 @@ enum carries {
 struct request { /* value of `requests`, a storage of sockets: how far what a connection sends was read, and its last request */
 	__u64 left;            /* bytes of a body that may still pass */
 	__u64 number[NUMBERS];
-	__u32 next;            /* sequence number of the byte that is read next */
-	__u32 start;           /* of the head that is read */
+	__u64 next;            /* place in the stream of the byte that is read next; the SYN is the first */
+	__u64 start;           /* of the head that is read */
 	__u32 epoch;           /* in which the last request was judged, and passed */
 	__u32 made;            /* heads that were whole, and passed */
 	__u32 bits;            /* of `parts`: which requests it is */
@@ -442,7 +442,7 @@ struct request { /* value of `requests`, a storage of sockets: how far what a co
 	__u8 block[BLOCK_BYTES + 8]; /* what is read just now, and room for a word behind it */
 	struct server_key key; /* of the lookup at hand */
 };
-_Static_assert(sizeof(struct request) == 2568, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct request) == 2576, "ABI: agent/abi/layout.py");
 
 struct learned_key { /* key of `learned` */
 	__u32 identity;

@@ -610,6 +610,19 @@ def test_a_flow_that_is_older_than_the_rule_is_ended(task: HttpTask, silent: boo
     assert task.sends(GOOD) == "ok"
 
 
+def test_what_was_sent_unseen_ends_the_connection(task: HttpTask) -> None:
+    """A rule without http let it pass for a while: nobody knows where its requests begin."""
+    task.rules(rule(API, SITE))
+    talking = running(task.pod, keeps_asking, SITE, PORT, GOOD, 8.0)
+    silent = running(task.pod, partial(keeps_asking, silent=True), SITE, PORT, GOOD, 8.0)
+    time.sleep(0.5)
+    task.rules(rule(API, SITE), rule("", SITE, name="plain"))
+    time.sleep(0.5)
+    task.rules(rule(API, SITE))
+    assert talking() in ("ended", DENIED)
+    assert silent() == "open"
+
+
 def test_a_long_upload_ends_when_its_request_is_taken_away(task: HttpTask) -> None:
     task.rules(rule("http: [{path: /v1/*}, {path: /v2/*}]", SITE))
     put = head("/v1/x", "Content-Length: 100000000", method="PUT")
