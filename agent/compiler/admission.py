@@ -30,7 +30,9 @@ CONDITIONS, SUBJECTS = 50_000, 40_000
 
 NO_NAMES = "names peers by fqdn, which this kernel cannot learn safely: it lacks feature netns_owner"
 NO_HELLOS = "has rules with tls, which this kernel cannot judge: it lacks feature write_seq or sockops"
-NO_REQUESTS = "has rules with http, which this kernel cannot judge: it lacks feature shared_frags, write_seq or sockops"
+NO_REQUESTS = (
+    "has rules with http, which this kernel cannot judge: it lacks feature shared_frags, write_seq or sockops"
+)
 Quota = tuple[str, Mapping[PolicyRef, int], int, Callable[..., dict[PolicyRef, Excess]]]
 """Of what, how much is needed by whom, how much there is, and how it is shared out."""
 
