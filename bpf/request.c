@@ -161,7 +161,10 @@ int request_egress(struct __sk_buff *skb)
 			return request_fails(skb, r, DROP_BROKEN_REQUEST); /* the server may read the stream without it */
 	}
 	__s64 fresh = (__s64)(skb->len - data) - known;
+	__s64 held = r->in_head && !r->cleared ? r->next - r->start : 0; /* of a head that has not left yet */
 
+	if (fresh + held <= 0)
+		return request_passes(skb, sk, judged.endpoint); /* all of it has left before */
 	if (fresh <= (__s64)r->left && !r->in_head && fresh > 0) {
 		r->left -= fresh;
 		r->next += fresh;

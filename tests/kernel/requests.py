@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import time
+from pathlib import Path
 
 from tests.kernel.hellos import MSG_FASTOPEN, disconnect, family
 from tests.kernel.sockets import name_of
@@ -240,3 +241,21 @@ def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, sil
         except OSError as exc:
             return name_of(exc)
     return "open"
+
+
+def sends_while_the_way_is_cut(address: str, port: int, pieces: tuple[bytes, bytes, bytes], cut: Path) -> str:
+    """While the file is there, nothing that is sent arrives: `first` is sent again when it has gone."""
+    first, part, rest = pieces
+    with socket.create_connection((address, port), timeout=5) as sock:
+        try:
+            cut.touch()
+            time.sleep(0.7)
+            sock.sendall(first)
+            sock.sendall(part)
+            time.sleep(1.0)
+            cut.unlink()
+            time.sleep(1.5)
+            sock.sendall(rest)
+        except OSError as exc:
+            return name_of(exc)
+        return echoed(sock, len(first + part + rest), 8.0)

@@ -39,6 +39,7 @@ from tests.kernel.requests import (
     sends_in_the_syn,
     sends_one_by_one,
     sends_split_everywhere,
+    sends_while_the_way_is_cut,
     sends_zero_copy,
 )
 from tests.kernel.resolver import look_up
@@ -378,6 +379,28 @@ def test_pages_that_may_still_change_carry_bodies_only(task: HttpTask) -> None:
     assert task.arrived() == b""
     put = head("/v1/x", "Content-Length: 100000", method="PUT")
     assert task.pod.run(sends_by_sendfile, SITE, PORT, put, b"b" * 100_000) == "ok"
+
+
+def test_what_is_sent_again_passes_while_a_head_is_awaited(task: HttpTask, tmp_path: Path) -> None:
+    task.rules(rule(API, SITE))
+    cut, table = (
+        tmp_path / "cut",
+        "table ip cut { chain c { type filter hook input priority 0; tcp dport 443 drop; }; }",
+    )
+    nft = ("ip", "netns", "exec", task.world.node.world, "nft")
+
+    def close_and_open() -> None:
+        assert eventually(cut.exists, 10)
+        subprocess.run([*nft, "-f", "-"], input=table.encode(), check=True)
+        assert eventually(lambda: not cut.exists(), 10)
+        subprocess.run([*nft, "delete", "table", "ip", "cut"], check=True)
+
+    thread = threading.Thread(target=close_and_open)
+    thread.start()
+    said = task.pod.run(sends_while_the_way_is_cut, SITE, PORT, (POST, GOOD[:20], GOOD[20:]), cut, timeout=40)
+    thread.join()
+    assert said == "ok"
+    assert task.denials() == []
 
 
 def test_urgent_data_are_denied(task: HttpTask) -> None:
