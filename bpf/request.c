@@ -339,7 +339,9 @@ int request_read(struct __sk_buff *skb)
 			r->left -= skipped;
 			r->next += skipped;
 			at += skipped;
-			continue;
+			if (at >= end)
+				break;
+			bytes = end - at;
 		}
 		if (!checked && shares_pages(skb))
 			return request_fails(skb, r, DROP_SHARED_PAGES);

@@ -292,6 +292,8 @@ def test_bodies_pass_by_their_length_whatever_is_in_them(task: HttpTask) -> None
         b"%x\r\n%s\r\n" % (len(part), part) for part in (body[at : at + 4000] for at in range(0, len(body), 4000))
     )
     assert task.pod.run(sends_one_by_one, SITE, PORT, CHUNKED + chunks + b"0\r\n\r\n", GOOD) == ["ok", "ok"]
+    small = b"".join(b"%x\r\n%s\r\n" % (100, b"c" * 100) for _ in range(500)) + b"0\r\n\r\n"
+    assert task.pod.run(sends_one_by_one, SITE, PORT, CHUNKED, small, GOOD) == ["ok", "ok", "ok"]
     short = head("/v1/x", f"Content-Length: {len(body) - len(BAD)}", method="PUT") + body
     assert task.sends(short) == DENIED, "its end is another request"
     assert task.denials() == [DropReason.REQUEST]
