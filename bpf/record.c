@@ -71,20 +71,27 @@ static __always_inline void event_send_call(struct event *event)
 	events.ringbuf_submit(call, 0);
 }
 
+/* Is there a token of the endpoint's left? What is suppressed is counted. */
+static __always_inline int may_report(const struct config *config, __u32 number)
+{
+	int index = number;
+	struct slot *slot = slots.lookup(&index);
+
+	if (!slot || take_token(&slot->tokens, &slot->refilled, config, config->event_rate, config->event_burst,
+				bpf_jiffies64()))
+		return 1;
+	count_loss(LOSS_EVENT_RATE, 1);
+	return 0;
+}
+
 /* Hooks fill the event's "who"; a rule is why. Suppressed beyond the endpoint's rate. `calls`: a constant, see
  * event_send_call().
  */
 static __always_inline void event_report(const struct config *config, struct event *event, const struct rule *rule,
 					 int calls)
 {
-	int index = event->slot;
-	struct slot *slot = slots.lookup(&index);
-
-	if (slot && !take_token(&slot->tokens, &slot->refilled, config, config->event_rate, config->event_burst,
-				bpf_jiffies64())) {
-		count_loss(LOSS_EVENT_RATE, 1);
+	if (!may_report(config, event->slot))
 		return;
-	}
 	event->verdict = rule->verdict;
 	event->reason = rule->reason;
 	event->rule = rule->rule;

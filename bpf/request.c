@@ -131,7 +131,8 @@ int request_egress(struct __sk_buff *skb)
 		r->left = 0;
 		r->next = place;
 		r->epoch = r->made = r->bits = 0;
-		r->fault = r->state = r->in_head = r->cleared = r->whole = 0;
+		head_begins(r);
+		r->fault = r->state = r->in_head = 0;
 		if (place > 1) { /* the SYN counts as a byte; data in a SYN have none */
 			r->carries = CARRIES_REQUESTS;
 			return request_fails(skb, r, DROP_REQUEST_UNSEEN);
@@ -596,15 +597,11 @@ int request_match(struct __sk_buff *skb)
 static __always_inline void request_report(const struct config *config, struct event *event, const struct rule *rule,
 					   struct request *r)
 {
-	int index = event->slot;
-	struct slot *slot = slots.lookup(&index);
+	struct request_event *out;
 
-	if (slot && !take_token(&slot->tokens, &slot->refilled, config, config->event_rate, config->event_burst,
-				bpf_jiffies64())) {
-		count_loss(LOSS_EVENT_RATE, 1);
+	if (!may_report(config, event->slot))
 		return;
-	}
-	struct request_event *out = events.ringbuf_reserve(sizeof(struct request_event));
+	out = events.ringbuf_reserve(sizeof(struct request_event));
 
 	if (!out) {
 		count_loss(LOSS_RING_FULL, 1);

@@ -10,28 +10,13 @@ import socket
 import time
 from pathlib import Path
 
-from tests.kernel.hellos import MSG_FASTOPEN, disconnect, family
+from tests.kernel.hellos import answer, family
 from tests.kernel.sockets import name_of
 
 
 def head(target: str = "/v1/jobs", *headers: str, method: str = "GET", host: str | None = "api.internal") -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *([f"Host: {host}"] if host is not None else []), *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def echoed(sock: socket.socket, sent: int, seconds: float = 4.0) -> str:
-    """Whether all that was sent comes back, or what went wrong; "late" where that took long."""
-    began, got = time.monotonic(), 0
-    sock.settimeout(seconds)
-    try:
-        while got < sent:
-            part = sock.recv(65536)
-            if not part:
-                return "closed"
-            got += len(part)
-    except OSError as exc:
-        return name_of(exc) + (" late" if time.monotonic() - began > 2 else "")
-    return "ok"
 
 
 def sends(address: str, port: int, *pieces: bytes, gap: float = 0.0, flags: int = 0, nodelay: bool = True) -> str:
@@ -47,7 +32,7 @@ def sends(address: str, port: int, *pieces: bytes, gap: float = 0.0, flags: int 
                     time.sleep(gap)
         except OSError as exc:
             return name_of(exc)
-        return echoed(sock, sum(map(len, pieces)))
+        return answer(sock, sum(map(len, pieces)))
 
 
 def sends_one_by_one(address: str, port: int, *requests: bytes) -> list[str]:
@@ -57,7 +42,7 @@ def sends_one_by_one(address: str, port: int, *requests: bytes) -> list[str]:
         for each in requests:
             try:
                 sock.sendall(each)
-                said.append(echoed(sock, len(each)))
+                said.append(answer(sock, len(each)))
             except OSError as exc:
                 said.append(name_of(exc))
     return said
@@ -66,35 +51,6 @@ def sends_one_by_one(address: str, port: int, *requests: bytes) -> list[str]:
 def sends_split_everywhere(address: str, port: int, whole: bytes, step: int) -> list[int]:
     """Where a request in two writes did not come through."""
     return [cut for cut in range(1, len(whole), step) if sends(address, port, whole[:cut], whole[cut:]) != "ok"]
-
-
-def sends_early(address: str, port: int, whole: bytes) -> str:
-    """A write that waits in the socket while it connects."""
-    with socket.socket(family(address), socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            sock.connect((address, port))
-        try:
-            sock.setblocking(True)
-            sock.send(whole)
-        except OSError as exc:
-            return name_of(exc)
-        return echoed(sock, len(whole))
-
-
-def sends_in_the_syn(address: str, port: int, whole: bytes) -> str:
-    """TCP fast open: the first connection fetches the cookie, the second has data in its SYN."""
-    last = ""
-    for _ in range(2):
-        with socket.socket(family(address), socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
-            try:
-                sock.sendto(whole, MSG_FASTOPEN, (address, port))
-            except OSError as exc:
-                last = name_of(exc)
-                continue
-            last = echoed(sock, len(whole))
-    return last
 
 
 def sends_by_sendfile(address: str, port: int, before: bytes, pages: bytes) -> str:
@@ -113,7 +69,7 @@ def sends_by_sendfile(address: str, port: int, before: bytes, pages: bytes) -> s
             return name_of(exc)
         finally:
             os.close(fd)
-        return echoed(sock, len(before) + len(pages))
+        return answer(sock, len(before) + len(pages))
 
 
 def rewrites_its_pages(address: str, port: int, allowed: bytes, forbidden: bytes) -> str:
@@ -131,7 +87,7 @@ def rewrites_its_pages(address: str, port: int, allowed: bytes, forbidden: bytes
             return name_of(exc)
         finally:
             os.close(fd)
-        return echoed(sock, len(allowed))
+        return answer(sock, len(allowed))
 
 
 def sends_zero_copy(address: str, port: int, whole: bytes) -> str:
@@ -142,7 +98,7 @@ def sends_zero_copy(address: str, port: int, whole: bytes) -> str:
             sock.send(whole, msg_zerocopy)
         except OSError as exc:
             return name_of(exc)
-        return echoed(sock, len(whole))
+        return answer(sock, len(whole))
 
 
 def sends_from_a_child(address: str, port: int, first: bytes, second: bytes) -> list[str]:
@@ -150,7 +106,7 @@ def sends_from_a_child(address: str, port: int, first: bytes, second: bytes) -> 
     with socket.create_connection((address, port), timeout=5) as sock:
         try:
             sock.sendall(first)
-            said = [echoed(sock, len(first))]
+            said = [answer(sock, len(first))]
         except OSError as exc:
             said = [name_of(exc)]
         pid = os.fork()
@@ -159,24 +115,7 @@ def sends_from_a_child(address: str, port: int, first: bytes, second: bytes) -> 
                 sock.sendall(second)
             os._exit(0)
         os.waitpid(pid, 0)
-        return [*said, echoed(sock, len(second))]
-
-
-def sends_again(address: str, port: int, first: bytes, second: bytes) -> list[str]:
-    """One socket for two connections, one after the other."""
-    said = []
-    with socket.socket(family(address), socket.SOCK_STREAM) as sock:
-        for whole in (first, second):
-            sock.settimeout(5)
-            try:
-                sock.connect((address, port))
-                sock.sendall(whole)
-                said.append(echoed(sock, len(whole)))
-            except OSError as exc:
-                said.append(name_of(exc))
-            if len(said) == 1:
-                disconnect(sock)
-    return said
+        return [*said, answer(sock, len(second))]
 
 
 def forges_what_failed(address: str, port: int, allowed: bytes, forbidden: bytes) -> bool:
@@ -199,7 +138,7 @@ def forges_what_failed(address: str, port: int, allowed: bytes, forbidden: bytes
                 with contextlib.suppress(OSError):
                     sock.setblocking(True)
                     sock.sendall(forbidden[taken:])
-                    echoed(sock, 1 << 30, 1.0)
+                    answer(sock, 1 << 30, 1.0)
                 return True
     return False
 
@@ -218,7 +157,7 @@ def asks(address: str, port: int, whole: bytes, then: bytes = b"", *, early: byt
             sock.sendall(then)
         except OSError as exc:
             return [status, name_of(exc)]
-        return [status, echoed(sock, len(then))]
+        return [status, answer(sock, len(then))]
 
 
 def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, silent: bool = False) -> str:
@@ -226,7 +165,7 @@ def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, sil
     with socket.create_connection((address, port), timeout=5) as sock:
         try:
             sock.sendall(request)
-            if (said := echoed(sock, len(request))) != "ok":
+            if (said := answer(sock, len(request))) != "ok":
                 return said
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -235,7 +174,7 @@ def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, sil
                         return "ended" if not sock.recv(1) else "data"
                     continue
                 sock.sendall(request)
-                if echoed(sock, len(request)) != "ok":
+                if answer(sock, len(request)) != "ok":
                     return "ended"
                 time.sleep(0.05)
         except OSError as exc:
@@ -258,4 +197,4 @@ def sends_while_the_way_is_cut(address: str, port: int, pieces: tuple[bytes, byt
             sock.sendall(rest)
         except OSError as exc:
             return name_of(exc)
-        return echoed(sock, len(first + part + rest), 8.0)
+        return answer(sock, len(first + part + rest), 8.0)

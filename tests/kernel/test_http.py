@@ -24,7 +24,7 @@ from agent.model.request import Request
 from agent.model.verdict import DropReason, Verdict
 from lab.node import ScratchNode, in_netns
 from tests.kernel.agent_process import AgentProcess
-from tests.kernel.hellos import openssl, talks, talks_by_mptcp
+from tests.kernel.hellos import openssl, talks, talks_again, talks_by_mptcp, talks_early, talks_in_the_syn
 from tests.kernel.requests import (
     asks,
     forges_what_failed,
@@ -32,11 +32,8 @@ from tests.kernel.requests import (
     keeps_asking,
     rewrites_its_pages,
     sends,
-    sends_again,
     sends_by_sendfile,
-    sends_early,
     sends_from_a_child,
-    sends_in_the_syn,
     sends_one_by_one,
     sends_split_everywhere,
     sends_while_the_way_is_cut,
@@ -354,7 +351,7 @@ def test_a_head_that_tcp_has_split_passes_once_its_target_and_host_are_judged(ta
     assert len(task.arrived()) == arrived
 
 
-@pytest.mark.parametrize("way", [sends_early, sends_in_the_syn])
+@pytest.mark.parametrize("way", [talks_early, talks_in_the_syn])
 def test_no_early_write_gets_around_it(task: HttpTask, way: Callable[[str, int, bytes], str]) -> None:
     for netns in (task.pod.netns, task.world.node.world):
         with in_netns(netns):
@@ -419,8 +416,8 @@ def test_whoever_writes_to_the_socket_is_judged(task: HttpTask) -> None:
     assert task.pod.run(sends_from_a_child, SITE, PORT, GOOD, GOOD) == ["ok", "ok"]
     assert task.pod.run(sends_from_a_child, SITE, PORT, GOOD, BAD) == ["ok", DENIED]
     assert task.pod.run(sends_from_a_child, SITE, PORT, BAD, GOOD)[0] == DENIED
-    assert task.pod.run(sends_again, SITE, PORT, GOOD, GOOD) == ["ok", "ok"]
-    assert task.pod.run(sends_again, SITE, PORT, GOOD, BAD) == ["ok", DENIED]
+    assert task.pod.run(talks_again, SITE, PORT, GOOD, (OTHER, PORT), GOOD) == ["ok", "ok"]
+    assert task.pod.run(talks_again, SITE, PORT, GOOD, (OTHER, PORT), BAD) == ["ok", DENIED]
     assert b"/admin" not in task.arrived()
 
 
