@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* cgroup/sock_create: no raw IP sockets unless a policy grants `rawSockets`, none of MPTCP where a rule asks for TLS, and
- * who made a stream socket (L7).
+/* cgroup/sock_create: no raw IP sockets unless a policy grants `rawSockets`, none of MPTCP where a rule asks for TLS or
+ * HTTP, and who made a stream socket (L7).
  * cgroup/sock_release: the last counters of a promoted socket.
  *
  * Return 1: goes on; 0 (sock_create): EPERM, or EPROTONOSUPPORT of MPTCP, where the kernel lets programs choose.
