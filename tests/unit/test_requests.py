@@ -134,7 +134,7 @@ def test_a_kernel_that_cannot_judge_requests_takes_no_policy_that_asks_for_some(
     plain = Policy(ref("q"), Subject(), egress=())
     compiler, errors, found = taken(policy("p", HttpMatch(path="/a")), plain, admission=Admission(requests=False))
     assert errors == [
-        f"{ref('p')}: has rules with http, which this kernel cannot judge: it lacks feature shared_frags or write_seq"
+        f"{ref('p')}: has rules with http, which this kernel cannot judge: it lacks feature shared_frags, write_seq or sockops"
     ]
     assert found == {ref("q")}
     assert not compiler.want.parts
