@@ -591,6 +591,7 @@ int greeted_egress(struct __sk_buff *skb)
 	struct flow_key key = { .cgroup_id = bpf_skb_cgroup_id(skb) };
 	struct judged judged = {};
 	struct hello hello = {};
+	struct rule best = {};
 	struct rule rule = {};
 	struct event event = {};
 	struct bpf_sock *sk = skb->sk;
@@ -613,7 +614,7 @@ int greeted_egress(struct __sk_buff *skb)
 		return count_greeted(skb, &key, endpoint); /* no data yet */
 	if (g->seen)
 		bits_of(g, endpoint->ruleset, &hello);
-	judge_by_names(endpoint, &key, &hello, &rule);
+	judge_by_names(endpoint, &key, &hello, &best, &rule);
 	int has_failed = hello.failed >> rule.verdict & 1;
 
 	event_of_stream(skb, sk, endpoint, &key, &event);

@@ -146,19 +146,6 @@ static __always_inline void lift(const struct rule *best, struct rule *out)
 	out->flags = best->flags;
 }
 
-/* What a connection began with, for the rows that ask for a hello; or a request that it carries, for those that ask for
- * some.
- */
-struct hello {
-	__u32 bits; /* of `servers`, by its name; none of what is no hello */
-	__u32 fits; /* of these, what its encryption leaves */
-	__u32 requests; /* of `parts`; none of what is no request */
-	__u32 asked; /* hellos, by any row */
-	__u32 rule;  /* of the first row that it has failed */
-	__u8 failed; /* bit VERDICT_*: what rows that it has failed have become; ASKED_REQUESTS: some row asks for requests */
-	__u8 pad[3];
-};
-
 enum { ASKED_REQUESTS = 0x80 };
 
 /* A row that asks for something else denies, or audits. Without a branch, as it is done for each name of a peer. */
@@ -201,11 +188,10 @@ static __always_inline void judge(const struct endpoint *endpoint, const struct 
  * what any of the rows asks for.
  */
 static __always_inline void judge_by_names(const struct endpoint *endpoint, struct flow_key *flow, struct hello *hello,
-					   struct rule *out)
+					   struct rule *best, struct rule *out)
 {
 	__u32 index = port_index(flow->protocol, flow->service_port);
 	__u32 first = first_learned(&flow->peer);
-	struct rule best = {};
 	union any_key key;
 	__u32 asked;
 
@@ -233,17 +219,19 @@ static __always_inline void judge_by_names(const struct endpoint *endpoint, stru
 		if (hello)
 			hold_against(&row, hello);
 		asked |= row.requests;
-		if (rank(&row) > rank(&best))
-			best = row;
+		if (rank(&row) > rank(best))
+			*best = row;
 	}
-	lift(&best, out);
+	lift(best, out);
 	if (out->hellos | out->requests)
 		out->requests |= asked;
 }
 
 static __always_inline void judge_names(const struct endpoint *endpoint, struct flow_key *flow, struct rule *out)
 {
-	judge_by_names(endpoint, flow, 0, out);
+	struct rule best = {};
+
+	judge_by_names(endpoint, flow, 0, &best, out);
 }
 
 /* P7: what stays in the pod, known by its address. The skb hooks know it by the device. */

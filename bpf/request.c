@@ -640,7 +640,6 @@ int requested_egress(struct __sk_buff *skb)
 	struct config *config = configuration();
 	struct flow_key key = { .cgroup_id = bpf_skb_cgroup_id(skb) };
 	struct judged judged = {};
-	struct hello hello = {};
 	struct rule rule = {};
 	struct event event = {};
 	__u32 step = skb->cb[REQUEST_STEP];
@@ -660,10 +659,14 @@ int requested_egress(struct __sk_buff *skb)
 	key_of_stream(sk, &key);
 	if (step == STEP_PASS)
 		return count_greeted(skb, &key, endpoint);
+	struct hello *hello = &r->hello;
+
+	r->best = (struct rule){};
+	*hello = (struct hello){};
 	if (step == STEP_WHOLE || step == STEP_CLEAR || step == STEP_AGAIN)
-		hello.requests = r->bits;
-	judge_by_names(endpoint, &key, &hello, &rule);
-	int has_failed = hello.failed >> rule.verdict & 1;
+		hello->requests = r->bits;
+	judge_by_names(endpoint, &key, hello, &r->best, &rule);
+	int has_failed = hello->failed >> rule.verdict & 1;
 
 	if (has_failed && step == STEP_PART && rule.verdict == VERDICT_DENY)
 		return 0; /* the rest of the head is to come */
@@ -671,8 +674,8 @@ int requested_egress(struct __sk_buff *skb)
 	if (has_failed) {
 		if (step == STEP_PART)
 			r->fault = DROP_REQUEST_TOO_LONG; /* a policy in audit waits for nothing */
-		rule.reason = !(hello.failed & ASKED_REQUESTS) ? DROP_NO_TLS : r->fault ? r->fault : DROP_REQUEST;
-		rule.rule = hello.rule;
+		rule.reason = !(hello->failed & ASKED_REQUESTS) ? DROP_NO_TLS : r->fault ? r->fault : DROP_REQUEST;
+		rule.rule = hello->rule;
 	}
 	if (rule.verdict == VERDICT_DENY || has_failed) {
 		count_refusal(&event, &rule, segments(skb));

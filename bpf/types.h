@@ -417,6 +417,19 @@ enum carries {
 	CARRIES_TLS = 4,     /* for hello.c */
 };
 
+/* What a connection began with, for the rows that ask for a hello; or a request that it carries, for those that ask for
+ * some.
+ */
+struct hello {
+	__u32 bits; /* of `servers`, by its name; none of what is no hello */
+	__u32 fits; /* of these, what its encryption leaves */
+	__u32 requests; /* of `parts`; none of what is no request */
+	__u32 asked; /* hellos, by any row */
+	__u32 rule;  /* of the first row that it has failed */
+	__u8 failed; /* bit VERDICT_*: what rows that it has failed have become; ASKED_REQUESTS: some row asks for requests */
+	__u8 pad[3];
+};
+
 struct request { /* value of `requests`, a storage of sockets: how far what a connection sends was read, and its last request */
 	__u64 left;            /* bytes of a body that may still pass */
 	__u64 number[NUMBERS];
@@ -441,8 +454,10 @@ struct request { /* value of `requests`, a storage of sockets: how far what a co
 	__u8 text[TEXT_BYTES];
 	__u8 block[BLOCK_BYTES + 8]; /* what is read just now, and room for a word behind it */
 	struct server_key key; /* of the lookup at hand */
+	struct hello hello;    /* in judgement just now */
+	struct rule best;
 };
-_Static_assert(sizeof(struct request) == 2576, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct request) == 2616, "ABI: agent/abi/layout.py");
 
 struct learned_key { /* key of `learned` */
 	__u32 identity;

@@ -142,6 +142,7 @@ PARTS = Layout("parts", bits=u32, from_behind=u32)
 STEP = Layout("step", state=u8, act=u8, value=u8, pad=u8)
 GRAMMAR = Layout("grammar", steps=array(u32, GRAMMAR_STATES * 256))
 GREETING = Layout("greeting", key=nested(SERVER_KEY), seen=u8, fault=u8, encrypted=u8, pad=u8)
+HELLO = Layout("hello", bits=u32, fits=u32, requests=u32, asked=u32, rule=u32, failed=u8, pad=raw(3))
 REQUEST = Layout(
     "request",
     left=u64,
@@ -167,6 +168,8 @@ REQUEST = Layout(
     text=raw(TEXT_BYTES),
     block=raw(BLOCK_BYTES + 8),
     key=nested(SERVER_KEY),
+    hello=nested(HELLO),
+    best=nested(RULE),
 )
 LEARNED_KEY = Layout("learned_key", identity=u32, index=u32)
 LEARNED = Layout("learned", address=ADDRESS, seal=u64, digest=u64, expires=u64, text=nested(DNS_NAME), pad=u32)
@@ -259,7 +262,7 @@ STRUCTS = (
     CONFIG, RULE, FOLDER, ENDPOINT, EPOCH, NEARBY, BUCKET, SLOT, FLOW_KEY, FLOW, ANSWER, PROMOTED, PREFIX, CLASSES,
     DNS_NAME, LEARNED_KEY, LEARNED, ASKED, RULE_KEY, IDENTITY_COUNTS, IDENTITY_TOTALS, DENIAL_KEY, DENIAL,
     CREATOR, EVENT, DNS_ANSWER, CALL, ATTEMPT, OUTCOME, SERVER_KEY, SERVERS, GREETING, HELLO_EVENT,
-    PARTS, STEP, GRAMMAR, REQUEST, REQUEST_EVENT,
+    PARTS, STEP, GRAMMAR, HELLO, REQUEST, REQUEST_EVENT,
 )  # fmt: skip
 
 U32 = Layout("u32", value=u32)
