@@ -9,45 +9,31 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from typing_extensions import assert_never
-
-from agent.judge.address import Facts, matches_number, plain
+from agent.judge.address import Facts, plain
 from agent.judge.claims import Worth, worth_of
+from agent.judge.demands import failure
 from agent.judge.native import NativeCase
+from agent.judge.packet import Packet
 from agent.model.cluster import Address, Cluster, Namespace, Pod
-from agent.model.hello import Hello
 from agent.model.identity import Attestation
 from agent.model.nearest import Lacks, Nearest
 from agent.model.policy import (
-    CidrPeer,
     DefaultPosture,
     Demand,
     Entity,
     EntityPeer,
-    FqdnPeer,
-    HttpMatch,
-    Peer,
-    PodPeer,
     Policy,
-    PortMatch,
     Posture,
     Rule,
     RuleRef,
-    ServicePeer,
-    TaskPeer,
-    Tls,
 )
-from agent.model.protocol import ORDINARY, IpProtocol
-from agent.model.request import CONNECT, Carried, Request
+from agent.model.protocol import IpProtocol
+from agent.model.request import Carried
 from agent.model.verdict import Direction, DropReason, Verdict
 from agent.semantics.builtin import AGENT_METRICS, NODE_TO_OWN_PODS, OBSERVED, baseline_ref
-from agent.semantics.names import matches
-from agent.semantics.paths import matches_path
-from agent.semantics.peers import may_mean_a_pod
 from agent.semantics.selecting import selects
 
 OWN_LAYER, NATIVE_LAYER = "dagwall", "NetworkPolicy"
-Matches = tuple[PortMatch, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +85,7 @@ def judge(  # noqa: PLR0917  the order of lookup()
     if worth.quarantined:
         return Decision(Verdict.DENY, DropReason.QUARANTINED, note=str(worth.contradiction))
     peer, chosen = Facts(cluster, address), tuple(_selected(cluster, pod, namespace))
-    case = Case(cluster, pod, direction, peer, protocol, port, worth, chosen, layers or LAYERS, names, carries)
+    case = Case(cluster, pod, direction, peer, protocol, port, names, worth, chosen, layers or LAYERS, carries)
     return case.decision()
 
 
@@ -118,20 +104,13 @@ def _stays_in_pod(pod: Pod, address: Address) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One packet of one endpoint."""
+class Case(Packet):
+    """A packet, and all that has a word on it. `carries`: what its connection does; None: nothing yet."""
 
-    cluster: Cluster
-    pod: Pod
-    direction: Direction
-    peer: Facts
-    protocol: int
-    port: int
     worth: Worth
     selected: tuple[Policy, ...]
     layers: tuple[JudgedLayer, ...]
-    names: frozenset[str]
-    carries: Carried | None = None
+    carries: Carried | None
 
     @property
     def native(self) -> NativeCase:
@@ -168,7 +147,7 @@ class Case:
 
     def native_decided(self, *, audited: bool) -> Decision:
         """NetworkPolicies have no posture of their own; the agent's `--posture audit` holds for every policy (P3)."""
-        if self.direction is Direction.INGRESS and self.peer.is_host():
+        if self.from_host:
             return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
         allowing = [] if self.cluster.settings.audit_everything and not audited else self.native.allowing()
         if allowing:
@@ -188,13 +167,12 @@ class Case:
     def own_decided(self, *, audited: bool) -> Decision:
         """Dagwall's own kinds (P2)."""
         policies = [policy for policy in self.selected if audited or self._enforced(policy)]
-        from_host = self.direction is Direction.INGRESS and self.peer.is_host()
         for policy in policies:
             for rule in policy.deny:
-                if self._denies(rule, from_host=from_host):
+                if self.denies(rule):
                     named = RuleRef(policy.ref, rule.name)
                     return Decision(Verdict.DENY, DropReason.DENY_RULE, named, layer=OWN_LAYER)
-        if from_host:
+        if self.from_host:
             return Decision(Verdict.ALLOW, rule=NODE_TO_OWN_PODS)  # P8
         by_address = replace(self, names=frozenset())
         plain = chain(by_address._allowing(policies), self._baseline(), self._allowing(policies))
@@ -228,33 +206,6 @@ class Case:
             return True
         return any(policy.speaks_about(self.direction) is not None for policy in policies)
 
-    def _denies(self, rule: Rule, *, from_host: bool) -> bool:
-        if rule.direction is not self.direction:
-            return False
-        if from_host:  # only a rule that names entity node (P8)
-            names_node = rule.peers is not None and EntityPeer(Entity.NODE) in rule.peers
-            return names_node and self._at(rule.ports)
-        if rule.peers is None:
-            return self._at(rule.ports)
-        return any(self.through(p, rule.ports) or self._denies_more(p, rule.ports) for p in rule.peers)
-
-    def _denies_more(self, peer: Peer, ports: Matches) -> bool:
-        """What P11 and P12 keep out of allow rules only, what may be the node, and what may be any pod (P17)."""
-        if may_mean_a_pod(peer) and self.peer.is_left_out and self._at(ports, of_any_name=True):
-            return True
-        match peer:
-            case CidrPeer():
-                more = self.peer.in_block(peer)
-            case TaskPeer():
-                more = self.peer.in_tasks(peer, denies=True)
-            case EntityPeer():
-                more = peer.entity is Entity.NODE and self.peer.on_link()
-            case PodPeer() | ServicePeer() | FqdnPeer():
-                more = False
-            case _:
-                assert_never(peer)
-        return more and self._at(ports)
-
     def _allowing(self, policies: Iterable[Policy]) -> Iterator[RuleRef]:
         """Rules that allow it, whatever it carries."""
         return (ref for ref, _ in self._matching(policies, asking=False))
@@ -276,19 +227,10 @@ class Case:
         first, demands = next(iter(asking)), tuple(dict.fromkeys(each for some in asking.values() for each in some))
         if self.carries is None:
             return Decision(Verdict.ALLOW, rule=first, demands=demands)
-        if isinstance(self.carries, Request):
-            reason = _fails_requests([each for each in demands if isinstance(each, HttpMatch)], self.carries)
-        else:
-            reason = _fails_hellos([each for each in demands if isinstance(each, Tls)], self.carries)
+        reason = failure(demands, self.carries)
         if reason is DropReason.NONE:
             return Decision(Verdict.ALLOW, rule=first)
         return Decision(Verdict.DENY, reason, first, layer=OWN_LAYER)
-
-    def allows(self, rule: Rule) -> bool:
-        """A rule without peers does not reach metadata (P11)."""
-        if rule.peers is None:
-            return not self.peer.is_metadata and self._at(rule.ports)
-        return any(self.through(peer, rule.ports) for peer in rule.peers)
 
     def _baseline(self) -> Iterator[RuleRef]:
         namespace = self.peer.namespace(self.pod.namespace)
@@ -297,89 +239,8 @@ class Case:
             if self.direction is Direction.EGRESS and self.through(EntityPeer(entity), None):
                 yield baseline_ref(entity.value)
 
-    def _at(self, ports: Matches, *, of_any_name: bool = False) -> bool:
-        """P4; a name is a port of the peer's pod, or for ingress of the pod itself. `of_any_name`: it may be any port
-        of a peer of which only the address is known."""
-        if ports is None:
-            return self.protocol in ORDINARY
-        names = {match.protocol for match in ports if match.name is not None}
-        if of_any_name and self.direction is Direction.EGRESS and self.protocol in names:
-            return True
-        owner = self.peer.pod if self.direction is Direction.EGRESS else self.pod
-        named = (
-            [(p.protocol, p.name) for p in owner.ports if (p.protocol, p.port) == (self.protocol, self.port)]
-            if owner
-            else []
-        )
-        return any(matches_number(m, self.protocol, self.port) or (m.protocol, m.name) in named for m in ports)
-
-    def has(self, peer: Peer) -> bool:
-        """Is the address one of the peer's, whatever the port?"""
-        match peer:
-            case CidrPeer():
-                return self.peer.in_cidr(peer)
-            case FqdnPeer():
-                return self.peer.may_be_named() and any(matches(peer.pattern, name) for name in self.names)
-            case PodPeer():
-                return self.peer.in_pods(peer)
-            case TaskPeer():
-                return self.peer.in_tasks(peer)
-            case ServicePeer():
-                return self.peer.of_service((peer.namespace, peer.name), named=True)
-            case EntityPeer():
-                return self.peer.in_entity(peer.entity)
-            case _:
-                assert_never(peer)
-
-    def through(self, peer: Peer, ports: Matches) -> bool:
-        """Is this peer meant, at these ports?"""
-        egress = self.direction is Direction.EGRESS
-        if peer == EntityPeer(Entity.DNS):
-            return self.has(peer) and self.protocol in (IpProtocol.TCP, IpProtocol.UDP) and self.port == 53
-        if egress and isinstance(peer, ServicePeer):
-            return self._served(peer, [ports], named=True) or (self.peer.of_portless(peer) and self._at(ports))
-        if egress and peer == EntityPeer(Entity.KUBE_APISERVER):
-            return self._served(ServicePeer("default", "kubernetes"), [ports])
-        if egress and peer == EntityPeer(Entity.AIRFLOW):
-            return self._airflow(ports)
-        return self.has(peer) and self._at(ports)
-
-    def _served(self, peer: ServicePeer, filters: list[Matches], *, named: bool = False) -> bool:
-        """P13: ports mean the service's; the packet's is the service's or the endpoint's. `named`: not an entity."""
-        for port, number in self.peer.reached(peer, named=named):
-            if (port.protocol, number) == (self.protocol, self.port) and all(
-                ports is None
-                or any(
-                    matches_number(m, port.protocol, port.port) or (m.protocol, m.name) == (port.protocol, port.name)
-                    for m in ports
-                )
-                for ports in filters
-            ):
-                return True
-        return False
-
-    def _airflow(self, ports: Matches) -> bool:
-        """Configured destinations at their own ports, if they name any, and the services of Airflow's chart."""
-        for destination in self.cluster.settings.airflow:
-            if isinstance(destination.peer, ServicePeer):
-                if self._served(destination.peer, [destination.ports, ports]):
-                    return True
-                if self.peer.of_portless(destination.peer) and self._at_both(destination.ports, ports):
-                    return True
-            elif self.peer.in_cidr(destination.peer) and self._at_both(destination.ports, ports):
-                return True
-        return any(self._served(ServicePeer(s.namespace, s.name), [ports]) for s in self.peer.chart_services())
-
-    def _at_both(self, own: Matches, ports: Matches) -> bool:
-        """Where the destination and the rule both name ports, names of ports count in neither."""
-        if own is None or ports is None:
-            return self._at(own if ports is None else ports)
-        return all(any(matches_number(m, self.protocol, self.port) for m in each) for each in (own, ports))
-
     def _explained(self, decision: Decision) -> Decision:
-        from_host = self.direction is Direction.INGRESS and self.peer.is_host()
-        denies = [(p.ref, r) for p in self.selected for r in p.deny if self._denies(r, from_host=from_host)]
-        denying = [RuleRef(ref, rule.name) for ref, rule in denies]
+        denying = [RuleRef(p.ref, rule.name) for p in self.selected for rule in p.deny if self.denies(rule)]
         asking = (ref for ref, _ in self._asking(self.selected))
         allowing = (*self._allowing(self.selected), *self._baseline(), *asking, *self.native.allowing())
         nearest = None
@@ -416,45 +277,8 @@ class Case:
             return None
         left_out = Lacks(left_out=self.peer.address)
         return (
-            (3, left_out) if self._at(rule.ports) else (4, replace(left_out, protocol=self.protocol, port=self.port))
+            (3, left_out) if self.at(rule.ports) else (4, replace(left_out, protocol=self.protocol, port=self.port))
         )
-
-
-def _fails_hellos(asked: list[Tls], hello: Hello) -> DropReason:
-    if not asked:
-        return DropReason.NO_HTTP
-    named = [each for each in asked if not hello.fault and _is_named(each, hello)]
-    if any(each.encrypted or not hello.encrypted for each in named):
-        return DropReason.NONE
-    return hello.fault or (DropReason.ENCRYPTED_HELLO if named else hello.unknown)
-
-
-def _fails_requests(asked: list[HttpMatch], request: Request) -> DropReason:
-    if not asked:
-        return DropReason.NO_TLS
-    if request.fault:
-        return request.fault
-    return DropReason.NONE if any(_is_request(each, request) for each in asked) else DropReason.REQUEST
-
-
-def _is_request(match: HttpMatch, request: Request) -> bool:
-    """All that it says must hold. Nobody means CONNECT who does not name it."""
-    connects = request.method == CONNECT
-    if (request.method not in match.methods) if match.methods else connects:
-        return False
-    if match.host and not matches(match.host, request.host):
-        return False
-    usual = 443 if connects else 80
-    if request.port and request.port != (usual if match.port is None else match.port):
-        return False
-    return not match.path or matches_path(match.path, request.path)
-
-
-def _is_named(tls: Tls, hello: Hello) -> bool:
-    """Is the server's name, or that it has none, what the rule asks for?"""
-    if not hello.name:
-        return tls.nameless
-    return not tls.names or any(matches(pattern, hello.name) for pattern in tls.names)
 
 
 LAYERS = (

@@ -1,7 +1,7 @@
 """The kinds of peers: what each is called in a rule, how it is read, and what its schema is. One row each.
 
 A kind that this build does not support is here too, so that its name is known and the error names it. What a kind
-means is decided by `match` in agent/compiler/terms.py and agent/judge/judge.py: mypy names what lacks a new one.
+means is decided by `match` in agent/compiler/terms.py and agent/judge/packet.py: mypy names what lacks a new one.
 """
 
 from __future__ import annotations

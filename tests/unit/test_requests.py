@@ -12,7 +12,7 @@ from agent.compiler.admission import Admission
 from agent.compiler.names import server_nodes
 from agent.compiler.parts import part_nodes, requests_of
 from agent.flows.decode import decode_event
-from agent.judge.judge import _is_request
+from agent.judge.demands import is_request
 from agent.model.policy import CidrPeer, HttpMatch, Policy, PortMatch, Rule, Subject
 from agent.model.request import PATH, Request
 from agent.model.verdict import Direction, DropReason, EventKind, Verdict
@@ -112,7 +112,7 @@ def test_maps_and_judge_agree() -> None:
             request = clusters.request(r)
             bits = requests_of(servers, parts, ONE, request)
             for number, match in enumerate(matches):
-                should = not request.fault and _is_request(match, request)
+                should = not request.fault and is_request(match, request)
                 assert bool(bits >> number & 1) == should, f"{seed} {match} {request}"
                 seen.add(should)
     assert seen == {True, False}

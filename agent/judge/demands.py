@@ -1,0 +1,56 @@
+"""What a connection carries, held against what rules demand of it: `tls` and `http`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.model.hello import Hello
+from agent.model.policy import Demand, HttpMatch, Tls
+from agent.model.request import CONNECT, Carried, Request
+from agent.model.verdict import DropReason
+from agent.semantics.names import matches
+from agent.semantics.paths import matches_path
+
+
+def failure(demands: Iterable[Demand], carried: Carried) -> DropReason:
+    """Why it meets none of the demands; NONE: it meets one."""
+    if isinstance(carried, Request):
+        return _fails_requests([each for each in demands if isinstance(each, HttpMatch)], carried)
+    return _fails_hellos([each for each in demands if isinstance(each, Tls)], carried)
+
+
+def _fails_hellos(asked: list[Tls], hello: Hello) -> DropReason:
+    if not asked:
+        return DropReason.NO_HTTP
+    named = [each for each in asked if not hello.fault and _is_named(each, hello)]
+    if any(each.encrypted or not hello.encrypted for each in named):
+        return DropReason.NONE
+    return hello.fault or (DropReason.ENCRYPTED_HELLO if named else hello.unknown)
+
+
+def _fails_requests(asked: list[HttpMatch], request: Request) -> DropReason:
+    if not asked:
+        return DropReason.NO_TLS
+    if request.fault:
+        return request.fault
+    return DropReason.NONE if any(is_request(each, request) for each in asked) else DropReason.REQUEST
+
+
+def is_request(match: HttpMatch, request: Request) -> bool:
+    """All that it says must hold. Nobody means CONNECT who does not name it."""
+    connects = request.method == CONNECT
+    if (request.method not in match.methods) if match.methods else connects:
+        return False
+    if match.host and not matches(match.host, request.host):
+        return False
+    usual = 443 if connects else 80
+    if request.port and request.port != (usual if match.port is None else match.port):
+        return False
+    return not match.path or matches_path(match.path, request.path)
+
+
+def _is_named(tls: Tls, hello: Hello) -> bool:
+    """Is the server's name, or that it has none, what the rule asks for?"""
+    if not hello.name:
+        return tls.nameless
+    return not tls.names or any(matches(pattern, hello.name) for pattern in tls.names)
