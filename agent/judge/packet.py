@@ -30,7 +30,7 @@ Matches = tuple[PortMatch, ...] | None
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """`port`: the peer's for egress, the endpoint's own for ingress. `names`: by which its identity knows the peer."""
+    """`port`: the peer's for egress, the pod's own for ingress. `names`: by which its identity knows the peer."""
 
     cluster: Cluster
     pod: Pod

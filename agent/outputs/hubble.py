@@ -10,28 +10,24 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 import dns.rcode
-from typing_extensions import assert_never
 
 from agent.model.cluster import Address
-from agent.model.flow import NO_ANSWER, Denial, EndpointFacts, FailedLookup, Flow, Outcome, PeerKind, RuleMatch
-from agent.model.identity import Claim, Identity, Kind
+from agent.model.flow import NO_ANSWER, Denial, FailedLookup, Flow, Outcome, PeerKind, RuleMatch
 from agent.model.policy import RuleRef
 from agent.model.protocol import WITH_PORTS, IpProtocol
 from agent.model.request import Request
-from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.model.verdict import Direction, Hook, Verdict
 from agent.outputs.hubble_ends import own_end, peer_end
-from agent.outputs.outcomes import detail_name, outcome_text
-from agent.outputs.records import reason_of, verdict_of
+from agent.outputs.hubble_extensions import extensions_of, of_endpoint
+from agent.outputs.hubble_reasons import DROP_REASONS
+from agent.outputs.outcomes import outcome_text
 from agent.outputs.words import (
     lookup_text,
-    nearest_text,
     protocol_name,
-    reason_name,
     request_text,
     sentence,
     socket_text,
@@ -43,61 +39,12 @@ MAX_LINE_BYTES = 64 * 1024
 _CUT_TEXT = 64
 
 _DROP, _TRACE, _POLICY_VERDICT, _L7 = 1, 4, 5, 129  # event types (cilium/pkg/monitor/api/types.go)
-_POLICY_DENIED = (133, "POLICY_DENIED")
-DROP_REASONS: dict[DropReason, tuple[int, str]] = {
-    DropReason.NONE: _POLICY_DENIED,  # Hubble's own number 0 reads "Success"
-    DropReason.NO_RULE: _POLICY_DENIED,
-    DropReason.DENY_RULE: (181, "POLICY_DENY"),
-    DropReason.UNKNOWN_PEER: _POLICY_DENIED,
-    DropReason.PENDING: (203, "DROP_EP_NOT_READY"),
-    DropReason.QUARANTINED: (171, "INVALID_IDENTITY"),
-    DropReason.FRAGMENT: (157, "IP_FRAGMENTATION_NOT_SUPPORTED"),
-    DropReason.SOURCE_ROUTE: (134, "INVALID_PACKET_DROPPED"),
-    DropReason.INVALID_PACKET: (134, "INVALID_PACKET_DROPPED"),
-    DropReason.RAW_SOCKET: _POLICY_DENIED,
-    DropReason.NOT_A_REPLY: _POLICY_DENIED,
-    DropReason.AGENT_GONE: (202, "DROP_HOST_NOT_READY"),
-    DropReason.NOT_READY: (202, "DROP_HOST_NOT_READY"),
-    DropReason.SOCKET_FAMILY: _POLICY_DENIED,
-    DropReason.LOOPBACK: (132, "INVALID_SOURCE_IP"),
-    DropReason.FOREIGN_SOURCE: (132, "INVALID_SOURCE_IP"),
-    DropReason.NO_TLS: _POLICY_DENIED,
-    DropReason.NO_SERVER_NAME: _POLICY_DENIED,
-    DropReason.SERVER_NAME: _POLICY_DENIED,
-    DropReason.ENCRYPTED_HELLO: _POLICY_DENIED,
-    DropReason.HELLO_TOO_LONG: _POLICY_DENIED,
-    DropReason.BROKEN_HELLO: _POLICY_DENIED,
-    DropReason.HELLO_UNSEEN: _POLICY_DENIED,
-    DropReason.NO_HTTP: _POLICY_DENIED,
-    DropReason.REQUEST: _POLICY_DENIED,
-    DropReason.REQUEST_TOO_LONG: _POLICY_DENIED,
-    DropReason.BARE_LINE_END: _POLICY_DENIED,
-    DropReason.FOLDED_HEADER: _POLICY_DENIED,
-    DropReason.SPACE_IN_HEADER: _POLICY_DENIED,
-    DropReason.BAD_HEADER: _POLICY_DENIED,
-    DropReason.REQUEST_LENGTH: _POLICY_DENIED,
-    DropReason.BAD_HOST: _POLICY_DENIED,
-    DropReason.HOST_DISAGREES: _POLICY_DENIED,
-    DropReason.UPGRADE: _POLICY_DENIED,
-    DropReason.DOT_SEGMENT: _POLICY_DENIED,
-    DropReason.BAD_ESCAPE: _POLICY_DENIED,
-    DropReason.HTTP2: _POLICY_DENIED,
-    DropReason.BAD_CHUNK: _POLICY_DENIED,
-    DropReason.REQUEST_UNSEEN: _POLICY_DENIED,
-    DropReason.SHARED_PAGES: _POLICY_DENIED,
-    DropReason.TUNNEL_EARLY: _POLICY_DENIED,
-    DropReason.BROKEN_REQUEST: _POLICY_DENIED,
-    DropReason.UNKNOWN: _POLICY_DENIED,
-}
-"""Hubble's number and name for each of our reasons; ours stands in `extensions`."""
-
 _MATCHES = {
     RuleMatch.NONE: 0, RuleMatch.PEER: 1, RuleMatch.PEER_AND_PORT: 2, RuleMatch.PORT: 3, RuleMatch.ALL: 4,
     RuleMatch.PEER_AND_PROTOCOL: 5, RuleMatch.PROTOCOL: 6,
 }  # fmt: skip
 _L4 = {int(protocol): protocol.name for protocol in WITH_PORTS}
 _WITHOUT_PORTS: dict[int, str] = {IpProtocol.ICMP: "ICMPv4", IpProtocol.ICMPV6: "ICMPv6", IpProtocol.IGMP: "IGMP"}
-_NO_CLAIM = Claim(Identity("", "", "", "", "", Kind.OTHER), ())
 _LINES = uuid.UUID("6d1c3f0e-5f0c-5d5e-9a3b-0b6f0a8c2f11")
 _FAILED = {
     "verdict": "ERROR",
@@ -156,7 +103,7 @@ def _of_lookup(seen: FailedLookup) -> Object:
         "traffic_direction": "EGRESS",
         "is_reply": True,
         "Summary": printable(f"DNS: {lookup_text(seen)}"),
-        "extensions": {"@type": _STRUCT, "value": _of_endpoint(seen.endpoint) | {"peer": seen.peer.name}},
+        "extensions": {"@type": _STRUCT, "value": of_endpoint(seen.endpoint) | {"peer": seen.peer.name}},
     }  # fmt: skip
 
 
@@ -209,7 +156,7 @@ def _common(seen: Flow | Denial | Outcome) -> Object:
         "traffic_direction": seen.tuple.direction.name,
         "is_reply": False,
         "Summary": printable(_summary(seen)),  # Hubble's tables print it as it is
-        "extensions": {"@type": _STRUCT, "value": _ours(seen)},
+        "extensions": {"@type": _STRUCT, "value": extensions_of(seen)},
     }
     if isinstance(seen, Denial) and seen.cgroup_id:
         out["cgroup_id"] = str(seen.cgroup_id)
@@ -323,72 +270,3 @@ def _summary(seen: Flow | Denial | Outcome) -> str:
         f"{audited}{protocol} {ends}: {counts.sent_bytes} B sent, {counts.received_bytes} B received, "
         f"{counts.connections} connections"
     )
-
-
-def _of_endpoint(facts: EndpointFacts) -> Object:
-    identity, claim = facts.identity, facts.claim or _NO_CLAIM
-    return {
-        "identity": str(identity),
-        "number": facts.number,
-        "service_account": identity.service_account,
-        "kind": identity.kind.value,
-        "dag_id": identity.dag_id,
-        "task_id": identity.task_id,
-        "ambiguous": identity.ambiguous,
-        "attestation": facts.attestation.name.lower(),
-        "run_id": claim.run_id,
-        "try_number": claim.try_number,
-        "map_index": claim.map_index,
-        "pod_uid": facts.uid,
-        **({"external_identities": [str(each) for each in facts.external]} if facts.external else {}),
-    }
-
-
-def _ours(seen: Flow | Denial | Outcome) -> Object:
-    facts = seen.endpoint
-    out: Object = _of_endpoint(facts) | {
-        "peer": seen.peer.name,
-        "peer_kind": seen.peer.kind.value,
-        "verdict": verdict_of(seen).name.lower(),
-        "rule": str(seen.rule or ""),
-        "reason": reason_of(seen) or (reason_name(DropReason.NONE) if verdict_of(seen) is not Verdict.ALLOW else ""),
-    }
-    if not facts.namespace and not facts.pod:
-        out["stranger"] = True
-    match seen:
-        case Denial():
-            return out | _of_denial(seen)
-        case Outcome():
-            return out | _of_outcome(seen)
-        case Flow():
-            return out | _of_flow(seen)
-        case _:
-            assert_never(seen)
-
-
-def _of_denial(seen: Denial) -> Object:
-    out: Object = {"nearest": nearest_text(seen.nearest), "hook": seen.hook.name.lower()}
-    out |= {"pid": seen.pid, "comm": seen.comm} if seen.pid else {}
-    if seen.opened_by is not None:
-        out["opened_by"] = f"{seen.opened_by.namespace}/{seen.opened_by.pod}"
-    return out | ({"extra": {"contradiction": str(seen.contradiction)}} if seen.contradiction else {})
-
-
-def _of_outcome(seen: Outcome) -> Object:
-    """Times in seconds."""
-    timing = {name: value for name, value in asdict(seen.timing).items() if value is not None}
-    return {"detail": detail_name(seen), "pid": seen.pid, "comm": seen.comm, "timing": timing}
-
-
-def _of_flow(seen: Flow) -> Object:
-    counts = seen.counts
-    return {
-        "new": seen.new,
-        "counts": {
-            "sent_packets": counts.sent_packets,
-            "sent_bytes": counts.sent_bytes,
-            "received_packets": counts.received_packets,
-            "received_bytes": counts.received_bytes,
-            "connections": counts.connections,
-        },
-    }

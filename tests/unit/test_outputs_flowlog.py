@@ -13,8 +13,9 @@ from agent.model.flow import Denial, Flow, PeerKind, PeerName
 from agent.model.identity import Attestation
 from agent.model.verdict import Direction, DropReason, Hook, Verdict
 from agent.outputs.flowlog import FlowLog, RotatingFile
-from agent.outputs.hubble import DROP_REASONS, MAX_LINE_BYTES, lines_of
+from agent.outputs.hubble import MAX_LINE_BYTES, lines_of
 from agent.outputs.hubble_ends import identity_number
+from agent.outputs.hubble_reasons import DROP_REASONS
 from agent.outputs.words import WHY
 from tests.unit.seen import NUMBER, denial, endpoint, flow
 

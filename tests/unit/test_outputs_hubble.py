@@ -24,8 +24,9 @@ from agent.model.flow import (
 )
 from agent.model.request import Request
 from agent.model.verdict import Cause, Direction, DropReason, Hook, Verdict
-from agent.outputs.hubble import DROP_REASONS, documents_of, lines_in, lines_of
+from agent.outputs.hubble import documents_of, lines_in, lines_of
 from agent.outputs.hubble_ends import identity_number
+from agent.outputs.hubble_reasons import DROP_REASONS
 from tests.unit.seen import WORLD, denial, endpoint, flow, outcome
 
 GOLDEN = Path(__file__).parent.parent / "data" / "flowlog" / "flows.jsonl"

@@ -8,7 +8,7 @@ health/v1.
 
 from __future__ import annotations
 
-from agent.outputs.hubble import DROP_REASONS
+from agent.outputs.hubble_reasons import DROP_REASONS
 
 MESSAGES: dict[str, str] = {
     "flow.Flow": """time 1 Timestamp; verdict 2 Verdict; drop_reason 3 uint32; IP 5 IP; l4 6 Layer4; source 8 Endpoint;
