@@ -9,7 +9,7 @@ from agent.abi.structs import TEXT_ROOM
 from agent.model.request import END, METHOD, PATH, PATH_END, PROXIED, TUNNEL
 
 MOST_BYTES = 249
-"""Of a part: bpf/request.c looks at no more."""
+"""Of a part: bpf/request_match.c looks at no more."""
 _METHOD, _AUTHORITY, _HOST, _PATH = range(4)
 _AUTHORITY_PORT = 2
 _ABSOLUTE, _TUNNEL = 4, 5

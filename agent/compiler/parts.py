@@ -93,7 +93,7 @@ def _exact(each: HttpMatch) -> Iterator[str]:
 def requests_of(
     servers: Mapping[ServerNode, Servers], parts: Mapping[PartNode, Parts], ruleset: RulesetId, request: Request
 ) -> int:
-    """The bits of all that a request matches, step by step as bpf/request.c asks."""
+    """The bits of all that a request matches, step by step as bpf/request_match.c asks."""
     if request.fault:
         return 0
     path = request.path.encode("latin-1")

@@ -45,13 +45,13 @@ def socket_error() -> dict[str, int]:
 
 
 def write_seq() -> dict[str, int]:
-    """Macro for bpf/hello.c: where a TCP socket has the number of the byte that comes next. Raises the same."""
+    """Macro for bpf/hello_fields.c: where a TCP socket has the number of its next byte. Raises the same."""
     return _offsets(_WRITE_SEQ)
 
 
 def shared_frags() -> dict[str, int]:
-    """Macros for bpf/request.c: from a packet to its flags, and which of them says that its pages are not TCP's own
-    (SKBFL_SHARED_FRAG; before 5.12 SKBTX_SHARED_FRAG). Raises the same."""
+    """Macros for bpf/request_read.c: from a packet to its flags, and which of them says that its pages are not
+    TCP's own (SKBFL_SHARED_FRAG; before 5.12 SKBTX_SHARED_FRAG). Raises the same."""
     found = _offsets(_SHARED_FRAGS)
     try:
         flags = _offsets({"SHARED_FRAG_OFFSET": ("skb_shared_info", "flags")}) | {"SHARED_FRAG": 1 << 1}

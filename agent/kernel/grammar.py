@@ -1,4 +1,4 @@
-"""How requests of HTTP/1 are read, byte by byte: the table that bpf/request.c follows (RFC 9112, 9110, 3986).
+"""How requests of HTTP/1 are read, byte by byte: the table that bpf/request_read.c follows (RFC 9112, 9110, 3986).
 
 Strict: whatever two readers are known to understand differently leads to a reason. A state's number is its place
 here, and is kept over an upgrade: new ones come last (bpf/types.h).
@@ -92,7 +92,7 @@ def packed() -> bytes:
 
 
 def states() -> dict[str, int]:
-    """Numbers that bpf/request.c knows."""
+    """Numbers that bpf/request_read.c knows."""
     table = _Table()
     for build in (_start, _target, _headers, _chunks):
         build(table)

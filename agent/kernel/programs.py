@@ -12,7 +12,9 @@ from agent.kernel.btf import network_owner, shared_frags, socket_error, write_se
 from agent.kernel.grammar import states
 from agent.kernel.syscall import AttachType, ProgType
 
-SHARED_SOURCES = ("maps.c", "record.c", "names.c", "judge.c", "outcome.c")
+SHARED_SOURCES = (
+    "maps.c", "record.c", "names.c", "endpoint.c", "judge.c", "flow.c", "datagrams.c", "tails.c", "outcome.c",
+)  # fmt: skip
 """What several programs call; in this order, in front of their own files."""
 PROMOTE_PACKETS = 256
 """Of so many packets of a flow, one copies it into its socket's storage; a power of two."""
@@ -71,13 +73,13 @@ PROGRAMS = (
     Program("named_ingress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 5)),
     Program("named_egress", "slow.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 5)),
     Program("hello_egress", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 6)),
-    Program("hello_name", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 8)),
-    Program("hello_fields", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 9)),
-    Program("greeted_egress", "hello.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 7)),
+    Program("hello_fields", "hello_fields.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 9)),
+    Program("hello_name", "hello_name.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 8)),
+    Program("greeted_egress", "greeted.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 7)),
     Program("request_egress", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 11)),
-    Program("request_read", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 12)),
-    Program("request_match", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 13)),
-    Program("requested_egress", "request.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 14)),
+    Program("request_read", "request_read.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 12)),
+    Program("request_match", "request_match.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 13)),
+    Program("requested_egress", "requested.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 14)),
     Program("dns_question", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_EGRESS, Tail("tail_egress", 1)),
     Program("dns_answer", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 1)),
     Program("dns_learn", "dns.c", ProgType.CGROUP_SKB, AttachType.INET_INGRESS, Tail("tail_ingress", 3)),

@@ -12,7 +12,7 @@ SLASH_OF_ESCAPE = "\x01"
 """Stands for %2F in a path in normal form: a slash that may, or may not, part two segments."""
 
 METHOD, PATH, PATH_END, PROXIED, TUNNEL = b"M", b"P", b"E", b"A", b"C"
-"""Kinds of parts of a request, by which it is looked up: the first byte of each (bpf/request.c)."""
+"""Kinds of parts of a request, by which it is looked up: the first byte of each (bpf/request_match.c)."""
 END = b"\0"
 """Behind a part as a whole; without it, it is the beginning of longer ones."""
 

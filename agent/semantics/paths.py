@@ -1,7 +1,7 @@
 """Paths of HTTP requests in normal form, and the patterns that they match.
 
 A text of bytes (latin-1): escapes are resolved, but for %2F, which stays what it is (SLASH_OF_ESCAPE). What servers
-are known to understand differently is no path: bpf/request.c refuses the same.
+are known to understand differently is no path: bpf/request_read.c refuses the same.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class _Fits:
         return bool(row["hellos"] & self._bits[0] or row["requests"] & self._bits[1])
 
     def _requests(self) -> int:
-        """The bits of its last request, as bpf/request.c finds them; all of one whose next head is read just now."""
+        """The bits of its last request, as bpf/request_match.c finds them; all if its next head is read just now."""
         stored = REQUEST.unpack(self.greeting.request) if self.greeting.request else None
         if stored is None or not stored["carries"]:
             return 0 if self.greeting.has_sent else _EVERY
