@@ -37,20 +37,38 @@ static __always_inline void bits_of(struct greeting *g, __u32 ruleset, struct he
 
 	if (!found)
 		return;
-	out->bits = g->key.length > RULESET_BITS ? found->named : found->nameless;
+	out->bits = (g->key.length > RULESET_BITS ? found->named : found->nameless) &
+		    (g->start_tls ? found->start_tls : ~found->start_tls);
 	out->fits = g->encrypted ? out->bits & found->encrypted : out->bits;
 }
 
-/* Why a hello has failed. */
-static __always_inline __u8 reason_of(const struct greeting *g, const struct hello *hello)
+/* What `servers` makes of what asks for TLS before a hello, whose name is not known yet. */
+static __always_inline void bits_of_start_tls(struct greeting *g, __u32 ruleset, struct hello *out)
 {
+	g->key.length = RULESET_BITS;
+	g->key.ruleset = ruleset;
+	struct servers *found = servers.lookup(&g->key);
+
+	if (found)
+		out->bits = out->fits = found->start_tls;
+}
+
+/* Why a hello has failed. */
+static __always_inline __u8 reason_of(struct greeting *g, const struct hello *hello)
+{
+	int has_name = g->key.length > RULESET_BITS;
+
 	if (!hello->asked)
 		return DROP_NO_HTTP; /* its rules ask for that */
 	if (g->fault)
 		return g->fault;
 	if (hello->bits & hello->asked)
 		return DROP_ENCRYPTED_HELLO;
-	return g->key.length > RULESET_BITS ? DROP_SERVER_NAME : DROP_NO_SERVER_NAME;
+	struct servers *found = servers.lookup(&g->key);
+
+	if (found && (has_name ? found->named : found->nameless) & hello->asked)
+		return DROP_START_TLS;
+	return has_name ? DROP_SERVER_NAME : DROP_NO_SERVER_NAME;
 }
 
 /* Of a packet of a connection that we opened, by its socket: where it goes to is no secret by now. */
@@ -132,17 +150,23 @@ int greeted_egress(struct __sk_buff *skb)
 	if (endpoint->state == STATE_UNMANAGED)
 		return 1;
 	key_of_stream(sk, &key);
-	if (!g->seen && skb->cb[WORD_STATE] != READ_IN_PART)
+	if (!g->seen && skb->cb[WORD_STATE] != READ_IN_PART && skb->cb[WORD_STATE] != READ_START_TLS)
 		return count_greeted(skb, &key, endpoint); /* no data yet */
 	if (g->seen)
 		bits_of(g, endpoint->ruleset, &hello);
+	else if (skb->cb[WORD_STATE] == READ_START_TLS)
+		bits_of_start_tls(g, endpoint->ruleset, &hello);
 	judge_by_names(endpoint, &key, &hello, &best, &rule);
 	int has_failed = hello.failed >> rule.verdict & 1;
 
 	event_of_stream(skb, sk, endpoint, &key, &event);
 	if (skb->cb[WORD_STATE] == READ_NOW)
 		report_hello(config, &event, g);
+	if (skb->cb[WORD_STATE] == READ_START_TLS && !has_failed && rule.hellos)
+		return count_greeted(skb, &key, endpoint); /* the hello is to come */
 	if (has_failed) {
+		if (skb->cb[WORD_STATE] == READ_START_TLS)
+			g->fault = DROP_NO_TLS;
 		if (!g->seen && !g->fault && rule.verdict == VERDICT_DENY)
 			return 0; /* the rest of the hello is to come */
 		if (!g->seen && !g->fault)

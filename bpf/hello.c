@@ -11,10 +11,10 @@
  */
 
 /* In the packet's control block, from one program to the next: whether a hello was read just now, or not all of it is
- * there; and where its server name is (struct cursor).
+ * there, or what asks for TLS before it; and where its server name is (struct cursor).
  */
 enum hello_word { WORD_STATE = 0, WORD_BYTES = 1, WORD_AT = 2, WORD_LEFT = 3, WORD_RECORDS = 4 };
-enum hello_reading { READ_BEFORE = 0, READ_NOW = 1, READ_IN_PART = 2 };
+enum hello_reading { READ_BEFORE = 0, READ_NOW = 1, READ_IN_PART = 2, READ_START_TLS = 3 };
 
 enum hello_limit {
 	MOST_BYTES = 16384,
@@ -23,6 +23,7 @@ enum hello_limit {
 	MOST_RUNS = 4,
 	MOST_NAME = SERVER_BYTES - 2, /* whose key has two zeros more */
 	RULESET_BITS = 32,
+	START_BYTES = 8, /* of PostgreSQL's SSLRequest */
 };
 
 enum hello_state {
@@ -72,11 +73,23 @@ static __always_inline struct reader *reader_of(struct greeting *g)
 	return (struct reader *)g->key.bytes;
 }
 
-/* May a connection's hello begin with this packet? Then it is the first of the stream. */
+/* Is this PostgreSQL's SSLRequest, and nothing else (Message Formats, SSLRequest)? */
+static __always_inline int asks_for_tls(struct __sk_buff *skb, __u32 data)
+{
+	enum { SSL_REQUEST = 80877103 };
+	__be32 word[2] = {};
+
+	return skb->len - data == START_BYTES && !bpf_skb_load_bytes(skb, data, word, sizeof(word)) &&
+	       word[0] == bpf_htonl(START_BYTES) && word[1] == bpf_htonl(SSL_REQUEST);
+}
+
+/* May a connection's hello begin with this packet? Then it is the first of the stream, or what comes behind an SSLRequest
+ * that the server has got.
+ */
 static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *sk, __u32 ports, __u32 data,
 				       struct greeting *g)
 {
-	enum { SEQUENCE = 4, FLAGS = 13, URGENT = 0x20 };
+	enum { SEQUENCE = 4, FLAGS = 13, URGENT = 0x20, SYN = 1 }; /* which counts as a byte */
 	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 	struct reader *r = reader_of(g);
 	__be32 sequence = 0;
@@ -86,7 +99,7 @@ static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *s
 	g->encrypted = 0;
 	g->key.length = RULESET_BITS;
 	if (!tcp || bpf_skb_load_bytes(skb, ports + SEQUENCE, &sequence, sizeof(sequence)) ||
-	    bpf_ntohl(sequence) != tcp->snd_una || tcp->bytes_acked > 1) { /* the SYN counts as a byte */
+	    bpf_ntohl(sequence) != tcp->snd_una || tcp->bytes_acked > SYN + (g->start_tls ? START_BYTES : 0)) {
 		g->fault = DROP_HELLO_UNSEEN;
 		return 0;
 	}
@@ -94,6 +107,9 @@ static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *s
 		g->fault = DROP_BROKEN_HELLO; /* a byte of it that the server does not read with the others */
 		return 0;
 	}
+	if (tcp->bytes_acked <= SYN)
+		g->start_tls = asks_for_tls(skb, data);
+	skb->cb[WORD_STATE] = tcp->bytes_acked <= SYN && g->start_tls ? READ_START_TLS : READ_NOW;
 	__builtin_memset(r, 0, sizeof(*r));
 	r->cursor.at = r->first = data;
 	r->cursor.records = MOST_RECORDS;
@@ -126,7 +142,8 @@ int hello_egress(struct __sk_buff *skb)
 		g->seen = 1;
 		if (begins_with(skb, sk, ports, data, g)) {
 			g->seen = 0;
-			tail_egress.call(skb, TAIL_HELLO_FIELDS);
+			if (skb->cb[WORD_STATE] == READ_NOW)
+				tail_egress.call(skb, TAIL_HELLO_FIELDS);
 		}
 	}
 	tail_egress.call(skb, TAIL_GREETED);

@@ -99,7 +99,7 @@ static __always_inline int request_passes(struct __sk_buff *skb, const struct bp
 /* Every packet that an HTTP flow sends. */
 int request_egress(struct __sk_buff *skb)
 {
-	enum { SEQUENCE = 4, FLAGS = 13, URGENT = 0x20, HANDSHAKE = 22 };
+	enum { SEQUENCE = 4, FLAGS = 13, URGENT = 0x20, HANDSHAKE = 22, SSL_REQUEST = 0 };
 	struct bpf_sock *sk = full_socket(skb);
 	struct config *config = configuration();
 	__u32 ports = 0, data = stream_at(skb, &ports);
@@ -137,7 +137,7 @@ int request_egress(struct __sk_buff *skb)
 			r->carries = CARRIES_REQUESTS;
 			return request_fails(skb, r, DROP_REQUEST_UNSEEN);
 		}
-		r->carries = byte == HANDSHAKE ? CARRIES_TLS : CARRIES_REQUESTS;
+		r->carries = byte == HANDSHAKE || byte == SSL_REQUEST ? CARRIES_TLS : CARRIES_REQUESTS;
 		if (r->carries == CARRIES_TLS) {
 			tail_egress.call(skb, TAIL_HELLO);
 			return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);

@@ -36,7 +36,7 @@ static __always_inline void begin_anew(struct bpf_sock *sk, struct promoted *s)
 		s->epoch = 0;
 	}
 	if (greeting)
-		greeting->seen = 0;
+		greeting->seen = greeting->start_tls = 0;
 	if (request)
 		request->carries = CARRIES_NOTHING;
 }

@@ -59,6 +59,7 @@ enum drop_reason {
 	DROP_SHARED_PAGES = 39,   /* a head that the task may change after it was judged */
 	DROP_TUNNEL_EARLY = 40,   /* the proxy has not opened it (yet) */
 	DROP_BROKEN_REQUEST = 41, /* two readers may understand it differently */
+	DROP_START_TLS = 42,      /* a hello with StartTLS before it whose rule asks for none, or without */
 	DROP_UNKNOWN = 255, /* never written: how an agent reads a newer release's number */
 };
 
@@ -346,8 +347,9 @@ struct servers { /* value of `servers`: which `hellos` of the ruleset's rows a h
 	__u32 nameless;  /* without any */
 	__u32 encrypted; /* also one with encrypted_client_hello */
 	__u32 hosts;     /* which `requests` one for a host of this name may be */
+	__u32 start_tls; /* those that ask for an SSLRequest before it */
 };
-_Static_assert(sizeof(struct servers) == 16, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct servers) == 20, "ABI: agent/abi/layout.py");
 
 struct parts { /* value of `parts`, whose keys are struct server_key with a part of a request (agent/compiler/parts.py) */
 	__u32 bits;        /* which `requests` one with this part may be */
@@ -360,7 +362,7 @@ struct greeting { /* value of `greetings`, a storage of sockets: what a connecti
 	__u8 seen;      /* 1: the rest is of this connection */
 	__u8 fault;     /* enum drop_reason: why it is no hello that can be judged; DROP_NONE: it is one */
 	__u8 encrypted; /* 1: with encrypted_client_hello */
-	__u8 pad;
+	__u8 start_tls; /* 1: an SSLRequest came first */
 };
 _Static_assert(sizeof(struct greeting) == 264, "ABI: agent/abi/layout.py");
 

@@ -36,7 +36,7 @@ class Records:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=Path, required=True)
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one test, and for the loader")
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds for one test, and for the loader")
     parser.add_argument("tests", nargs=argparse.REMAINDER, help="arguments of pytest; none: no tests")
     options = parser.parse_args()
     with options.records.open("w", encoding="utf-8") as stream:

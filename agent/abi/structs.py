@@ -137,11 +137,11 @@ PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32, flags=u32)
 DNS_NAME = Layout("dns_name", length=u32, bytes=raw(NAME_BYTES))
 SERVER_KEY = Layout("server_key", length=u32, ruleset=u32, bytes=raw(SERVER_BYTES))
-SERVERS = Layout("servers", named=u32, nameless=u32, encrypted=u32, hosts=u32)
+SERVERS = Layout("servers", named=u32, nameless=u32, encrypted=u32, hosts=u32, start_tls=u32)
 PARTS = Layout("parts", bits=u32, from_behind=u32)
 STEP = Layout("step", state=u8, act=u8, value=u8, pad=u8)
 GRAMMAR = Layout("grammar", steps=array(u32, GRAMMAR_STATES * 256))
-GREETING = Layout("greeting", key=nested(SERVER_KEY), seen=u8, fault=u8, encrypted=u8, pad=u8)
+GREETING = Layout("greeting", key=nested(SERVER_KEY), seen=u8, fault=u8, encrypted=u8, start_tls=u8)
 HELLO = Layout("hello", bits=u32, fits=u32, requests=u32, asked=u32, rule=u32, failed=u8, pad=raw(3))
 REQUEST = Layout(
     "request",

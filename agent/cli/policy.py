@@ -18,6 +18,7 @@ from agent.cli.run import policy_options, take_policy_flags
 from agent.cli.settings import PolicySettings, read_settings
 from agent.cli.show import OUTPUT, print_json, print_line, speaks
 from agent.errors import DagwallError, InvalidObject
+from agent.model.policy import StartTls
 from agent.model.verdict import Direction
 from agent.outputs.client import Client
 from agent.outputs.explain import Question, explain
@@ -122,6 +123,10 @@ def _sentence(row: dict[str, str]) -> str:
     help="HOST: address, DNS name, NAMESPACE/SERVICE, pod:NAMESPACE/NAME.",
 )
 @click.option("--server-name", default="", help="That the task would ask for in its TLS hello (SNI).")
+@click.option(
+    "--start-tls", type=click.Choice(["", *(each.value for each in StartTls)]), default="", show_choices=False,
+    help="How it would ask for TLS before its hello: postgres.",
+)  # fmt: skip
 @click.option("--http", default="", help="A request that it would send: 'GET http://HOST/PATH', 'CONNECT HOST:PORT'.")
 @click.option("--from", "source", metavar="HOST", help="Ingress instead: who opens; --to is then :PORT[/PROTO].")
 @click.option(

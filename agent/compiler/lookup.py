@@ -81,7 +81,7 @@ def _rank(row: RuleValue) -> int:
 
 def _held(want: Want, ruleset: RulesetId, found: RuleValue, by_name: list[RuleValue], carries: Carried) -> RuleValue:
     """Each row by itself, held against what is carried; then the best. What that has failed gives the reason."""
-    hellos, fits, requests = _bits(want, ruleset, carries)
+    hellos, begun, fits, requests = _bits(want, ruleset, carries)
     rows = [found, *by_name]
     after = [row if not row.demands or row.hellos & fits or row.requests & requests else _failed(row) for row in rows]
     best = max(after[1:], key=_rank, default=None)
@@ -90,25 +90,29 @@ def _held(want: Want, ruleset: RulesetId, found: RuleValue, by_name: list[RuleVa
     if out.verdict not in failed:
         return out
     blamed = next((row.rule for row in rows if row.demands), NO_RULE_ID)
-    return replace(out, reason=_reason(rows, carries, hellos), rule=blamed)
+    return replace(out, reason=_reason(rows, carries, hellos, begun), rule=blamed)
 
 
-def _bits(want: Want, ruleset: RulesetId, carries: Carried) -> tuple[int, int, int]:
-    """Of a hello those that its name has, and of these what its encryption leaves; those of a request."""
+def _bits(want: Want, ruleset: RulesetId, carries: Carried) -> tuple[int, int, int, int]:
+    """Of a hello those of its name, of these what its beginning leaves, and its encryption; those of a request."""
     if isinstance(carries, Request):
-        return 0, 0, requests_of(want.servers, want.parts, ruleset, carries)
+        return 0, 0, 0, requests_of(want.servers, want.parts, ruleset, carries)
     servers = servers_of_name(want.servers, ruleset, carries.name)
     named = 0 if carries.fault else servers.named if carries.name else servers.nameless
-    return named, named & servers.encrypted if carries.encrypted else named, 0
+    begun = named & (servers.start_tls if carries.start_tls else ~servers.start_tls)
+    return named, begun, begun & servers.encrypted if carries.encrypted else begun, 0
 
 
-def _reason(rows: list[RuleValue], carries: Carried, hellos: int) -> DropReason:
+def _reason(rows: list[RuleValue], carries: Carried, hellos: int, begun: int) -> DropReason:
     if isinstance(carries, Request):
         return (carries.fault or DropReason.REQUEST) if any(row.requests for row in rows) else DropReason.NO_TLS
     if not any(row.hellos for row in rows):
         return DropReason.NO_HTTP
-    asked = any(row.hellos & hellos for row in rows)
-    return carries.fault or (DropReason.ENCRYPTED_HELLO if asked else carries.unknown)
+    if carries.fault:
+        return carries.fault
+    if any(row.hellos & begun for row in rows):
+        return DropReason.ENCRYPTED_HELLO
+    return DropReason.START_TLS if any(row.hellos & hellos for row in rows) else carries.unknown
 
 
 def _failed(row: RuleValue) -> RuleValue:

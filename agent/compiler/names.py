@@ -55,12 +55,13 @@ def server_nodes(
     if not hellos and not requests:
         return {}
     nameless, encrypted = bits_of(each.nameless for each in hellos), bits_of(each.encrypted for each in hellos)
+    start = bits_of(each.start_tls is not None for each in hellos)
     named = [(each.names, 1 << number) for number, each in enumerate(hellos)]
     hosts = [((each.host,) if each.host else (), 1 << number) for number, each in enumerate(requests)]
     patterns = {pattern for names, _ in (*named, *hosts) for pattern in names}
     nodes = {node for pattern in patterns for node in (pattern, pattern.removeprefix(WILDCARD))}
     return {
-        (ruleset, node): Servers(_naming(named, node), nameless, encrypted, _naming(hosts, node))
+        (ruleset, node): Servers(_naming(named, node), nameless, encrypted, _naming(hosts, node), start)
         for node in (EVERY_NAME, *nodes)
     }
 

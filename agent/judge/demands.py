@@ -22,10 +22,13 @@ def failure(demands: Iterable[Demand], carried: Carried) -> DropReason:
 def _fails_hellos(asked: list[Tls], hello: Hello) -> DropReason:
     if not asked:
         return DropReason.NO_HTTP
-    named = [each for each in asked if not hello.fault and _is_named(each, hello)]
-    if any(each.encrypted or not hello.encrypted for each in named):
+    if hello.fault:
+        return hello.fault
+    named = [each for each in asked if _is_named(each, hello)]
+    begun = [each for each in named if each.start_tls is hello.start_tls]
+    if any(each.encrypted or not hello.encrypted for each in begun):
         return DropReason.NONE
-    return hello.fault or (DropReason.ENCRYPTED_HELLO if named else hello.unknown)
+    return DropReason.ENCRYPTED_HELLO if begun else DropReason.START_TLS if named else hello.unknown
 
 
 def _fails_requests(asked: list[HttpMatch], request: Request) -> DropReason:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.model.policy import StartTls
 from agent.model.verdict import DropReason
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A TLS ClientHello: `name` in lower case, "" where it has none. `fault`: why it is none that can be judged."""
+    """A TLS ClientHello: `name` in lower case, "" where it has none. `fault`: why it is none that can be judged.
+    `start_tls`: what has come before it."""
 
     name: str = ""
     encrypted: bool = False
     fault: DropReason = DropReason.NONE
+    start_tls: StartTls | None = None
 
     @property
     def unknown(self) -> DropReason:

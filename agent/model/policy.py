@@ -127,17 +127,25 @@ class FqdnPeer:
 Peer = CidrPeer | FqdnPeer | ServicePeer | PodPeer | TaskPeer | EntityPeer
 
 
+class StartTls(Enum):
+    """How a client asks its server for TLS before it begins with it."""
+
+    POSTGRES = "postgres"  # SSLRequest (PostgreSQL, Message Formats)
+
+
 @dataclass(frozen=True, slots=True)
 class Tls:
     """What a connection must begin with: a TLS ClientHello whose server name one of `names` matches; none: any name.
 
     Patterns as FqdnPeer has them. `nameless`: a hello without a server name will do. `encrypted`: one with
-    encrypted_client_hello will do, judged by its outer name.
+    encrypted_client_hello will do, judged by its outer name. `start_tls`: what comes before the hello, exactly; None:
+    nothing.
     """
 
     names: tuple[str, ...] = ()
     nameless: bool = False
     encrypted: bool = False
+    start_tls: StartTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

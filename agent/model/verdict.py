@@ -70,6 +70,7 @@ class DropReason(IntEnum):
     )
     TUNNEL_EARLY = 40  # bytes for a tunnel that the proxy has not opened (yet)
     BROKEN_REQUEST = 41  # else: two readers may understand it differently
+    START_TLS = 42  # a hello that begins at once, or behind a StartTLS, where its rule asks for the other
     UNKNOWN = 255  # a newer release's number, read by this one after a rollback
 
     @classmethod

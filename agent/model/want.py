@@ -126,13 +126,16 @@ class RuleValue:
 @dataclass(frozen=True, slots=True)
 class Servers:
     """What a ruleset's rules with `tls` make of a server name, as bits of RuleValue.hellos: `named` of this name;
-    `nameless` of a hello without any; `encrypted` of one whose true name is hidden, beside either of these. `hosts`:
-    those with `http` of a host of this name, as bits of RuleValue.requests."""
+    `nameless` of a hello without any; `encrypted` of one whose true name is hidden, and `start_tls` of one behind an
+    SSLRequest, beside either of these. `hosts`: those with `http` of a host of this name, as bits of
+    RuleValue.requests.
+    """
 
     named: int
     nameless: int = 0
     encrypted: int = 0
     hosts: int = 0
+    start_tls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from agent.judge.judge import Decision, judge
 from agent.model.cluster import Address, Cluster, Pod
 from agent.model.hello import Hello
 from agent.model.identity import Claim, Identity, Kind, PodUid
-from agent.model.policy import Tls
+from agent.model.policy import StartTls, Tls
 from agent.model.protocol import WITH_PORTS
 from agent.model.request import CONNECT, Carried, Request
 from agent.model.verdict import Direction, Verdict
@@ -48,6 +48,7 @@ class Question:
     task: str = ""
     name: str = ""  # the DNS name by which the task would know the address
     server_name: str = ""  # of the TLS hello with which the connection would begin
+    start_tls: str = ""  # what would come before the hello
     http: str = ""  # a request that it would carry: `GET http://host/path`, `CONNECT host:port`
 
 
@@ -106,7 +107,10 @@ def _carries(question: Question) -> Carried | None:
     """Nothing where neither is given: anything may still come."""
     if question.http:
         return _request(question.http)
-    return Hello(question.server_name.lower().rstrip(".")) if question.server_name else None
+    if not question.server_name and not question.start_tls:
+        return None
+    start = StartTls(question.start_tls) if question.start_tls else None
+    return Hello(question.server_name.lower().rstrip("."), start_tls=start)
 
 
 def _request(text: str) -> Request:

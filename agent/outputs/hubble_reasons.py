@@ -48,6 +48,7 @@ DROP_REASONS: dict[DropReason, tuple[int, str]] = {
     DropReason.SHARED_PAGES: _POLICY_DENIED,
     DropReason.TUNNEL_EARLY: _POLICY_DENIED,
     DropReason.BROKEN_REQUEST: _POLICY_DENIED,
+    DropReason.START_TLS: _POLICY_DENIED,
     DropReason.UNKNOWN: _POLICY_DENIED,
 }
 """Hubble's number and name for each of our reasons; ours stands in `extensions`."""

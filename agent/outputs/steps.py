@@ -77,7 +77,7 @@ def _of_denial(each: Explanation, denial: Denial) -> Iterator[Step]:
             yield Step.CHECK_PACKETS
         case (
             DropReason.NO_TLS | DropReason.NO_SERVER_NAME | DropReason.SERVER_NAME | DropReason.ENCRYPTED_HELLO
-            | DropReason.HELLO_TOO_LONG | DropReason.BROKEN_HELLO | DropReason.HELLO_UNSEEN
+            | DropReason.HELLO_TOO_LONG | DropReason.BROKEN_HELLO | DropReason.HELLO_UNSEEN | DropReason.START_TLS
         ):  # fmt: skip
             yield Step.CHECK_HELLO
         case (

@@ -63,6 +63,7 @@ WHY = {
     DropReason.SHARED_PAGES: "a request in pages that the task may still change (sendfile, splice, MSG_ZEROCOPY)",
     DropReason.TUNNEL_EARLY: "it sent bytes for a tunnel that the proxy has not opened",
     DropReason.BROKEN_REQUEST: "its request is malformed",
+    DropReason.START_TLS: "its rule asks for another way to begin with TLS (startTls)",
     DropReason.UNKNOWN: "a newer release's programs had a reason that this one does not know",
 }
 """A clause for each reason that people can read."""
@@ -76,6 +77,7 @@ OF_HELLOS = frozenset(
         DropReason.HELLO_TOO_LONG,
         DropReason.BROKEN_HELLO,
         DropReason.HELLO_UNSEEN,
+        DropReason.START_TLS,
     }
 )
 OF_REQUESTS = frozenset(each for each in DropReason if DropReason.NO_HTTP <= each <= DropReason.BROKEN_REQUEST)
@@ -105,7 +107,8 @@ def request_text(request: Request) -> str:
 def _hello_text(tls: Tls) -> str:
     servers = joined(tls.names) if tls.names else "any server"
     more = [text for holds, text in ((tls.nameless, "without a name"), (tls.encrypted, "encrypted (ECH)")) if holds]
-    return f"a TLS hello for {servers}" + (f"; it may be {joined(more)}" if more else "")
+    start = " behind PostgreSQL's SSLRequest" if tls.start_tls else ""
+    return f"a TLS hello for {servers}{start}" + (f"; it may be {joined(more)}" if more else "")
 
 
 _ESCAPES = {

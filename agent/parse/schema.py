@@ -9,7 +9,7 @@ validator, which is the judge in any case, can refuse them, in the object's stat
 from __future__ import annotations
 
 from agent.model.identity import Kind
-from agent.model.policy import Posture
+from agent.model.policy import Posture, StartTls
 from agent.model.protocol import WITH_PORTS
 from agent.parse.bounds import MAX_RULES
 from agent.parse.http import MAX_ENTRIES, MAX_PATH, METHODS
@@ -69,11 +69,12 @@ def _tls() -> Schema:
     name = string("A name, or '*.' and a name.", minLength=1, maxLength=MAX_NAME + 1, pattern=FQDN_PATTERN)
     return judged(
         "Of egress and TCP: connections must begin with a TLS ClientHello; nothing else leaves.",
-        required={"type": "boolean", "enum": [True], "description": "True; needed where serverNames is absent."},
+        required={"type": "boolean", "enum": [True], "description": "True; needed where serverNames and startTls are absent."},
         serverNames=list_of("Its server name must be one of these; absent: one of the rule's fqdn peers, or any.", name),
+        startTls=one_of("The hello comes behind the protocol's own request for TLS.", [each.value for each in StartTls]),
         allowNoServerName={"type": "boolean", "description": "A hello without a server name will do."},
         allowEncryptedHello={"type": "boolean", "description": "An encrypted hello (ECH) will do, judged by its outer name."},
-    ) | any_of(has("required"), has("serverNames"))  # fmt: skip
+    ) | any_of(has("required"), has("serverNames"), has("startTls"))  # fmt: skip
 
 
 def _http() -> Schema:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from agent.model.policy import Entity, EntityPeer, FqdnPeer, Peer, PortMatch, Tls
+from agent.model.policy import Entity, EntityPeer, FqdnPeer, Peer, PortMatch, StartTls, Tls
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction
 from agent.parse.fields import Field
 from agent.parse.peers import parse_fqdn
 
 MAX_NAME = 250
-FIELDS = ("required", "serverNames", "allowNoServerName", "allowEncryptedHello")
+FIELDS = ("required", "serverNames", "startTls", "allowNoServerName", "allowEncryptedHello")
 
 
 def parse_tls(
@@ -19,21 +19,20 @@ def parse_tls(
     if not item.has("tls"):
         return None
     field = item.child("tls")
-    if field.has("startTls"):
-        raise field.child("startTls").error("startTls: not supported by this build")
     field.mapping(*FIELDS)
     if direction is not Direction.EGRESS:
         raise field.error("belongs to rules of egress only")
     refuse_datagrams(item, field, peers, ports)
-    required, names = field.child("required"), _names(field.child("serverNames"))
+    required, names, start = field.child("required"), _names(field.child("serverNames")), field.child("startTls")
     if not required.boolean(default=True):
         raise required.error("must be true; leave tls out to allow any bytes")
-    if required.absent and not names:
-        raise field.error("must have required: true, or serverNames")
+    if required.absent and not names and start.absent:
+        raise field.error("must have required: true, serverNames or startTls")
     return Tls(
         names or _names_of_peers(field, peers),
         nameless=field.child("allowNoServerName").boolean(default=False),
         encrypted=field.child("allowEncryptedHello").boolean(default=False),
+        start_tls=None if start.absent else start.choice(StartTls),
     )
 
 

@@ -93,8 +93,9 @@ def pack_server(server: ServerNode) -> bytes:
 
 def pack_servers(servers: Servers) -> bytes:
     return SERVERS.pack(
-        named=servers.named, nameless=servers.nameless, encrypted=servers.encrypted, hosts=servers.hosts
-    )
+        named=servers.named, nameless=servers.nameless, encrypted=servers.encrypted, hosts=servers.hosts,
+        start_tls=servers.start_tls,
+    )  # fmt: skip
 
 
 def pack_part(node: PartNode) -> bytes:

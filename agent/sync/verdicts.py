@@ -104,13 +104,19 @@ class _Fits:
         """The bits of its hello: of one that has sent nothing yet, all; what has sent what nobody has seen, none."""
         stored = GREETING.unpack(self.greeting.stored) if self.greeting.stored else None
         if stored is None or not stored["seen"]:
-            return 0 if self.greeting.has_sent else _EVERY
+            return self._begun(stored) if self.greeting.has_sent else _EVERY
         key = SERVER_KEY.pack(**{**SERVER_KEY.unpack(stored["key"]), "ruleset": self.ruleset})
         if stored["fault"] or (raw := self.maps["servers"].get(key)) is None:
             return 0
         found = SERVERS.unpack(raw)
         bits = found["named"] if SERVER_KEY.unpack(key)["length"] > RULESET_BITS else found["nameless"]
+        bits &= found["start_tls"] if stored["start_tls"] else ~found["start_tls"]
         return int(bits & found["encrypted"] if stored["encrypted"] else bits)
+
+    def _begun(self, stored: Mapping[str, Any] | None) -> int:
+        """Of one that has sent an SSLRequest and no hello yet: those that ask for it."""
+        raw = self.maps["servers"].get(pack_server((RulesetId(self.ruleset), "")))
+        return int(SERVERS.unpack(raw)["start_tls"]) if raw is not None and stored and stored["start_tls"] else 0
 
 
 def _on_address(

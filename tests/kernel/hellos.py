@@ -224,13 +224,16 @@ def disconnect(sock: socket.socket) -> None:
     assert libc.connect(sock.fileno(), bytes(16), 16) == 0
 
 
-def keeps_talking(address: str, port: int, whole: bytes, seconds: float, *, silent: bool = False) -> str:
-    """Greets, and then a ping now and then, or nothing: how it ends, or "open"."""
+def keeps_talking(
+    address: str, port: int, whole: bytes, seconds: float, *, silent: bool = False, start: bytes = b""
+) -> str:
+    """Greets, with `start` first, and then a ping now and then, or nothing: how it ends, or "open"."""
     with socket.create_connection((address, port), timeout=5) as sock:
         try:
-            sock.sendall(whole)
-            if (said := answer(sock, len(whole))) != "ok":
-                return said
+            for piece in filter(None, (start, whole)):
+                sock.sendall(piece)
+                if (said := answer(sock, len(piece))) != "ok":
+                    return said
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 if silent:

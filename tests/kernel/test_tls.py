@@ -573,17 +573,22 @@ def greets_late(address: str, port: int, whole: bytes, seconds: float) -> str:
         return answer(sock, len(whole))
 
 
-def test_a_policy_in_audit_reports_and_hinders_nothing(task: Task) -> None:
-    """In a namespace whose default lets pass what no policy speaks about."""
+def observed(task: Task, rule: str) -> Pod:
+    """A pod under a policy in audit, in a namespace whose default lets pass what no policy speaks about."""
     task.world.write("observed.yaml", OBSERVED)
     pod = task.world.node.add_pod()
     text = pod_manifest(f"{task.dag}-o", pod.uid, pod.ipv4, task.dag)
     task.world.write(f"{task.dag}-o.yaml", text.replace("namespace: airflow", "namespace: observed"))
-    text = policy(task.dag, rule(NAMED, SITE), posture="audit").replace("namespace: airflow", "namespace: observed")
+    text = policy(task.dag, rule, posture="audit").replace("namespace: airflow", "namespace: observed")
     task.world.write(f"{task.dag}-o-policy.yaml", text)
     writer = task.agent.node.writer
     assert eventually(lambda: pod.uid in writer.want.assignments and not writer.pending(), 20)
     time.sleep(0.5)
+    return pod
+
+
+def test_a_policy_in_audit_reports_and_hinders_nothing(task: Task) -> None:
+    pod = observed(task, rule(NAMED, SITE))
     good, wrong = openssl(GOOD), openssl(BAD)
     for pieces in ((good,), (wrong,), (HTTP,), (wrong[:50], wrong[50:])):
         assert pod.run(talks, SITE, PORT, *pieces) == "ok", "it passes"

@@ -38,6 +38,7 @@ from agent.model.policy import (
     Posture,
     Rule,
     ServicePeer,
+    StartTls,
     Subject,
     TaskPeer,
     Tls,
@@ -243,7 +244,8 @@ def rule(r: Random, name: str, direction: Direction, *, denies: bool = False) ->
 def tls(r: Random, peers: tuple[Peer, ...] | None) -> Tls:
     named = tuple(each.pattern for each in peers or () if isinstance(each, FqdnPeer))
     chosen = r.choice(((), named, (r.choice(PATTERNS),), tuple(r.sample(PATTERNS, 2))))
-    return Tls(tuple(dict.fromkeys(chosen)), nameless=r.random() < 0.3, encrypted=r.random() < 0.3)
+    start = StartTls.POSTGRES if r.random() < 0.2 else None
+    return Tls(tuple(dict.fromkeys(chosen)), r.random() < 0.3, r.random() < 0.3, start)
 
 
 PATHS = ("", "/", "/v1/*", "/v1/jobs", "/v1/*/runs", "/v1/jobs/*", "/*.json", "/aba*aba", "/aba")
@@ -288,7 +290,12 @@ def request(r: Random) -> Request:
 
 
 HELLOS = (
-    *(Hello(name, encrypted) for name in KNOWN_NAMES for encrypted in (False, True)),
+    *(
+        Hello(name, encrypted, start_tls=start)
+        for name in KNOWN_NAMES
+        for encrypted in (False, True)
+        for start in (None, StartTls.POSTGRES)
+    ),
     Hello(),
     Hello(encrypted=True),
     Hello(fault=DropReason.NO_TLS),

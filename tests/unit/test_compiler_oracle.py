@@ -85,7 +85,16 @@ def test_lookup_by_what_is_carried_is_the_semantics(seed: int) -> None:
 
 def test_what_is_carried_changes_verdicts_at_all() -> None:
     found, r = set[str](), Random(1)
-    reasons = ("NO_TLS", "SERVER_NAME", "NO_SERVER_NAME", "ENCRYPTED_HELLO", "NO_HTTP", "REQUEST", "UPGRADE")
+    reasons = (
+        "NO_TLS",
+        "SERVER_NAME",
+        "NO_SERVER_NAME",
+        "ENCRYPTED_HELLO",
+        "START_TLS",
+        "NO_HTTP",
+        "REQUEST",
+        "UPGRADE",
+    )
     sought = {"AUDIT NO_TLS", "AUDIT REQUEST", *(f"DENY {reason}" for reason in reasons)}
     for seed in range(300):
         cluster = native_clusters.cluster(Random(seed))
