@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* Judges a connection by what it began with. Packets are known by their socket here. */
 
-/* For which server a connection was begun, for whoever reads flows. */
+/* For which server a connection was begun, or was to be (the verdict), for whoever reads flows. */
 static __always_inline void report_hello(const struct config *config, const struct event *event,
 					 const struct greeting *g)
 {
@@ -160,6 +160,7 @@ int greeted_egress(struct __sk_buff *skb)
 	int has_failed = hello.failed >> rule.verdict & 1;
 
 	event_of_stream(skb, sk, endpoint, &key, &event);
+	event.verdict = rule.verdict;
 	if (skb->cb[WORD_STATE] == READ_NOW)
 		report_hello(config, &event, g);
 	if (skb->cb[WORD_STATE] == READ_START_TLS && !has_failed && rule.hellos)

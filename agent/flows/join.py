@@ -30,7 +30,7 @@ from agent.model.flow import (
 from agent.model.identity import Identity, IdentityNumber, Kind, PodUid
 from agent.model.nearest import Nearest
 from agent.model.policy import Entity, FqdnPeer, Policy, PolicyRef, Rule, RuleRef
-from agent.model.verdict import Direction, DropReason
+from agent.model.verdict import OF_HELLOS, Direction, DropReason, Verdict
 from agent.model.want import RuleId
 
 NameOf = Callable[[Address], PeerName]
@@ -54,6 +54,8 @@ class Context:
 Asked = tuple[int, int, Direction, Address, int, int, frozenset[str]]
 """(slot, identity, direction, peer, protocol, port) of a denial."""
 ANSWERS = 4096
+REFUSED = 8192
+"""Sockets whose denied server names are kept, until their denial is read."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class Joiner:
         self._learned = learned
         self._name_of, self.nearest, self.asked = name_of, NearestRules(clock), AskedNames(clock)
         self._greeted = AskedNames(clock)
+        self._refused: dict[int, str] = {}  # by socket
         self._past: dict[tuple[int, int], EndpointFacts] = {}
         self._policies: Mapping[PolicyRef, Policy] | None = None
         self._has_names = False
@@ -144,16 +147,25 @@ class Joiner:
         )
 
     def hello(self, record: RawHello) -> None:
-        """Take in for which server an endpoint began a connection: what its address is called from now on."""
+        """Take in for which server an endpoint began a connection: what its address is called from now on. One that
+        was denied has the name for itself."""
         event = record.event
-        self._greeted.note((event.slot, event.identity), event.peer, record.server)
+        if event.verdict is not Verdict.DENY:
+            self._greeted.note((event.slot, event.identity), event.peer, record.server)
+            return
+        self._refused[event.socket_cookie] = record.server
+        if len(self._refused) > REFUSED:
+            del self._refused[next(iter(self._refused))]
 
-    def _peer(self, address: Address, owner: tuple[int, int], cluster: Cluster) -> PeerName:
+    def _peer(
+        self, address: Address, owner: tuple[int, int], cluster: Cluster, *, refused: str | None = None
+    ) -> PeerName:
         """An address of the world, or of a CIDR, has the name of the server for which the endpoint began a TLS
         connection to it last. Without any one of the world has the name under which the endpoint asked for it last;
-        where nobody has seen that (yet), one that its identity has learned."""
+        where nobody has seen that (yet), one that its identity has learned. `refused`: what a hello that was denied
+        asked for; None: it is about no such hello."""
         peer = self._name_of(address)
-        begun = self._greeted.name(owner, address)
+        begun = self._greeted.name(owner, address) if refused is None else refused
         if begun and (peer.kind is PeerKind.CIDR or peer.name == Entity.WORLD.value):
             return replace(peer, kind=PeerKind.FQDN, name=begun)
         if peer.kind is not PeerKind.ENTITY or peer.name != Entity.WORLD.value:
@@ -192,7 +204,8 @@ class Joiner:
         endpoint = self.facts(event.slot, event.identity, context, event.cgroup_id)
         opener = context.by_cgroup.get(event.task_cgroup_id) if event.task_cgroup_id else None
         owner = (event.slot, event.identity)
-        peer = self._peer(event.peer, owner, context.cluster) if event.hook.has_peer else NO_PEER
+        refused = self._refused.get(event.socket_cookie, "") if event.reason in OF_HELLOS else None
+        peer = self._peer(event.peer, owner, context.cluster, refused=refused) if event.hook.has_peer else NO_PEER
         return Denial(
             time=time,
             endpoint=endpoint,

@@ -78,6 +78,21 @@ class DropReason(IntEnum):
         return cls.UNKNOWN
 
 
+OF_HELLOS = frozenset(
+    {
+        DropReason.NO_TLS,
+        DropReason.NO_SERVER_NAME,
+        DropReason.SERVER_NAME,
+        DropReason.ENCRYPTED_HELLO,
+        DropReason.HELLO_TOO_LONG,
+        DropReason.BROKEN_HELLO,
+        DropReason.HELLO_UNSEEN,
+        DropReason.START_TLS,
+    }
+)
+OF_REQUESTS = frozenset(each for each in DropReason if DropReason.NO_HTTP <= each <= DropReason.BROKEN_REQUEST)
+
+
 class EndpointState(IntEnum):
     """Life of an endpoint (L1)."""
 

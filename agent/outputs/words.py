@@ -11,7 +11,7 @@ from agent.model.policy import Demand, HttpMatch, RuleRef, Tls
 from agent.model.protocol import WITH_PORTS
 from agent.model.report import HookState, Unenforceable
 from agent.model.request import CONNECT, Request
-from agent.model.verdict import Direction, DropReason, Hook, Verdict
+from agent.model.verdict import OF_HELLOS, OF_REQUESTS, Direction, DropReason, Hook, Verdict
 from agent.parse.fields import joined
 from agent.parse.peers import PROTOCOLS
 from agent.semantics.paths import shown
@@ -68,19 +68,6 @@ WHY = {
 }
 """A clause for each reason that people can read."""
 
-OF_HELLOS = frozenset(
-    {
-        DropReason.NO_TLS,
-        DropReason.NO_SERVER_NAME,
-        DropReason.SERVER_NAME,
-        DropReason.ENCRYPTED_HELLO,
-        DropReason.HELLO_TOO_LONG,
-        DropReason.BROKEN_HELLO,
-        DropReason.HELLO_UNSEEN,
-        DropReason.START_TLS,
-    }
-)
-OF_REQUESTS = frozenset(each for each in DropReason if DropReason.NO_HTTP <= each <= DropReason.BROKEN_REQUEST)
 OF_DEMANDS = OF_HELLOS | OF_REQUESTS
 """What the rule that is named allows, where the connection carries something else."""
 

@@ -613,6 +613,11 @@ def test_flows_and_denials_have_the_name_of_the_hello(task: Task) -> None:
     assert task.talks(openssl(BAD)) == DENIED
     seen = task.world.outputs.seen_denials
     assert eventually(lambda: any(d.endpoint.uid == task.pod.uid and d.peer.name == BAD for d in seen), 5)
+    flows.clear()
+    assert task.talks(openssl(GOOD)) == "ok"
+    assert task.talks(openssl(BAD)) == DENIED
+    time.sleep(1.5)
+    assert {f.peer.name for f in flows if f.endpoint.uid == task.pod.uid} == {GOOD}, "what was denied names no flow"
     denial = next(d for d in seen if d.endpoint.uid == task.pod.uid)
     assert str(denial.rule) == f"TaskNetworkPolicy/airflow/{task.dag}/tls"
 
