@@ -53,11 +53,37 @@ static __always_inline void bits_of_start_tls(struct greeting *g, __u32 ruleset,
 		out->bits = out->fits = found->start_tls;
 }
 
+/* What `servers` makes of what comes first in a tunnel; of what has not come yet, as if it were no hello. */
+static __always_inline void bits_in_tunnel(struct greeting *g, __u32 ruleset, const struct request *tunnel,
+					   struct hello *out)
+{
+	int is_hello = g->seen && !g->fault;
+	__u32 length = g->key.length;
+
+	if (!is_hello)
+		g->key.length = RULESET_BITS;
+	g->key.ruleset = ruleset;
+	struct servers *found = servers.lookup(&g->key);
+
+	g->key.length = length;
+	if (!found)
+		return;
+	out->bits = length > RULESET_BITS ? found->tunnel_named : found->tunnel_nameless;
+	if (!is_hello)
+		out->bits = found->tunnel_any;
+	out->bits &= tunnel->bits;
+	out->requests = g->encrypted ? out->bits & found->tunnel_encrypted : out->bits;
+}
+
 /* Why a hello has failed. */
-static __always_inline __u8 reason_of(struct greeting *g, const struct hello *hello)
+static __always_inline __u8 reason_of(struct greeting *g, const struct hello *hello, const struct request *tunnel)
 {
 	int has_name = g->key.length > RULESET_BITS;
 
+	if (tunnel && !g->fault)
+		return hello->bits ? DROP_ENCRYPTED_HELLO : has_name ? DROP_SERVER_NAME : DROP_NO_SERVER_NAME;
+	if (tunnel)
+		return g->fault;
 	if (!hello->asked)
 		return DROP_NO_HTTP; /* its rules ask for that */
 	if (g->fault)
@@ -142,6 +168,8 @@ int greeted_egress(struct __sk_buff *skb)
 
 	if (!config || !g || !s)
 		return 0;
+	struct request *tunnel = tunnel_of(sk);
+
 	endpoint_and_epoch(skb, config, key.cgroup_id, &judged);
 	struct endpoint *endpoint = judged.endpoint;
 
@@ -152,7 +180,9 @@ int greeted_egress(struct __sk_buff *skb)
 	key_of_stream(sk, &key);
 	if (!g->seen && skb->cb[WORD_STATE] != READ_IN_PART && skb->cb[WORD_STATE] != READ_START_TLS)
 		return count_greeted(skb, &key, endpoint); /* no data yet */
-	if (g->seen)
+	if (tunnel)
+		bits_in_tunnel(g, endpoint->ruleset, tunnel, &hello);
+	else if (g->seen)
 		bits_of(g, endpoint->ruleset, &hello);
 	else if (skb->cb[WORD_STATE] == READ_START_TLS)
 		bits_of_start_tls(g, endpoint->ruleset, &hello);
@@ -172,7 +202,7 @@ int greeted_egress(struct __sk_buff *skb)
 			return 0; /* the rest of the hello is to come */
 		if (!g->seen && !g->fault)
 			g->fault = DROP_HELLO_TOO_LONG; /* a policy in audit waits for nothing */
-		rule.reason = reason_of(g, &hello);
+		rule.reason = reason_of(g, &hello, tunnel);
 		rule.rule = hello.rule;
 	}
 	if (rule.verdict == VERDICT_DENY || has_failed)

@@ -73,6 +73,14 @@ static __always_inline struct reader *reader_of(struct greeting *g)
 	return (struct reader *)g->key.bytes;
 }
 
+/* The request by which a socket has become a tunnel; null: it is none. */
+static __always_inline struct request *tunnel_of(struct bpf_sock *sk)
+{
+	struct request *r = requests.sk_storage_get(sk, 0, 0);
+
+	return r && r->carries == CARRIES_TUNNEL ? r : 0;
+}
+
 /* Is this PostgreSQL's SSLRequest, and nothing else (Message Formats, SSLRequest)? */
 static __always_inline int asks_for_tls(struct __sk_buff *skb, __u32 data)
 {
@@ -83,13 +91,14 @@ static __always_inline int asks_for_tls(struct __sk_buff *skb, __u32 data)
 	       word[0] == bpf_htonl(START_BYTES) && word[1] == bpf_htonl(SSL_REQUEST);
 }
 
-/* May a connection's hello begin with this packet? Then it is the first of the stream, or what comes behind an SSLRequest
- * that the server has got.
+/* May a connection's hello begin with this packet? Then it is the first of the stream or of a tunnel, or what comes behind
+ * an SSLRequest that the server has got.
  */
 static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *sk, __u32 ports, __u32 data,
 				       struct greeting *g)
 {
 	enum { SEQUENCE = 4, FLAGS = 13, URGENT = 0x20, SYN = 1 }; /* which counts as a byte */
+	struct request *tunnel = tunnel_of(sk);
 	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 	struct reader *r = reader_of(g);
 	__be32 sequence = 0;
@@ -99,7 +108,8 @@ static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *s
 	g->encrypted = 0;
 	g->key.length = RULESET_BITS;
 	if (!tcp || bpf_skb_load_bytes(skb, ports + SEQUENCE, &sequence, sizeof(sequence)) ||
-	    bpf_ntohl(sequence) != tcp->snd_una || tcp->bytes_acked > SYN + (g->start_tls ? START_BYTES : 0)) {
+	    bpf_ntohl(sequence) != tcp->snd_una ||
+	    (tunnel ? tcp->bytes_acked != tunnel->next : tcp->bytes_acked > SYN + (g->start_tls ? START_BYTES : 0))) {
 		g->fault = DROP_HELLO_UNSEEN;
 		return 0;
 	}
@@ -107,8 +117,8 @@ static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *s
 		g->fault = DROP_BROKEN_HELLO; /* a byte of it that the server does not read with the others */
 		return 0;
 	}
-	if (tcp->bytes_acked <= SYN)
-		g->start_tls = asks_for_tls(skb, data);
+	if (tcp->bytes_acked <= SYN || tunnel)
+		g->start_tls = !tunnel && asks_for_tls(skb, data);
 	skb->cb[WORD_STATE] = tcp->bytes_acked <= SYN && g->start_tls ? READ_START_TLS : READ_NOW;
 	__builtin_memset(r, 0, sizeof(*r));
 	r->cursor.at = r->first = data;

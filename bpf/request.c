@@ -148,8 +148,8 @@ int request_egress(struct __sk_buff *skb)
 	if (r->made && !r->in_head && r->epoch != judged.epoch)
 		return request_tail(skb, STEP_AGAIN, TAIL_REQUEST_MATCH);
 	if (r->carries == CARRIES_TUNNEL) {
-		s->greeted = judged.epoch;
-		return request_passes(skb, sk, judged.endpoint);
+		tail_egress.call(skb, TAIL_HELLO);
+		return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);
 	}
 	__s64 known = r->next - place;
 

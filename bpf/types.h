@@ -348,8 +348,12 @@ struct servers { /* value of `servers`: which `hellos` of the ruleset's rows a h
 	__u32 encrypted; /* also one with encrypted_client_hello */
 	__u32 hosts;     /* which `requests` one for a host of this name may be */
 	__u32 start_tls; /* those that ask for an SSLRequest before it */
+	__u32 tunnel_any; /* `requests` whose tunnels may begin with anything */
+	__u32 tunnel_named; /* or with a hello for this name */
+	__u32 tunnel_nameless; /* or with one without a name */
+	__u32 tunnel_encrypted; /* also one with encrypted_client_hello */
 };
-_Static_assert(sizeof(struct servers) == 20, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct servers) == 36, "ABI: agent/abi/layout.py");
 
 struct parts { /* value of `parts`, whose keys are struct server_key with a part of a request (agent/compiler/parts.py) */
 	__u32 bits;        /* which `requests` one with this part may be */

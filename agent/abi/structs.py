@@ -42,6 +42,7 @@ TEXT_BYTES = 2048
 TEXT_ROOM = 256
 BLOCK_BYTES = 128
 GRAMMAR_STATES = 208
+CARRIES_TUNNEL = 3
 CARRIES_TLS = 4
 
 ADDRESS = raw(16, align=4)
@@ -137,7 +138,10 @@ PREFIX = Layout("prefix", length=u32, address=ADDRESS)
 CLASSES = Layout("classes", peer=u32, base=u32, flags=u32)
 DNS_NAME = Layout("dns_name", length=u32, bytes=raw(NAME_BYTES))
 SERVER_KEY = Layout("server_key", length=u32, ruleset=u32, bytes=raw(SERVER_BYTES))
-SERVERS = Layout("servers", named=u32, nameless=u32, encrypted=u32, hosts=u32, start_tls=u32)
+SERVERS = Layout(
+    "servers", named=u32, nameless=u32, encrypted=u32, hosts=u32, start_tls=u32,
+    tunnel_any=u32, tunnel_named=u32, tunnel_nameless=u32, tunnel_encrypted=u32,
+)  # fmt: skip
 PARTS = Layout("parts", bits=u32, from_behind=u32)
 STEP = Layout("step", state=u8, act=u8, value=u8, pad=u8)
 GRAMMAR = Layout("grammar", steps=array(u32, GRAMMAR_STATES * 256))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from agent.compiler.names import classes_of_name, servers_of_name
+from agent.compiler.names import classes_of_name, servers_of_name, tunnel_bits
 from agent.compiler.parts import requests_of
 from agent.compiler.prefixes import Lpm, host_of
 from agent.model.cluster import Address
@@ -81,38 +82,45 @@ def _rank(row: RuleValue) -> int:
 
 def _held(want: Want, ruleset: RulesetId, found: RuleValue, by_name: list[RuleValue], carries: Carried) -> RuleValue:
     """Each row by itself, held against what is carried; then the best. What that has failed gives the reason."""
-    hellos, begun, fits, requests = _bits(want, ruleset, carries)
+    steps = list(_steps(want, ruleset, carries))
+    fits = steps[-1][0]
     rows = [found, *by_name]
-    after = [row if not row.demands or row.hellos & fits or row.requests & requests else _failed(row) for row in rows]
+    after = [row if not row.demands or _asked(row, carries) & fits else _failed(row) for row in rows]
     best = max(after[1:], key=_rank, default=None)
     out = lifted(after[0], best) if found.lift else after[0]
     failed = {new.verdict for old, new in zip(rows, after, strict=True) if new is not old}
     if out.verdict not in failed:
         return out
     blamed = next((row.rule for row in rows if row.demands), NO_RULE_ID)
-    return replace(out, reason=_reason(rows, carries, hellos, begun), rule=blamed)
+    return replace(out, reason=_reason([_asked(row, carries) for row in rows], carries, steps), rule=blamed)
 
 
-def _bits(want: Want, ruleset: RulesetId, carries: Carried) -> tuple[int, int, int, int]:
-    """Of a hello those of its name, of these what its beginning leaves, and its encryption; those of a request."""
+def _asked(row: RuleValue, carries: Carried) -> int:
+    return row.requests if isinstance(carries, Request) else row.hellos
+
+
+def _steps(want: Want, ruleset: RulesetId, carries: Carried) -> Iterator[tuple[int, DropReason]]:
+    """The bits that are left step by step, and why it fails where none is left."""
     if isinstance(carries, Request):
-        return 0, 0, 0, requests_of(want.servers, want.parts, ruleset, carries)
+        bits = requests_of(want.servers, want.parts, ruleset, carries)
+        yield bits, carries.fault or DropReason.REQUEST
+        if carries.inside is not None:
+            named, fits = tunnel_bits(servers_of_name(want.servers, ruleset, carries.inside.name), carries.inside)
+            yield bits & named, carries.inside.fault or carries.inside.unknown
+            yield bits & fits, DropReason.ENCRYPTED_HELLO
+        return
     servers = servers_of_name(want.servers, ruleset, carries.name)
-    named = 0 if carries.fault else servers.named if carries.name else servers.nameless
-    begun = named & (servers.start_tls if carries.start_tls else ~servers.start_tls)
-    return named, begun, begun & servers.encrypted if carries.encrypted else begun, 0
+    bits = 0 if carries.fault else servers.named if carries.name else servers.nameless
+    yield bits, carries.fault or carries.unknown
+    bits &= servers.start_tls if carries.start_tls else ~servers.start_tls
+    yield bits, DropReason.START_TLS
+    yield bits & servers.encrypted if carries.encrypted else bits, DropReason.ENCRYPTED_HELLO
 
 
-def _reason(rows: list[RuleValue], carries: Carried, hellos: int, begun: int) -> DropReason:
-    if isinstance(carries, Request):
-        return (carries.fault or DropReason.REQUEST) if any(row.requests for row in rows) else DropReason.NO_TLS
-    if not any(row.hellos for row in rows):
-        return DropReason.NO_HTTP
-    if carries.fault:
-        return carries.fault
-    if any(row.hellos & begun for row in rows):
-        return DropReason.ENCRYPTED_HELLO
-    return DropReason.START_TLS if any(row.hellos & hellos for row in rows) else carries.unknown
+def _reason(asked: list[int], carries: Carried, steps: list[tuple[int, DropReason]]) -> DropReason:
+    if not any(asked):
+        return DropReason.NO_TLS if isinstance(carries, Request) else DropReason.NO_HTTP
+    return next(reason for bits, reason in steps if not any(each & bits for each in asked))
 
 
 def _failed(row: RuleValue) -> RuleValue:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from agent.compiler.atoms import NAMED, AtomId, Members
+from agent.model.hello import Hello
 from agent.model.policy import FqdnPeer, HttpMatch, Tls
-from agent.model.want import Classes, NameNode, RulesetId, ServerNode, Servers
+from agent.model.want import Classes, NameNode, RulesetId, ServerNode, Servers, Tunnels
 from agent.semantics.names import WILDCARD, parents
 
 NO_PATTERN: Members = frozenset()
@@ -58,12 +59,36 @@ def server_nodes(
     start = bits_of(each.start_tls is not None for each in hellos)
     named = [(each.names, 1 << number) for number, each in enumerate(hellos)]
     hosts = [((each.host,) if each.host else (), 1 << number) for number, each in enumerate(requests)]
-    patterns = {pattern for names, _ in (*named, *hosts) for pattern in names}
+    inside = [(each.inside.names, 0) for each in requests if each.inside is not None]
+    patterns = {pattern for names, _ in (*named, *hosts, *inside) for pattern in names}
     nodes = {node for pattern in patterns for node in (pattern, pattern.removeprefix(WILDCARD))}
     return {
-        (ruleset, node): Servers(_naming(named, node), nameless, encrypted, _naming(hosts, node), start)
+        (ruleset, node): Servers(
+            _naming(named, node), nameless, encrypted, _naming(hosts, node), start, _tunnels(requests, node)
+        )
         for node in (EVERY_NAME, *nodes)
     }
+
+
+def _tunnels(requests: tuple[HttpMatch, ...], node: NameNode) -> Tunnels:
+    inside = [each.inside for each in requests]
+    anything = bits_of(each is None for each in inside)
+    named = _naming([(each.names, 1 << number) for number, each in enumerate(inside) if each is not None], node)
+    return Tunnels(
+        anything,
+        anything | named,
+        anything | bits_of(each is not None and each.nameless for each in inside),
+        anything | bits_of(each is not None and each.encrypted for each in inside),
+    )
+
+
+def tunnel_bits(servers: Servers, hello: Hello) -> tuple[int, int]:
+    """What a hello inside of a tunnel leaves of the bits of requests, by its name, and by its encryption too."""
+    tunnels = servers.tunnels
+    if hello.fault:
+        return tunnels.any, tunnels.any
+    named = tunnels.named if hello.name else tunnels.nameless
+    return named, named & tunnels.encrypted if hello.encrypted else named
 
 
 def _naming(each: Iterable[tuple[tuple[str, ...], int]], node: NameNode) -> int:

@@ -36,7 +36,13 @@ def _fails_requests(asked: list[HttpMatch], request: Request) -> DropReason:
         return DropReason.NO_TLS
     if request.fault:
         return request.fault
-    return DropReason.NONE if any(is_request(each, request) for each in asked) else DropReason.REQUEST
+    named = [each for each in asked if is_request(each, request)]
+    if not named:
+        return DropReason.REQUEST
+    inside = [each.inside for each in named if each.inside is not None]
+    if request.inside is None or len(inside) < len(named):
+        return DropReason.NONE
+    return _fails_hellos(inside, request.inside)
 
 
 def is_request(match: HttpMatch, request: Request) -> bool:

@@ -152,13 +152,14 @@ class Tls:
 class HttpMatch:
     """A request that a connection may carry. No `methods`: every one but CONNECT. `host`: as FqdnPeer has patterns;
     "": every host. `path`: in normal form, with one `*` at most; "": every path. `port`: of whom a proxy is asked to
-    reach; None: 443 with CONNECT, else 80.
+    reach; None: 443 with CONNECT, else 80. `inside`: what a tunnel that it opens must begin with; None: anything.
     """
 
     methods: tuple[str, ...] = ()
     host: str = ""
     path: str = ""
     port: int | None = None
+    inside: Tls | None = None
 
 
 Demand = Tls | HttpMatch

@@ -21,7 +21,7 @@ END = b"\0"
 class Request:
     """`host` in lower case, without its port. `port`: that the request itself asks for, where it names whom a proxy
     is to reach: CONNECT, and the absolute form; 0: neither. `path`: in normal form (agent/semantics/paths.py); "" of
-    CONNECT. `fault`: why it is none that can be judged.
+    CONNECT. `fault`: why it is none that can be judged. `inside`: with what its tunnel begins; None: nothing yet.
     """
 
     method: str
@@ -29,6 +29,7 @@ class Request:
     path: str = ""
     port: int = 0
     fault: DropReason = DropReason.NONE
+    inside: Hello | None = None
 
 
 Carried = Hello | Request

@@ -124,6 +124,20 @@ class RuleValue:
 
 
 @dataclass(frozen=True, slots=True)
+class Tunnels:
+    """What a hello inside of a tunnel leaves of RuleValue.requests: those to which `any` bytes will do; with these,
+    as in Servers, those to which one with this name will do, one without, or an encrypted one."""
+
+    any: int = 0
+    named: int = 0
+    nameless: int = 0
+    encrypted: int = 0
+
+
+NO_TUNNELS = Tunnels()
+
+
+@dataclass(frozen=True, slots=True)
 class Servers:
     """What a ruleset's rules with `tls` make of a server name, as bits of RuleValue.hellos: `named` of this name;
     `nameless` of a hello without any; `encrypted` of one whose true name is hidden, and `start_tls` of one behind an
@@ -136,6 +150,7 @@ class Servers:
     encrypted: int = 0
     hosts: int = 0
     start_tls: int = 0
+    tunnels: Tunnels = field(default_factory=lambda: NO_TUNNELS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,9 @@ from agent.kernel.sock_filter import Ends, Network, any_of, none_to
 from agent.model.protocol import IpProtocol
 from agent.model.verdict import Direction, EndpointState, Verdict
 from agent.node.kernel import Maps
+from agent.sync.carried import Greeting
 from agent.sync.seqlock import SeqLock
-from agent.sync.verdicts import Greeting, tcp_verdict
+from agent.sync.verdicts import tcp_verdict
 
 _PART = 256
 _LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

@@ -106,11 +106,18 @@ def explain(cluster: Cluster, question: Question) -> tuple[Explanation, ...]:
 def _carries(question: Question) -> Carried | None:
     """Nothing where neither is given: anything may still come."""
     if question.http:
-        return _request(question.http)
+        request = _request(question.http)
+        if question.server_name and request.method != CONNECT:
+            raise DagwallError(f"--server-name: beside --http it is of CONNECT's tunnel, not of {request.method}")
+        return replace(request, inside=Hello(_server(question)) if question.server_name else None)
     if not question.server_name and not question.start_tls:
         return None
     start = StartTls(question.start_tls) if question.start_tls else None
-    return Hello(question.server_name.lower().rstrip("."), start_tls=start)
+    return Hello(_server(question), start_tls=start)
+
+
+def _server(question: Question) -> str:
+    return question.server_name.lower().rstrip(".")
 
 
 def _request(text: str) -> Request:

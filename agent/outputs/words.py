@@ -80,7 +80,8 @@ def demands_text(demands: Iterable[Demand]) -> str:
 def _match_text(match: HttpMatch) -> str:
     methods = joined(match.methods) if match.methods else "a request"
     port = f":{match.port}" if match.port is not None else ""
-    return f"{methods} of http://{match.host or '*'}{port}{shown(match.path) or '/*'}"
+    inside = f", and in its tunnel {_hello_text(match.inside)}" if match.inside is not None else ""
+    return f"{methods} of http://{match.host or '*'}{port}{shown(match.path) or '/*'}{inside}"
 
 
 def request_text(request: Request) -> str:

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from agent.model.policy import FqdnPeer, HttpMatch, Peer, PortMatch
+from agent.model.policy import FqdnPeer, HttpMatch, Peer, PortMatch, Tls
 from agent.model.request import CONNECT
 from agent.model.verdict import Direction, DropReason
 from agent.parse.fields import Field
@@ -37,8 +37,6 @@ def parse_http(
     found = tuple(dict.fromkeys(map(_entry, entries)))
     if direction is not Direction.EGRESS:
         raise field.error("belongs to rules of egress only")
-    if item.has("tls"):
-        raise field.error("cannot stand beside tls in one rule: what is inside of TLS, or of a tunnel, is not judged")
     refuse_datagrams(item, field, peers, ports)
     found = tuple(dict.fromkeys(each for one in found for each in _of_peers(one, field, peers)))
     if len(found) > MAX_ENTRIES:
@@ -46,6 +44,23 @@ def parse_http(
             f"means {len(found)} entries, one for each of the rule's names; at most {MAX_ENTRIES} are allowed"
         )
     return found
+
+
+def secured_tunnels(field: Field, tls: Tls, http: tuple[HttpMatch, ...]) -> tuple[HttpMatch, ...]:
+    """`tls` beside `http`: what the tunnels begin with. Without serverNames, for the host that CONNECT names."""
+    if tls.start_tls is not None:
+        raise field.child("startTls").error("has no meaning beside http")
+    if not any(CONNECT in each.methods for each in http):
+        raise field.error("beside http it says what tunnels begin with; an entry of http must have method CONNECT")
+    return tuple(
+        replace(each, inside=replace(tls, names=tls.names or _named(each))) if CONNECT in each.methods else each
+        for each in http
+    )
+
+
+def _named(entry: HttpMatch) -> tuple[str, ...]:
+    """A hello names no address (RFC 6066 section 3)."""
+    return (entry.host,) if entry.host and not _is_ipv4(entry.host) else ()
 
 
 def _of_peers(entry: HttpMatch, field: Field, peers: tuple[Peer, ...] | None) -> tuple[HttpMatch, ...]:

@@ -13,7 +13,7 @@ from agent.model.verdict import Direction
 from agent.parse.bounds import refuse_excess
 from agent.parse.faults import Faults
 from agent.parse.fields import Field
-from agent.parse.http import parse_http
+from agent.parse.http import parse_http, secured_tunnels
 from agent.parse.peer_kinds import parse_peer
 from agent.parse.peers import Scope, parse_port
 from agent.parse.selectors import parse_ids, parse_selector, parse_subdomain
@@ -118,7 +118,11 @@ def _rule(item: Field, default_name: str, direction: Direction, scope: Scope) ->
     item.mapping("name", "ports", peers, "tls", "http")
     where = replace(scope, names=direction is Direction.EGRESS)
     found, ports = _peers(item, peers, where), _ports(item)
-    tls, http = parse_tls(item, direction, found, ports), parse_http(item, direction, found, ports)
+    http = parse_http(item, direction, found, ports)
+    tls = parse_tls(item, direction, None if http else found, ports)
+    if tls is not None and http:
+        http = secured_tunnels(item.child("tls"), tls, http)
+        tls = None
     return Rule(_name(item, default_name), direction, found, ports, tls=tls, http=http)
 
 

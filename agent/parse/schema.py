@@ -68,7 +68,7 @@ def _tls() -> Schema:
     """Which rules may have it, the agent's validator says."""
     name = string("A name, or '*.' and a name.", minLength=1, maxLength=MAX_NAME + 1, pattern=FQDN_PATTERN)
     return judged(
-        "Of egress and TCP: connections must begin with a TLS ClientHello; nothing else leaves.",
+        "Of egress and TCP: connections must begin with a TLS ClientHello; beside http, tunnels of CONNECT.",
         required={"type": "boolean", "enum": [True], "description": "True; needed where serverNames and startTls are absent."},
         serverNames=list_of("Its server name must be one of these; absent: one of the rule's fqdn peers, or any.", name),
         startTls=one_of("The hello comes behind the protocol's own request for TLS.", [each.value for each in StartTls]),

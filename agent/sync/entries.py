@@ -94,7 +94,8 @@ def pack_server(server: ServerNode) -> bytes:
 def pack_servers(servers: Servers) -> bytes:
     return SERVERS.pack(
         named=servers.named, nameless=servers.nameless, encrypted=servers.encrypted, hosts=servers.hosts,
-        start_tls=servers.start_tls,
+        start_tls=servers.start_tls, tunnel_any=servers.tunnels.any, tunnel_named=servers.tunnels.named,
+        tunnel_nameless=servers.tunnels.nameless, tunnel_encrypted=servers.tunnels.encrypted,
     )  # fmt: skip
 
 

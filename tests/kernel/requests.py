@@ -143,8 +143,11 @@ def forges_what_failed(address: str, port: int, allowed: bytes, forbidden: bytes
     return False
 
 
-def asks(address: str, port: int, whole: bytes, then: bytes = b"", *, early: bytes = b"") -> list[str]:
-    """Of a proxy: the status of its answer, and what becomes of bytes that follow; `early` go with the question."""
+def asks(
+    address: str, port: int, whole: bytes, then: bytes = b"", *, early: bytes = b"", gap: float = 0.0
+) -> list[str]:
+    """Of a proxy: the status of its answer, and what becomes of bytes that follow, in two writes if there is a gap;
+    `early` go with the question."""
     with socket.create_connection((address, port), timeout=5) as sock:
         try:
             sock.sendall(whole + early)
@@ -154,10 +157,30 @@ def asks(address: str, port: int, whole: bytes, then: bytes = b"", *, early: byt
         if not then:
             return [status]
         try:
-            sock.sendall(then)
+            if gap:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.sendall(then[:50])
+                time.sleep(gap)
+            sock.sendall(then[50:] if gap else then)
         except OSError as exc:
             return [status, name_of(exc)]
         return [status, answer(sock, len(then))]
+
+
+def keeps_a_tunnel(address: str, port: int, whole: bytes, then: bytes, seconds: float) -> str:
+    """Through a proxy, and then silent: how it ends, or "open"."""
+    with socket.create_connection((address, port), timeout=5) as sock:
+        try:
+            sock.sendall(whole)
+            sock.recv(4096)
+            sock.sendall(then)
+            if (said := answer(sock, len(then))) != "ok":
+                return said
+            if not select.select([sock], [], [], seconds)[0]:
+                return "open"
+            return "data" if sock.recv(1) else "ended"
+        except OSError as exc:
+            return name_of(exc)
 
 
 def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, silent: bool = False) -> str:

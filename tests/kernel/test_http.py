@@ -473,9 +473,9 @@ CONNECT = head("db.example.org:443", method="CONNECT", host="db.example.org:443"
 
 
 @pytest.fixture(scope="module")
-def proxy(shared: tuple[World, Agent]) -> None:
-    """Answers 200 to whoever asks for example.org, 407 to others; then it is an echo."""
-    world = shared[0]
+def proxy(shared: tuple[World, Agent]) -> list[bytes]:
+    """Answers 200 to whoever asks for example.org, 407 to others; then it is an echo, of what is listed."""
+    world, tunnelled = shared[0], list[bytes]()
     world.node.add_addresses(PROXY)
     with in_netns(world.node.world):
         listener = socket.create_server((PROXY, PORT))
@@ -490,6 +490,7 @@ def proxy(shared: tuple[World, Agent]) -> None:
             opens = b"example.org" in asked
             sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" if opens else b"HTTP/1.1 407 No\r\n\r\n")
             while part := sock.recv(65536):
+                tunnelled.append(part)
                 sock.sendall(part)
 
     def accept() -> None:
@@ -498,6 +499,7 @@ def proxy(shared: tuple[World, Agent]) -> None:
             threading.Thread(target=serve, args=(sock,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
+    return tunnelled
 
 
 @pytest.mark.usefixtures("proxy")

@@ -274,7 +274,10 @@ def http(r: Random) -> tuple[HttpMatch, ...]:
             )
             if r.random() < 0.8
             else HttpMatch(
-                r.choice((("CONNECT",), ("CONNECT", "GET"))), r.choice(PATTERNS), port=r.choice((None, 8080))
+                r.choice((("CONNECT",), ("CONNECT", "GET"))),
+                r.choice(PATTERNS),
+                port=r.choice((None, 8080)),
+                inside=replace(tls(r, None), start_tls=None) if r.random() < 0.5 else None,
             )
             for _ in range(r.randint(1, 3))
         )
@@ -284,7 +287,8 @@ def http(r: Random) -> tuple[HttpMatch, ...]:
 def request(r: Random) -> Request:
     host = r.choice((*KNOWN_NAMES, "", "10.0.0.7"))
     if r.random() < 0.2:
-        return Request("CONNECT", host, port=r.choice((443, 8080, 80)))
+        inside = r.choice((None, *(each for each in HELLOS if each.start_tls is None)))
+        return Request("CONNECT", host, port=r.choice((443, 8080, 80)), inside=inside)
     method, port = r.choice(("GET", "POST", "PURGE")), r.choice((0, 0, 80, 8080))
     return Request(method, host, r.choice(KNOWN_PATHS), port, r.choice((*[DropReason.NONE] * 9, DropReason.UPGRADE)))
 

@@ -33,9 +33,10 @@ from agent.model.policy import CidrPeer, Policy, PolicyRef, PortMatch, Rule, Sub
 from agent.model.verdict import Direction, EventKind, Verdict
 from agent.model.want import Lift, RulesetId, Servers
 from agent.outputs.words import demands_text
+from agent.sync.carried import Greeting
 from agent.sync.entries import pack_server, pack_servers
 from agent.sync.intake import Intake
-from agent.sync.verdicts import Greeting, tcp_verdict
+from agent.sync.verdicts import tcp_verdict
 from bench import worst
 from tests.unit.test_admission import BIG
 

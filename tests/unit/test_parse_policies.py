@@ -236,7 +236,10 @@ REFUSED = [
     ("{egress: [{http: [{methods: [CONNECT], path: /}]}]}", "path: has no meaning with CONNECT"),
     ("{egress: [{http: [{path: /}]}]}", "http: needs ports, of TCP"),
     ("{egress: [{ports: [{port: 53, protocol: UDP}], http: [{path: /}]}]}", "must be TCP in a rule with http"),
-    (f"{{egress: [{{{HTTPS}, tls: {{required: true}}, http: [{{path: /}}]}}]}}", "http: cannot stand beside tls"),
+    (
+        f"{{egress: [{{{HTTPS}, tls: {{required: true}}, http: [{{path: /}}]}}]}}",
+        "tls: beside http it says what tunnels begin with; an entry of http must have method CONNECT",
+    ),
     (f"{{ingress: [{{{HTTPS}, http: [{{path: /}}]}}]}}", "http: belongs to rules of egress only"),
     (
         f"{{egress: [{{{HTTPS}, to: [{{fqdn: a.b}}, {{cidr: 1.1.1.1/32}}], http: [{{path: /}}]}}]}}",

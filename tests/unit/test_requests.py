@@ -7,20 +7,32 @@ from random import Random
 
 import pytest
 
-from agent.abi.structs import CLASSES, ENDPOINT, EVENT, PREFIX, REQUEST, REQUEST_EVENT, RULE, TEXT_ROOM, pack_rule_key
+from agent.abi.structs import (
+    CLASSES,
+    ENDPOINT,
+    EVENT,
+    GREETING,
+    PREFIX,
+    REQUEST,
+    REQUEST_EVENT,
+    RULE,
+    TEXT_ROOM,
+    pack_rule_key,
+)
 from agent.compiler.admission import Admission
 from agent.compiler.names import server_nodes
 from agent.compiler.parts import part_nodes, requests_of
 from agent.flows.decode import decode_event
 from agent.judge.demands import is_request
-from agent.model.policy import CidrPeer, HttpMatch, Policy, PortMatch, Rule, Subject
+from agent.model.policy import CidrPeer, HttpMatch, Policy, PortMatch, Rule, Subject, Tls
 from agent.model.request import PATH, Request
 from agent.model.verdict import Direction, DropReason, EventKind, Verdict
 from agent.model.want import RulesetId
 from agent.outputs.words import demands_text, request_text
 from agent.semantics.paths import matches_path, normal_path, shown
+from agent.sync.carried import Greeting
 from agent.sync.entries import pack_part, pack_parts, pack_server, pack_servers
-from agent.sync.verdicts import Greeting, tcp_verdict
+from agent.sync.verdicts import tcp_verdict
 from tests.unit import clusters
 from tests.unit.test_hellos import BASE, EVERY_PORT, PEER, Maps, ref, taken
 
@@ -165,7 +177,9 @@ def stored(method: str, host: str, path: str = "", port: int = 0, **fields: int)
     return REQUEST.pack(**known | {"number": [0, 0, port, 0]} | fields)
 
 
-def verdict_of(greeting: Greeting, requests: int = 0b111, **row: int) -> Verdict:
+def verdict_of(
+    greeting: Greeting, requests: int = 0b111, matches: tuple[HttpMatch, ...] = MATCHES, **row: int
+) -> Verdict:
     """Of an open connection to PEER whose row asks for these."""
     maps = Maps(
         peers={PREFIX.pack(length=128, address=PEER): CLASSES.pack(peer=5, base=5)},
@@ -174,8 +188,8 @@ def verdict_of(greeting: Greeting, requests: int = 0b111, **row: int) -> Verdict
                 verdict=int(Verdict.ALLOW), requests=requests, **row
             )
         },
-        servers={pack_server(k): pack_servers(v) for k, v in server_nodes(ONE, (), MATCHES).items()},
-        parts={pack_part(k): pack_parts(v) for k, v in part_nodes(ONE, MATCHES).items()},
+        servers={pack_server(k): pack_servers(v) for k, v in server_nodes(ONE, (), matches).items()},
+        parts={pack_part(k): pack_parts(v) for k, v in part_nodes(ONE, matches).items()},
     )
     endpoint = ENDPOINT.unpack(ENDPOINT.pack(**BASE))
     return tcp_verdict(maps, endpoint, Direction.EGRESS, PEER, 443, greeting)  # type: ignore[arg-type]
@@ -208,6 +222,40 @@ def test_an_open_connection_is_judged_by_its_last_request(request_: bytes | None
     assert verdict_of(greeting, flags=1) is Verdict.ALLOW, "in audit"
     assert verdict_of(greeting, requests=0) is Verdict.ALLOW
     assert verdict_of(Greeting(has_sent=False)) is Verdict.ALLOW
+
+
+SECURED = (
+    HttpMatch(("CONNECT",), "*.b.org", inside=Tls(("a.b.org",))),
+    HttpMatch(("CONNECT",), "x.b.org", inside=Tls(nameless=True, encrypted=True)),
+    HttpMatch(("CONNECT",), "plain.b.org"),
+)
+
+
+def begun(name: str, **fields: int) -> bytes:
+    """As the kernel keeps a hello."""
+    return GREETING.pack(key=pack_server((ONE, name)), **{"seen": 1} | fields)
+
+
+@pytest.mark.parametrize(
+    ("host", "hello", "verdict"),
+    [
+        ("a.b.org", begun("a.b.org"), Verdict.ALLOW),
+        ("a.b.org", begun("x.b.org"), Verdict.DENY),
+        ("a.b.org", begun(""), Verdict.DENY),
+        ("a.b.org", begun("a.b.org", encrypted=1), Verdict.DENY),
+        ("a.b.org", begun("a.b.org", fault=16), Verdict.DENY),
+        ("a.b.org", begun("", seen=0), Verdict.ALLOW),
+        ("a.b.org", None, Verdict.ALLOW),
+        ("x.b.org", begun("evil.net"), Verdict.ALLOW),
+        ("x.b.org", begun("", encrypted=1), Verdict.ALLOW),
+        ("x.b.org", begun("", fault=16), Verdict.DENY),
+        ("plain.b.org", begun("", fault=16), Verdict.ALLOW),
+        ("plain.b.org", begun("evil.net", encrypted=1), Verdict.ALLOW),
+    ],
+)
+def test_an_open_tunnel_is_judged_by_what_it_began_with(host: str, hello: bytes | None, verdict: Verdict) -> None:
+    greeting = Greeting(hello, stored("CONNECT", host, "", 443, carries=3), has_sent=True)
+    assert verdict_of(greeting, matches=SECURED) is verdict
 
 
 def test_a_denial_tells_its_request() -> None:
