@@ -14,6 +14,7 @@ from agent.cli.audit import audit
 from agent.cli.detach import detach
 from agent.cli.flows import flows
 from agent.cli.policy import policy
+from agent.cli.rbac import rbac
 from agent.cli.read import endpoints, identities, status
 from agent.cli.run import run
 from agent.cli.show import OUTPUT, print_json
@@ -81,5 +82,5 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-for command in (run, status, endpoints, identities, flows, why, top, policy, audit, detach):
+for command in (run, status, endpoints, identities, flows, why, top, policy, audit, rbac, detach):
     main.add_command(command)

