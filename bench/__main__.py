@@ -19,7 +19,9 @@ SHOWN = ("floor", "dagwall", "dagwall-young", "dagwall-unmanaged", "nft", "nft-c
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few short rounds: the shape of the result, not its third digit.")
-@click.option("--part", type=click.Choice(["all", "packets", "live", "compile", "worst", "agent"]), default="all")
+@click.option(
+    "--part", type=click.Choice(["all", "packets", "layer7", "live", "compile", "worst", "agent"]), default="all"
+)
 def main(quick: bool, part: str) -> None:  # noqa: FBT001  click passes flags by name
     """Measure dagwall against empty programs and nftables on this machine."""
     console = Console(width=118)
@@ -30,6 +32,8 @@ def main(quick: bool, part: str) -> None:  # noqa: FBT001  click passes flags by
         results = endtoend.measure(rounds, milliseconds)
         _added(console, results, rounds)
         _targets(console, results)
+    if part in ("all", "layer7"):
+        _layer7(console, *((8, 40) if quick else (24, 80)))
     if part in ("all", "live"):
         _live(console, 200 if quick else 500)
     if part in ("all", "compile"):
@@ -93,6 +97,38 @@ def _verdict(results: Results, mode: str, added: float, nft: float) -> str:
     if abs(nft - added) <= noise:
         return "no difference beyond the null test"
     return "less than nft" if added < nft else "MORE than nft"
+
+
+def _layer7(console: Console, rounds: int, milliseconds: int) -> None:
+    """Against the same policy without `http` and `tls`."""
+    results = endtoend.measure_layer7(rounds, milliseconds)
+    table = Table(
+        title=f"rules with http and tls, ns of CPU time an operation (median of {rounds} rounds, quartiles)"
+    )
+    for column in ("what", "nothing", "null test", "dagwall", "with http or tls", "costs more", "target"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for what, mode, target in _LAYER7:
+        base = statistics.median(results.base[mode])
+        plain, asked = (results.added[mode][name] for name in ("dagwall", "dagwall-layer7"))
+        more = statistics.median([b - a for a, b in zip(plain, asked, strict=True)])
+        share = f" ({100 * more / base:+.1f} %)" if mode == "tls_stream" else ""
+        table.add_row(
+            what,
+            f"{base:.0f}",
+            f"{results.null(mode):.1f} %",
+            _spread(plain),
+            _spread(asked),
+            f"{more:+.0f}{share}",
+            target,
+        )
+    console.print(table)
+
+
+_LAYER7 = (
+    ("HTTP request on an open connection", "http_rr", "1,000"),
+    ("TLS connection", "tls_crr", "1,500"),
+    ("KiB behind a TLS hello", "tls_stream", "2 %"),
+)
 
 
 def _live(console: Console, milliseconds: int) -> None:

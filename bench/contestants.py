@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.abi import structs
+from agent.compiler.names import server_nodes
+from agent.compiler.parts import part_nodes
 from agent.kernel import lsm, syscall
 from agent.kernel.datapath import Datapath
 from agent.kernel.instructions import EXIT, set_register
@@ -19,12 +21,16 @@ from agent.kernel.probe import Features, Jiffies, features, ticks_a_second
 from agent.kernel.programs import HOOKS, Program
 from agent.kernel.syscall import ProgType
 from agent.model.identity import FIRST_IDENTITY
+from agent.model.policy import HttpMatch, Tls
 from agent.model.verdict import DropReason, EndpointState, Verdict
-from agent.model.want import PORT_BITS, port_index
+from agent.model.want import PORT_BITS, RulesetId, port_index
+from agent.sync.entries import pack_part, pack_parts, pack_server, pack_servers
 from lab.node import PROGRAM_CACHE, Pod, ScratchNode, cgroup_mount
 
 ADDRESS = "10.88.0.2"
 PORTS = range(7001, 7010)
+HTTP_PORT, TLS_PORT = 7005, 7006
+SERVER = "api.example.org"
 PREFIXES = 1000
 _RETURN_1 = set_register(0, 1) + EXIT
 
@@ -106,6 +112,7 @@ class Variant:
     name: str
     managed: bool = True
     promote_packets: int = 256
+    layer7: bool = False  # its rules ask for HTTP at HTTP_PORT, and for TLS at TLS_PORT
 
 
 def dagwall(node: ScratchNode, pod: Pod, variant: Variant, features: Features, load: int) -> Dagwall:
@@ -114,6 +121,8 @@ def dagwall(node: ScratchNode, pod: Pod, variant: Variant, features: Features, l
     datapath = Datapath(pins, features, promote_packets=variant.promote_packets, cache=PROGRAM_CACHE)
     datapath.load()
     _fill(datapath, pod, managed=variant.managed)
+    if variant.layer7:
+        _demand(datapath)
     return Dagwall(variant.name, load, node.kubepods, datapath.programs, [], datapath)
 
 
@@ -154,6 +163,16 @@ def _fill(datapath: Datapath, pod: Pod, *, managed: bool) -> None:
         (structs.U32.pack(value=f % structs.NEARBY_SLOTS), structs.NEARBY.pack(cgroup_id=f, epoch=1, state=state))
         for f in folders
     )
+
+
+def _demand(datapath: Datapath) -> None:
+    maps, one = datapath.maps, RulesetId(1)
+    demands = (Tls((SERVER,)),), (HttpMatch(("GET",), "api.internal", "/v1/*"), HttpMatch(("POST",), "api.internal"))
+    maps["servers"].put_all((pack_server(k), pack_servers(v)) for k, v in server_nodes(one, *demands).items())
+    maps["parts"].put_all((pack_part(k), pack_parts(v)) for k, v in part_nodes(one, demands[1]).items())
+    for port, asked in ((HTTP_PORT, {"requests": 0b11}), (TLS_PORT, {"hellos": 1})):
+        row = structs.RULE.pack(verdict=int(Verdict.ALLOW), **asked)
+        maps["rules"].put(structs.pack_rule_key(1, 3, 0, (port_index(6, port), PORT_BITS)), row)
 
 
 def prefixes(count: int = PREFIXES, seed: int = 1) -> list[tuple[int, int]]:

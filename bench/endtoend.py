@@ -6,29 +6,35 @@ as the null test. The metric is CPU time of one thread that owns both ends, so t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.kernel.probe import features
-from bench.contestants import ADDRESS, Contestant, Nftables, Variant, dagwall, empty_programs, without_sockops
+from bench.contestants import ADDRESS, SERVER, Contestant, Nftables, Variant, dagwall, empty_programs, without_sockops
 from lab.node import Pod, ScratchNode, cgroup_mount
 
 MODES = ("udp_tx", "udp_rr", "udp_sendto", "tcp_rr", "tcp_crr", "tcp_conn", "tcp_stream")
 PACKETS = {"udp_tx": 1, "udp_sendto": 1, "udp_rr": 2, "tcp_rr": 4}
 """Packets that meet a hook in one operation: TCP answers carry the ACK of what they answer, but not always."""
+LAYER7_MODES = ("http_rr", "tls_crr", "tls_stream")
+"""Of a connection that stays open a request; a connection with a hello; a KiB behind a hello."""
 LOADS = 4
 LONG, YOUNG, UNMANAGED = (
     Variant("dagwall"),
     Variant("dagwall-young", promote_packets=1 << 31),
     Variant("dagwall-unmanaged", managed=False),
 )
+LAYER7 = Variant("dagwall-layer7", layer7=True)
 
 
 @dataclass
@@ -54,7 +60,10 @@ class Load:
         source = Path(__file__).with_name("load.c")
         subprocess.run(["cc", "-O2", "-Wall", "-o", str(binary), str(source)], check=True)
         cpu = max(os.sched_getaffinity(0))
-        command = [str(binary), node.world, pod.netns, str(pod.container / "cgroup.procs"), ADDRESS, str(cpu)]
+        hello = folder / "hello"
+        hello.write_bytes(_hello(SERVER))
+        procs = str(pod.container / "cgroup.procs")
+        command = [str(binary), node.world, pod.netns, procs, ADDRESS, str(cpu), str(hello)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ns_per_operation(self, mode: str, milliseconds: int) -> float:
@@ -97,13 +106,35 @@ class Comparison:
             self.results.added[mode][name].append(ns - took["none"])
 
 
+def _hello(server: str) -> bytes:
+    """As this machine's OpenSSL begins."""
+    context, outgoing = ssl.create_default_context(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=server).do_handshake()
+    return outgoing.read()
+
+
 def measure(rounds: int, milliseconds: int, modes: tuple[str, ...] = MODES) -> Results:
     """The whole comparison on a scratch node of its own; progress goes to standard error."""
+    return _measure(rounds, milliseconds, modes, _contestants)
+
+
+def measure_layer7(rounds: int, milliseconds: int) -> Results:
+    """What rules with `http` and `tls` cost beside rules without."""
+    return _measure(rounds, milliseconds, LAYER7_MODES, _of_layer7)
+
+
+def _measure(
+    rounds: int,
+    milliseconds: int,
+    modes: tuple[str, ...],
+    made: Callable[[ScratchNode, Pod], dict[str, list[Contestant]]],
+) -> Results:
     with ScratchNode() as node, tempfile.TemporaryDirectory() as folder:
         pod = node.add_pod()
         node.add_addresses(ADDRESS)
         tune(node, pod)
-        comparison = Comparison(_contestants(node, pod), Load(node, pod, Path(folder)), milliseconds)
+        comparison = Comparison(made(node, pod), Load(node, pod, Path(folder)), milliseconds)
         try:
             for number in range(rounds):
                 for mode in modes:
@@ -135,6 +166,15 @@ def _contestants(node: ScratchNode, pod: Pod) -> dict[str, list[Contestant]]:
     out["floor-no-sockops"] = [without_sockops(c) for c in out["floor"]]  # type: ignore[arg-type]
     out["nft"] = [Nftables("nft", 0, pod)]
     out["nft-ct"] = [Nftables("nft-ct", 0, pod, conntrack=True)]
+    return out
+
+
+def _of_layer7(node: ScratchNode, pod: Pod) -> dict[str, list[Contestant]]:
+    found = features(cgroup_mount())
+    out: dict[str, list[Contestant]] = {"none": [Contestant("none")], "none2": [Contestant("none2")]}
+    for variant in (LONG, LAYER7):
+        _progress(f"loading {variant.name} {LOADS} times ...")
+        out[variant.name] = [dagwall(node, pod, variant, found, load) for load in range(LOADS)]
     return out
 
 

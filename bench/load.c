@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* One-thread load generator: both ends of the traffic live in this thread, so that no scheduler stands in between.
  *
- * load WORLD_NETNS POD_NETNS CGROUP_PROCS ADDRESS CPU
+ * load WORLD_NETNS POD_NETNS CGROUP_PROCS ADDRESS CPU HELLO
+ * HELLO: a file with a TLS ClientHello.
  * The server's sockets are made in WORLD_NETNS and in the start cgroup; then the process enters the pod.
  * Standard input: "MODE MILLISECONDS"; standard output: "MODE OPERATIONS CPU_NS ERRNO" of the calling thread.
  */
@@ -19,7 +20,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TCP_PORT = 7001, CONNECT_PORT = 7003, UDP_PORT = 7004, BATCH = 32 };
+enum { TCP_PORT = 7001, CONNECT_PORT = 7003, UDP_PORT = 7004, HTTP_PORT = 7005, TLS_PORT = 7006, BATCH = 32 };
+
+static const char request[] = "GET /v1/jobs HTTP/1.1\r\nHost: api.internal\r\nUser-Agent: python-requests/2.32.5\r\n"
+			      "Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n";
+static char hello[4096];
+static long hello_bytes;
 
 static char buffer[1 << 20];
 static const char *address;
@@ -97,7 +103,7 @@ static int client(int type, int port)
 
 /* The sockets of a run: `s` is the pod's, `p` the world's end of a connection. */
 struct ends {
-	int listener, connects, udp, s, p;
+	int listener, connects, udp, http, tls, s, p;
 };
 
 static int udp_round(struct ends *e)
@@ -121,16 +127,27 @@ static int tcp_round(struct ends *e)
 	return recv(e->s, buffer, 1, 0) != 1 ? -1 : 1;
 }
 
-static int connection(struct ends *e, int with_request)
+static int http_round(struct ends *e)
 {
-	int s = client(SOCK_STREAM, CONNECT_PORT), p;
+	static const char answer[] = "HTTP/1.1 204 No Content\r\n\r\n";
+
+	if (send(e->s, request, sizeof(request) - 1, 0) < 0 || recv(e->p, buffer, sizeof(buffer), 0) != sizeof(request) - 1)
+		return -1;
+	send(e->p, answer, sizeof(answer) - 1, 0);
+	return recv(e->s, buffer, sizeof(buffer), 0) < 0 ? -1 : 1;
+}
+
+/* A whole connection; `first`: what the client begins with; 0 bytes: nothing. */
+static int connection(int listener, int port, const char *first, long bytes)
+{
+	int s = client(SOCK_STREAM, port), p;
 
 	if (s < 0)
 		return -1;
-	p = accept(e->connects, 0, 0);
-	if (with_request) {
-		send(s, buffer, 1, 0);
-		recv(p, buffer, 1, 0);
+	p = accept(listener, 0, 0);
+	if (bytes) {
+		send(s, first, bytes, 0);
+		recv(p, buffer, sizeof(buffer), 0);
 		send(p, buffer, 1, 0);
 		recv(s, buffer, 1, 0);
 	}
@@ -165,7 +182,22 @@ static int operate(const char *mode, struct ends *e)
 		return tcp_round(e);
 	if (!strcmp(mode, "tcp_stream"))
 		return stream(e);
-	return connection(e, !strcmp(mode, "tcp_crr"));
+	if (!strcmp(mode, "tls_stream"))
+		return stream(e);
+	if (!strcmp(mode, "http_rr"))
+		return http_round(e);
+	if (!strcmp(mode, "tls_crr"))
+		return connection(e->tls, TLS_PORT, hello, hello_bytes);
+	return connection(e->connects, CONNECT_PORT, buffer, !strcmp(mode, "tcp_crr"));
+}
+
+static void open_connection(struct ends *e, int listener, int port)
+{
+	int one = 1;
+
+	e->s = client(SOCK_STREAM, port);
+	e->p = e->s < 0 ? -1 : accept(listener, 0, 0);
+	setsockopt(e->p, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
 static int begin(const char *mode, struct ends *e)
@@ -176,11 +208,13 @@ static int begin(const char *mode, struct ends *e)
 	} else if (!strncmp(mode, "udp", 3)) {
 		e->s = client(SOCK_DGRAM, UDP_PORT);
 	} else if (!strcmp(mode, "tcp_rr") || !strcmp(mode, "tcp_stream")) {
-		int one = 1;
-
-		e->s = client(SOCK_STREAM, TCP_PORT);
-		e->p = e->s < 0 ? -1 : accept(e->listener, 0, 0);
-		setsockopt(e->p, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		open_connection(e, e->listener, TCP_PORT);
+	} else if (!strcmp(mode, "http_rr")) {
+		open_connection(e, e->http, HTTP_PORT);
+	} else if (!strcmp(mode, "tls_stream")) {
+		open_connection(e, e->tls, TLS_PORT);
+		if (e->s >= 0 && send(e->s, hello, hello_bytes, 0) == hello_bytes)
+			recv(e->p, buffer, sizeof(buffer), 0);
 	} else {
 		return 1;
 	}
@@ -226,8 +260,13 @@ int main(int argc, char **argv)
 	char mode[32];
 	long milliseconds;
 
-	if (argc != 6)
+	if (argc != 7)
 		return 2;
+	int file = open(argv[6], O_RDONLY | O_CLOEXEC);
+
+	hello_bytes = read(file, hello, sizeof(hello));
+	if (hello_bytes <= 0)
+		die(argv[6]);
 	address = argv[4];
 	CPU_ZERO(&cpus);
 	CPU_SET(atoi(argv[5]), &cpus);
@@ -236,6 +275,8 @@ int main(int argc, char **argv)
 	e.listener = server(SOCK_STREAM, TCP_PORT);
 	e.connects = server(SOCK_STREAM, CONNECT_PORT);
 	e.udp = server(SOCK_DGRAM, UDP_PORT);
+	e.http = server(SOCK_STREAM, HTTP_PORT);
+	e.tls = server(SOCK_STREAM, TLS_PORT);
 	enter_netns(argv[2]);
 	enter_cgroup(argv[3]);
 	while (scanf("%31s %ld", mode, &milliseconds) == 2) {
