@@ -130,7 +130,7 @@ int request_egress(struct __sk_buff *skb)
 	if (r->carries == CARRIES_NOTHING) {
 		r->left = 0;
 		r->next = place;
-		r->epoch = r->made = r->bits = 0;
+		r->epoch = r->made = r->bits = r->tried = r->common = 0;
 		head_begins(r);
 		r->fault = r->state = r->in_head = 0;
 		if (place > 1) { /* the SYN counts as a byte; data in a SYN have none */
@@ -145,7 +145,7 @@ int request_egress(struct __sk_buff *skb)
 	}
 	if (r->fault)
 		return request_fails(skb, r, r->fault);
-	if (r->made && !r->in_head && r->epoch != judged.epoch)
+	if (r->epoch != judged.epoch && (r->in_head ? r->cleared : r->made))
 		return request_tail(skb, STEP_AGAIN, TAIL_REQUEST_MATCH);
 	if (r->carries == CARRIES_TUNNEL) {
 		tail_egress.call(skb, TAIL_HELLO);

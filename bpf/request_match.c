@@ -193,6 +193,8 @@ int request_match(struct __sk_buff *skb)
 
 	if (fault)
 		return request_fails(skb, r, fault);
+	if (r->key.ruleset != judged.endpoint->ruleset && r->made > 1)
+		r->common = 0; /* bits of another ruleset: of those before the last nobody can tell */
 	r->key.ruleset = judged.endpoint->ruleset;
 	__u32 bits = bits_of_method(r);
 
@@ -204,7 +206,7 @@ int request_match(struct __sk_buff *skb)
 		bits &= bits_of_host(r);
 	int again = bits && bits == r->bits && r->made && judged.epoch && r->epoch == judged.epoch;
 
-	r->bits = bits;
+	r->tried = bits;
 	if (!again || skb->cb[REQUEST_STEP] != STEP_WHOLE)
 		return request_tail(skb, skb->cb[REQUEST_STEP], TAIL_REQUESTED);
 	head_ends(r, judged.epoch);

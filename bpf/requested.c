@@ -42,6 +42,15 @@ static __always_inline void request_report(const struct config *config, struct e
 	events.ringbuf_submit(out, 0);
 }
 
+/* Only now: a packet may be dropped for want of tail calls between the match and the verdict, and be read on later. */
+static __always_inline void request_passed(struct request *r, __u32 step)
+{
+	__u32 before = r->made - (step == STEP_AGAIN && !r->cleared);
+
+	r->bits = r->tried;
+	r->common = before ? r->common & r->tried : r->tried;
+}
+
 /* Judges the flow anew, with a request. */
 int requested_egress(struct __sk_buff *skb)
 {
@@ -72,7 +81,7 @@ int requested_egress(struct __sk_buff *skb)
 	r->best = (struct rule){};
 	*hello = (struct hello){};
 	if (step == STEP_WHOLE || step == STEP_CLEAR || step == STEP_AGAIN)
-		hello->requests = r->bits;
+		hello->requests = r->tried;
 	judge_by_names(endpoint, &key, hello, &r->best, &rule);
 	int has_failed = hello->failed >> rule.verdict & 1;
 
@@ -97,6 +106,8 @@ int requested_egress(struct __sk_buff *skb)
 		s->greeted = judged.epoch; /* one report a connection and epoch: what comes later is not read */
 		return count_greeted(skb, &key, endpoint);
 	}
+	if (step == STEP_WHOLE || step == STEP_CLEAR || step == STEP_AGAIN)
+		request_passed(r, step);
 	if (step == STEP_AGAIN) {
 		r->epoch = judged.epoch;
 		tail_egress.call(skb, TAIL_REQUEST);
@@ -104,6 +115,7 @@ int requested_egress(struct __sk_buff *skb)
 	}
 	if (step == STEP_CLEAR) {
 		r->cleared = 1;
+		r->epoch = judged.epoch;
 	} else if (step == STEP_WHOLE) {
 		head_ends(r, judged.epoch);
 		if (skb->cb[REQUEST_AT] < skb->len && r->carries == CARRIES_CONNECT)

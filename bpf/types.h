@@ -443,7 +443,9 @@ struct request { /* value of `requests`, a storage of sockets: how far what a co
 	__u64 start;           /* of the head that is read */
 	__u32 epoch;           /* in which the last request was judged, and passed */
 	__u32 made;            /* heads that were whole, and passed */
-	__u32 bits;            /* of `parts`: which requests it is */
+	__u32 bits;            /* of `parts`: which requests the last one that passed is */
+	__u32 tried;           /* and the one that is judged just now */
+	__u32 common;          /* and each that has passed by the ruleset of `key` */
 	__u32 used[TEXTS];     /* bytes of each text */
 	__u32 count[COUNTEDS];
 	__u8 carries;          /* enum carries */
@@ -463,7 +465,7 @@ struct request { /* value of `requests`, a storage of sockets: how far what a co
 	struct hello hello;    /* in judgement just now */
 	struct rule best;
 };
-_Static_assert(sizeof(struct request) == 2616, "ABI: agent/abi/layout.py");
+_Static_assert(sizeof(struct request) == 2624, "ABI: agent/abi/layout.py");
 
 struct learned_key { /* key of `learned` */
 	__u32 identity;

@@ -96,6 +96,10 @@ class Compiler:
         """By policy: most rows that it can need."""
         return self._registry.needs()
 
+    def never_met(self) -> Mapping[PolicyRef, int]:
+        """By policy: how many of its `tls` and entries of `http` nothing can meet: its pods have too many."""
+        return self._registry.never_met()
+
     def update(self, cluster: Cluster, changes: Changes | None = None) -> Delta:
         """Takes in a snapshot. `changes` names at least all that is different from the last one; None: finds out.
 

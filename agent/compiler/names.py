@@ -16,7 +16,8 @@ from agent.semantics.names import WILDCARD, parents
 
 NO_PATTERN: Members = frozenset()
 NAMES = "DNS names, and names that wildcards stand below"
-HELLOS, MOST_HELLOS = "different `tls` in rules of the policies that select one pod", 32
+MOST_DEMANDS = 31
+"""Different `tls`, and different entries of `http`, of one pod's policies that can be met: each has a bit."""
 SERVERS, MOST_SERVERS = "TLS server names of rules, once for each kind of pod that has them", 30_000
 EVERY_NAME: NameNode = ""
 

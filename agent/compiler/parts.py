@@ -15,7 +15,6 @@ from agent.model.want import PartNode, Parts, RulesetId, ServerNode, Servers
 from agent.semantics.paths import ANY_RUN, matches_path
 
 PARTS, MOST_PARTS = "methods and paths of rules with http, once for each kind of pod that has them", 30_000
-REQUESTS, MOST_REQUESTS = "different entries of `http` in rules of the policies that select one pod", 32
 HTTP_PORT, HTTPS_PORT = 80, 443
 
 

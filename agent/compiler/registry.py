@@ -8,13 +8,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from agent.compiler.atoms import DNS, HOST, AtomId, AtomTable, Members
 from agent.compiler.interning import Interner
 from agent.compiler.ledger import ChangeLog
-from agent.compiler.names import HELLOS, MOST_HELLOS, MOST_SERVERS, SERVERS, server_nodes
-from agent.compiler.parts import MOST_PARTS, MOST_REQUESTS, PARTS, REQUESTS, part_nodes
+from agent.compiler.names import MOST_SERVERS, SERVERS, server_nodes
+from agent.compiler.parts import MOST_PARTS, PARTS, part_nodes
 from agent.compiler.refs import RuleRefs
 from agent.compiler.rows import Rows
 from agent.compiler.rulesets import RulesetContent
 from agent.errors import TooMuch
-from agent.model.policy import HttpMatch, PolicyRef, Tls
+from agent.model.policy import PolicyRef
 from agent.model.want import (
     NO_CLASS,
     Classes,
@@ -155,10 +155,6 @@ class Registry:
 
     def _write_demands(self, content: RulesetContent, number: RulesetId) -> None:
         """What its rules with `tls` make of server names, and those with `http` of requests. Raises TooMuch."""
-        if len(content.hellos) > MOST_HELLOS:
-            raise TooMuch(HELLOS, content.demands_by_policy(Tls), MOST_HELLOS)
-        if len(content.requests) > MOST_REQUESTS:
-            raise TooMuch(REQUESTS, content.demands_by_policy(HttpMatch), MOST_REQUESTS)
         servers = server_nodes(number, content.hellos, content.requests)
         parts = part_nodes(number, content.requests)
         if not servers:
@@ -172,6 +168,14 @@ class Registry:
             self._servers.put(node, value)
         for part, bits in parts.items():
             self._parts.put(part, bits)
+
+    def never_met(self) -> Counter[PolicyRef]:
+        """By policy: most of its demands that have found no bit in one ruleset."""
+        found = Counter[PolicyRef]()
+        for content in self._rulesets.numbers:
+            if content.never:
+                found |= content.never_met()
+        return found
 
     def _by_policy(self, needs: Callable[[RulesetContent], Counter[PolicyRef]]) -> Counter[PolicyRef]:
         found = Counter[PolicyRef]()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from typing_extensions import assert_never
 
@@ -40,7 +41,7 @@ from agent.compiler.layers import (
     Part,
     RulePosition,
 )
-from agent.compiler.names import bits_of
+from agent.compiler.names import MOST_DEMANDS, bits_of
 from agent.compiler.parts import part_nodes
 from agent.compiler.ports import Ports, rows_of, together
 from agent.compiler.terms import AtNamedPort, AtOwnPort, AtPorts, AtService, Term
@@ -54,6 +55,17 @@ ALWAYS_SEEN: Members = frozenset({HOST, METADATA, NODE, UNKNOWN, NAMED})
 CHART = ("Airflow chart",)
 
 
+NEVER = 1 << MOST_DEMANDS
+"""The bit of what no hello and no request has."""
+D = TypeVar("D", Tls, HttpMatch)
+
+
+def _with_bits(demands: Iterable[D]) -> tuple[tuple[D, ...], tuple[D, ...]]:
+    """Those that have bits, and those for which none is left: of the policies that come last (P2)."""
+    every = tuple(demands)
+    return every[:MOST_DEMANDS], every[MOST_DEMANDS:]
+
+
 class RulesetContent:
     """Layers with an index of their terms by what they ask of an address. Equal layers make equal contents."""
 
@@ -63,8 +75,10 @@ class RulesetContent:
         self._hash = hash((layers, sockets))
         asking = [rule for layer in layers for rule in layer.egress.allow if rule.demands]
         demands = tuple(dict.fromkeys(each for rule in asking for each in rule.demands))
-        self.hellos = tuple(each for each in demands if isinstance(each, Tls))
-        self.requests = tuple(each for each in demands if isinstance(each, HttpMatch))
+        self.hellos, hellos = _with_bits(each for each in demands if isinstance(each, Tls))
+        self.requests, requests = _with_bits(each for each in demands if isinstance(each, HttpMatch))
+        self.never = frozenset((*hellos, *requests))
+        """Demands that have found no bit: nothing meets them."""
         self.asks_hellos = any(rule.enforced for rule in asking)
         sides = [layer.side(direction) for layer in layers for direction in Direction]
         self._audits = any(
@@ -117,13 +131,17 @@ class RulesetContent:
     def bits(self, demands: Iterable[Demand]) -> tuple[int, int]:
         """RuleValue.hellos and .requests: a bit for each, by its place in those of this content."""
         asked = set(demands)
-        return bits_of(each in asked for each in self.hellos), bits_of(each in asked for each in self.requests)
+        never = {type(each): NEVER for each in asked & self.never}
+        return (
+            bits_of(each in asked for each in self.hellos) | never.get(Tls, 0),
+            bits_of(each in asked for each in self.requests) | never.get(HttpMatch, 0),
+        )
 
-    def demands_by_policy(self, kind: type[Tls] | type[HttpMatch]) -> Counter[PolicyRef]:
-        """How many different ones of this kind each policy brings."""
+    def never_met(self) -> Counter[PolicyRef]:
+        """How many demands of each policy have found no bit."""
         every = (rule for layer in self.layers for rule in layer.egress.allow)
-        asked = {(rule.ref.policy, each) for rule in every for each in rule.demands if isinstance(each, kind)}
-        return Counter(ref for ref, _ in asked)
+        asked = {(rule.ref.policy, each) for rule in every for each in rule.demands}
+        return Counter(ref for ref, each in asked if each in self.never)
 
     def servers_by_policy(self) -> Counter[PolicyRef]:
         """Most entries of map `servers` that each policy needs."""
@@ -136,7 +154,7 @@ class RulesetContent:
     def parts_by_policy(self) -> Counter[PolicyRef]:
         """Entries of map `parts` that each policy's requests alone would need."""
         found = Counter[PolicyRef]()
-        for ref in self.demands_by_policy(HttpMatch):
+        for ref in {rule.ref.policy for layer in self.layers for rule in layer.egress.allow if rule.demands}:
             own = (rule for layer in self.layers for rule in layer.egress.allow if rule.ref.policy == ref)
             asked = (each for rule in own for each in rule.demands if isinstance(each, HttpMatch))
             found[ref] = len(part_nodes(RulesetId(0), tuple(dict.fromkeys(asked))))

@@ -193,12 +193,13 @@ def _path(t: _Table) -> None:
 
 def _in_path(t: _Table, state: str, char: str, byte: str, place: str, *, escaped: bool = False) -> None:
     """`char` comes and stands for `byte`; "": it ends the path."""
-    if byte in ("/", ";", "") and place in ("one dot", "two dots"):
+    if byte in ("/", "") and place in ("one dot", "two dots"):
         t.fails(state, char, DropReason.DOT_SEGMENT)
     elif not byte:
         t.on(state, char, "query" if char == "?" else "version")
-    elif byte == "/" and place == "first slash" and not escaped:
-        t.fails(state, char, DropReason.BROKEN_REQUEST)
+    elif byte == "/" and place in ("first slash", "slash"):
+        fault = DropReason.BROKEN_REQUEST if place == "first slash" and not escaped else DropReason.DOT_SEGMENT
+        t.fails(state, char, fault)
     elif byte == "/":
         t.on(state, char, "slash", Act.PATH, ord(SLASH_OF_ESCAPE if escaped else "/"))
     elif byte == ".":

@@ -60,7 +60,7 @@ class DropReason(IntEnum):
     BAD_HOST = 31  # no Host, two, or one that is no name
     HOST_DISAGREES = 32  # Host is not the host of the request's target
     UPGRADE = 33  # another protocol is asked for
-    DOT_SEGMENT = 34  # a path with segments `.` or `..`
+    DOT_SEGMENT = 34  # a path with segments `.`, `..`, or empty ones
     BAD_ESCAPE = 35  # a path with escapes (%..) that two readers may resolve differently
     HTTP2 = 36  # HTTP/2 without TLS
     BAD_CHUNK = 37  # chunked coding that cannot be read

@@ -55,7 +55,7 @@ WHY = {
     DropReason.BAD_HOST: "its request has no Host, more than one, or one that is no name",
     DropReason.HOST_DISAGREES: "the Host of its request is not the host of its target",
     DropReason.UPGRADE: "its request asks for another protocol (Upgrade)",
-    DropReason.DOT_SEGMENT: "the path of its request has a segment `.` or `..`",
+    DropReason.DOT_SEGMENT: "the path of its request has a segment `.` or `..`, or an empty one",
     DropReason.BAD_ESCAPE: "the path of its request has an escape (%) that two readers may resolve differently",
     DropReason.HTTP2: "it speaks HTTP/2 without TLS, which cannot be judged",
     DropReason.BAD_CHUNK: "the body of its request is in chunks that cannot be read",

@@ -128,12 +128,16 @@ def _path(field: Field) -> str:
         raise field.error("must begin with '/'")
     if text.count(ANY_RUN) > 1:
         raise field.error("has more than one '*', which this version cannot judge; allowed: one, at any place")
+    if ";" in text or "%3b" in text.lower():
+        raise field.error("must have no ';': some servers cut what is behind it, and requests with one are denied")
+    if "%2a" in text.lower():
+        raise field.error("has an escaped '*', which this version cannot name; '*' stands for any run of characters")
     if "?" in text or "#" in text:
         raise field.error("must be a path alone: what stands behind '?' is not judged")
     written = "".join(f"%{byte:02X}" if byte > 0x7E or byte <= 0x20 else chr(byte) for byte in text.encode())
     path, fault = normal_path(written)
     if fault is DropReason.DOT_SEGMENT:
-        raise field.error("must have no segment '.' or '..': requests with such are denied")
+        raise field.error("must have no segment '.' or '..', nor an empty one: requests with such are denied")
     if fault is not DropReason.NONE:
         raise field.error(f"{text[:60]!r} is no path that can be judged; of escapes only %2F keeps its meaning")
     if len(path) > MAX_PATH:

@@ -14,10 +14,10 @@ from agent.model.verdict import DropReason
 
 ANY_RUN = "*"
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})|%")
-REFUSED = frozenset({*map(chr, range(0x20)), "\x7f", "%", "\\", "\xc0", "\xc1"})
-"""Bytes that no escape may stand for: controls, a second escape, what may be a slash elsewhere."""
-RAW = frozenset("!$&'()*+,-./:;=@[]^_{|}~" + string.ascii_letters + string.digits)
-"""Bytes that a path may have as they are."""
+REFUSED = frozenset({*map(chr, range(0x20)), "\x7f", "%", ";", "\\", "\xc0", "\xc1"})
+"""Bytes that no escape may stand for: controls, a second escape, what may be a slash elsewhere, or end a path."""
+RAW = frozenset("!$&'()*+,-./:=@[]^_{|}~" + string.ascii_letters + string.digits)
+"""Bytes that a path may have as they are. Not `;`: some servers cut what is behind it."""
 
 
 def normal_path(target: str) -> tuple[str, DropReason]:
@@ -30,9 +30,7 @@ def normal_path(target: str) -> tuple[str, DropReason]:
         if found[1] is None or chr(int(found[1], 16)) in REFUSED:
             return "", DropReason.BAD_ESCAPE
     text = _ESCAPE.sub(lambda found: _resolved(chr(int(found[1], 16))), target)
-    if has_dots(text):
-        return "", DropReason.DOT_SEGMENT
-    return text, DropReason.NONE
+    return ("", DropReason.DOT_SEGMENT) if has_dots(text) else (text, DropReason.NONE)
 
 
 def _resolved(byte: str) -> str:
@@ -40,9 +38,9 @@ def _resolved(byte: str) -> str:
 
 
 def has_dots(text: str) -> bool:
-    """Is there a segment `.` or `..` in it, also one with parameters (`..;a`)?"""
-    segments = text.replace(SLASH_OF_ESCAPE, "/").split("/")
-    return any(segment.partition(";")[0] in (".", "..") for segment in segments)
+    """Is there a segment `.` or `..` in it, or an empty one before the last, which some servers merge away?"""
+    *segments, last = text.replace(SLASH_OF_ESCAPE, "/").split("/")
+    return any(segment in ("", ".", "..") for segment in segments[1:]) or last in (".", "..")
 
 
 def matches_path(pattern: str, path: str) -> bool:

@@ -58,19 +58,28 @@ class Fits:
         return bool(row["hellos"] & self._bits[0] or row["requests"] & self._bits[1])
 
     def _requests(self) -> int:
-        """The bits of its last request, as bpf/request_match.c finds them; all if its next head is read just now."""
+        """The bits of its last request, as bpf/request_match.c finds them. Those before may be answered still: they
+        count by the entries that all had in common, while these have their bits. Of a head that is read just now no
+        text is of what has passed: of another ruleset its bits say nothing, and the connection ends (P10).
+        """
         stored = self._request()
         if stored is None:
             return 0 if self.greeting.has_sent else _EVERY
         if stored["fault"] or stored["carries"] == CARRIES_TLS:
             return 0
-        if stored["in_head"] or not stored["made"]:
+        same = SERVER_KEY.unpack(stored["key"])["ruleset"] == self.ruleset
+        before = (stored["common"] or _EVERY) if same else _EVERY if stored["common"] else 0
+        if not stored["made"] and not stored["cleared"]:
             return _EVERY
+        if stored["in_head"] and not stored["cleared"]:
+            return int(before) if same else 0
         host = self._servers(pack_server((RulesetId(self.ruleset), name_of(stored))))
         bits = int(host["hosts"])
         for part in parts_of(stored):
             found = self.maps["parts"].get(pack_part((RulesetId(self.ruleset), part)))
             bits &= PARTS.unpack(found)["bits"] if found is not None else 0
+        if stored["made"] + stored["cleared"] > 1:
+            bits &= before
         return bits & self._inside() if stored["carries"] == CARRIES_TUNNEL else bits
 
     def _hellos(self) -> int:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.compiler.admission import Admission
 from agent.compiler.capacity import PODS
 from agent.compiler.compiler import TOGETHER, Compiler
 from agent.compiler.kinds import KINDS, holders_in_force, rows_by_holder
+from agent.compiler.names import MOST_DEMANDS
 from agent.compiler.registry import ROWS
 from agent.compiler.shares import OF_NAMESPACE, RESERVE, beside_others, by_namespace, leaves_no_room, little
 from agent.compiler.subjects import TERMS_HERE
 from agent.errors import CapacityError, InvalidObject, TooMuch
 from agent.model.changes import EVERYTHING, Changes
 from agent.model.cluster import Cluster
+from agent.model.policy import PolicyRef
 from agent.model.want import Delta, Want
 from agent.sync.left_out import LeftOut
 
 MOST_AT_ONCE = 65_536
 """Rows that a revision may add beside those that it replaces. Of more each kind is held by itself: in memory, too."""
 
+NEVER = (
+    "{n} of its different `tls` and entries of `http` allow nothing: {most} of each kind count in the policies of "
+    "one pod, those of the cluster first, then by name"
+)
 OF_PODS = (ROWS, TERMS_HERE, PODS)
 """What is less with fewer pods of this node."""
 CapacityCheck = Callable[[Want, Cluster], None]
@@ -38,6 +44,7 @@ class Intake:
     admission: Admission = field(default_factory=Admission)
     left_out: LeftOut = field(default_factory=LeftOut)
     _reserve: bool = True  # is room kept for those that have little
+    _never_met: Mapping[PolicyRef, int] = field(default_factory=dict)
 
     def compiled(self, cluster: Cluster) -> tuple[Compiler, Cluster]:
         """A new compiler, and the snapshot that it took. Raises CapacityError."""
@@ -86,11 +93,16 @@ class Intake:
                 changes |= EVERYTHING
             else:
                 self.admission.took(taken)
+                self._never_met = compiler.never_met()
                 return compiler, taken, deltas if beside or before is None else None
 
     def errors(self) -> tuple[InvalidObject, ...]:
-        """What is refused now: objects by name, and pods."""
-        return (*self.admission.errors(), *self.left_out.errors())
+        """What is refused now: objects by name, and pods; and what of policies nothing can meet."""
+        never = (
+            InvalidObject(str(ref), "spec", NEVER.format(n=n, most=MOST_DEMANDS))
+            for ref, n in sorted(self._never_met.items())
+        )
+        return (*self.admission.errors(), *never, *self.left_out.errors())
 
     def _limit(self, compiler: Compiler, *, beside: bool) -> None:
         room = None if self.rows is None else self.rows * 9 // 8

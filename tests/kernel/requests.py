@@ -183,6 +183,23 @@ def keeps_a_tunnel(address: str, port: int, whole: bytes, then: bytes, seconds: 
             return name_of(exc)
 
 
+def keeps_waiting(address: str, port: int, first: bytes, behind: bytes, seconds: float) -> str:
+    """A request, and what is written behind it before it is answered as a whole: how it ends, or "open"."""
+    with socket.create_connection((address, port), timeout=5) as sock:
+        try:
+            sock.sendall(first)
+            time.sleep(0.3)
+            if behind:
+                sock.sendall(behind)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                if select.select([sock], [], [], 0.1)[0] and not sock.recv(65536):
+                    return "ended"
+        except OSError as exc:
+            return name_of(exc)
+    return "open"
+
+
 def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, silent: bool = False) -> str:
     """One request after the other, or one and then nothing: how it ends, or "open"."""
     with socket.create_connection((address, port), timeout=5) as sock:

@@ -253,7 +253,7 @@ KNOWN_PATHS = (
     "/",
     "/v1/jobs",
     "/v1/jobs/7/runs",
-    "/v1//runs",
+    "/v1/x/y/runs",
     "/v1/runs",
     "/a.json",
     "/ababa",
