@@ -11,7 +11,7 @@ APT := python3-bpfcc python3-venv iproute2 gcc libc6-dev
 APT_BENCH := nftables
 APT_MATRIX := busybox-static mmdebstrap debian-archive-keyring kmod xz-utils zstd
 
-.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel attack api e2e soak bench matrix bcc rules clean
+.PHONY: help setup lock newest oldest demo run check manifests fmt test unit layout kernel attack api e2e soak bench matrix bcc rules helm clean
 
 help: ## what there is to do
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,10 +50,14 @@ check: $(VENV)/.ready ## format, lint, types, import contracts, unit and layout 
 	$(VENV)/bin/lint-imports --no-cache | tail -n 8
 	$(PYTEST) -q -n auto tests/unit tests/layout
 
-test: check rules kernel api ## everything that this machine can prove (root)
+test: check rules helm kernel api ## everything that this machine can prove (root)
 
 rules: $(VENV)/.ready ## alert rules, their tests, the dashboards' queries and the metrics themselves, judged by promtool
 	@PROMTOOL=$$(./scripts/promtool.sh) && export PROMTOOL && $(PYTEST) -q tests/prometheus
+
+helm: $(VENV)/.ready ## the chart of deploy/helm by helm 4: lint, refusals, and the same objects as kubectl apply
+	@./scripts/kube-tools.sh >/dev/null
+	$(PYTEST) -q tests/helm
 
 unit: $(VENV)/.ready ## pure core, no root, seconds
 	$(PYTEST) -q -n auto tests/unit

@@ -1,4 +1,6 @@
-"""`make manifests`: writes definitions, daemonset.yaml, dashboards and the PrometheusRule from what makes them."""
+"""`make manifests`: from what makes them, writes definitions, daemonset.yaml, dashboards, the PrometheusRule and what
+the Helm chart has of all that.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,15 @@ from scripts import dashboards
 ROOT = Path(__file__).parents[1]
 BASE = Path("deploy/base")
 PROMETHEUS = Path("deploy/prometheus")
+CHART = Path("deploy/helm/dagwall")
+CHART_FILES = (
+    "deploy/base/daemonset.yaml", "deploy/overlays/hubble-relay/relay.yaml", "deploy/overlays/hubble-relay/ui.yaml",
+    "deploy/hubble-certificates.yaml", "deploy/admission-policy.yaml", "deploy/startup-taint.yaml",
+    "deploy/podmonitor.yaml", "deploy/detach.yaml",
+)  # fmt: skip
+"""Objects that the chart's templates read and change by its values: Helm reads nothing outside of a chart."""
+
+_COPIED = "# A copy of {}, made by `make manifests`.\n"
 _RULE_HEADER = """\
 # For the Prometheus Operator: made by `make manifests` from rules.yaml beside it. Some Prometheus objects select
 # rules by label: add yours.
@@ -36,7 +47,18 @@ def texts() -> dict[Path, str]:
     }
     base = (ROOT / BASE / "daemonset.yaml").read_text(encoding="utf-8")
     whole = {Path("daemonset.yaml"): "---\n".join([_HEADER, *crds.values(), base])}
-    return crds | whole | dashboards.texts() | {PROMETHEUS / "prometheusrule.yaml": _prometheus_rule()}
+    made = crds | whole | dashboards.texts() | {PROMETHEUS / "prometheusrule.yaml": _prometheus_rule()}
+    return made | _of_the_chart(made)
+
+
+def _of_the_chart(made: dict[Path, str]) -> dict[Path, str]:
+    """What the chart has of the others: definitions, which Helm installs first, and files."""
+    crds = {CHART / "crds" / path.name: text for path, text in made.items() if path.parent == BASE / "crds"}
+    boards = {CHART / "files" / path.name: text for path, text in made.items() if path.parent == dashboards.FOLDER}
+    rule = PROMETHEUS / "prometheusrule.yaml"
+    texts = {Path(name): (ROOT / name).read_text(encoding="utf-8") for name in CHART_FILES} | {rule: made[rule]}
+    copies = {CHART / "files" / path.name: _COPIED.format(path) + text for path, text in texts.items()}
+    return crds | boards | copies
 
 
 def _prometheus_rule() -> str:

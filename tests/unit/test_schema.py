@@ -9,7 +9,7 @@ import pytest
 
 from agent.parse.definitions import definitions
 from scripts import dashboards
-from scripts.manifests import BASE, PROMETHEUS, ROOT, texts
+from scripts.manifests import BASE, CHART, PROMETHEUS, ROOT, texts
 
 
 def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -22,6 +22,7 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 
 def test_the_files_are_what_the_tables_make() -> None:
     made = [*(ROOT / BASE / "crds").glob("*.yaml"), *(ROOT / dashboards.FOLDER).glob("*.json")]
+    made += [*(ROOT / CHART / "crds").iterdir(), *(ROOT / CHART / "files").iterdir()]
     found = [ROOT / "daemonset.yaml", ROOT / PROMETHEUS / "prometheusrule.yaml", *made]
     assert {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in found} == texts(), "make manifests"
 
