@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from agent.cli import asking
 from agent.cli.filters import WithNot, filters, split
 from agent.cli.flow_forms import FLOW_COLUMNS, FORMS, as_columns, flow_cells
 from agent.cli.read import POD, SOCKET, who
 from agent.cli.show import print_json, print_line, print_table, speaks
-from agent.outputs.client import Client
 from agent.text import json_text
 
 VERDICTS = ["allow", "deny", "audit"]
@@ -67,13 +67,16 @@ def flows(socket: Path, output: str, *, follow: bool, **given: Any) -> None:
     """
     wanted = split(given)
     if follow:
-        _follow(Client(socket), output, wanted)
+        _follow(asking.agent(socket), output, wanted)
         return
-    rows = Client(socket).ask("flows", **wanted)
+    rows = asking.agent(socket).ask("flows", **wanted)
     if output == "json":
         print_json(rows)
     elif output == "table":
-        print_table(FLOW_COLUMNS, (flow_cells(row) for row in rows), empty="no flows")
+        nodes = any("node" in row for row in rows)
+        columns = ("NODE", *FLOW_COLUMNS) if nodes else FLOW_COLUMNS
+        cells = ((row["node"], *flow_cells(row)) if nodes else flow_cells(row) for row in rows)
+        print_table(columns, cells, empty="no flows")
     else:
         for row in rows:
             _print(FORMS[output](row))
@@ -81,7 +84,7 @@ def flows(socket: Path, output: str, *, follow: bool, **given: Any) -> None:
             click.echo("no flows")
 
 
-def _follow(client: Client, output: str, wanted: dict[str, Any]) -> None:
+def _follow(client: asking.Asker, output: str, wanted: dict[str, Any]) -> None:
     """Until the agent ends, or Ctrl-C."""
     if output == "table":
         print_line(as_columns(FLOW_COLUMNS))

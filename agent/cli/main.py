@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from agent import __version__
+from agent.cli.ask import ask
 from agent.cli.audit import audit
 from agent.cli.detach import detach
 from agent.cli.flows import flows
@@ -25,6 +26,9 @@ EPILOG = """\b
 Exit codes: 0 done (status: ready; policy explain: allow), 1 failed (status: not ready; policy check: errors),
 2 wrong usage, 3 policy explain: deny. Every option can be given as DAGWALL_COMMAND_OPTION in the environment.
 """
+
+
+CONTEXT = {"auto_envvar_prefix": "DAGWALL", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Group(click.Group):
@@ -59,13 +63,7 @@ def _end(problem: str) -> NoReturn:
     sys.exit(1)
 
 
-@click.group(
-    cls=Group,
-    epilog=EPILOG,
-    context_settings={
-        "auto_envvar_prefix": "DAGWALL", "help_option_names": ["-h", "--help"], "max_content_width": 100
-    },
-)  # fmt: skip
+@click.group(cls=Group, epilog=EPILOG, context_settings=CONTEXT)
 @click.version_option(__version__, "--version", message="dagwall %(version)s")
 def main() -> None:
     """A network firewall and flight recorder for Apache Airflow tasks, in the Linux kernel."""
@@ -82,5 +80,5 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-for command in (run, status, endpoints, identities, flows, why, top, policy, audit, rbac, detach):
+for command in (run, status, endpoints, identities, flows, why, top, policy, audit, rbac, detach, ask):
     main.add_command(command)

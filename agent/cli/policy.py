@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from agent.cli import asking
 from agent.cli.advice import advise
 from agent.cli.offline import Offline, load
 from agent.cli.read import SOCKET
@@ -20,7 +21,6 @@ from agent.cli.show import OUTPUT, print_json, print_line, speaks
 from agent.errors import DagwallError, InvalidObject
 from agent.model.policy import StartTls
 from agent.model.verdict import Direction
-from agent.outputs.client import Client
 from agent.outputs.explain import Question, explain
 from agent.outputs.plain import plain
 from agent.parse.objects import ObjectName
@@ -153,7 +153,7 @@ def explain_(  # noqa: PLR0917  click gives them by name
         cluster = load(files, read).cluster
         answers = [plain(answer) for question in questions for answer in explain(cluster, question)]
     else:
-        client = Client(socket)
+        client = asking.agent(socket)
         answers = [answer for question in questions for answer in client.ask("explain", **_fields(question))]
     if output == "json":
         print_json(answers)

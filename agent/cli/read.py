@@ -8,18 +8,12 @@ from typing import Any
 
 import click
 
-from agent.cli.show import (
-    OUTPUT,
-    amount,
-    print_json,
-    print_table,
-    speaks,
-)
+from agent.cli import asking
+from agent.cli.show import OUTPUT, amount, print_json, print_table, speaks
 from agent.cli.status import print_status
 from agent.config import Config
 from agent.errors import DagwallError
 from agent.model.selector import id_matches
-from agent.outputs.client import Client
 from agent.outputs.records import pod_text
 
 SOCKET = click.option(
@@ -46,7 +40,7 @@ def who(command: Callable[..., Any]) -> Callable[..., Any]:
 @speaks
 def status(context: click.Context, socket: Path, output: str) -> None:
     """Is everything enforced here? Exit code 0: ready, 1: not ready, or no agent."""
-    found = Client(socket).ask("status")
+    found = asking.agent(socket).ask("status")
     if output == "json":
         print_json(found)
     else:
@@ -79,7 +73,7 @@ def chosen(rows: list[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
 @speaks
 def endpoints(socket: Path, output: str, *, state: str | None, **wanted: str) -> None:
     """Pods of this node as the kernel sees them."""
-    rows = [row for row in chosen(Client(socket).ask("endpoints"), **wanted) if state in (None, row["state"])]
+    rows = [row for row in chosen(asking.agent(socket).ask("endpoints"), **wanted) if state in (None, row["state"])]
     if output == "json":
         print_json(rows)
         return
@@ -109,7 +103,7 @@ def _endpoint_notes(row: dict[str, Any]) -> Iterator[str]:
 @speaks
 def identities(socket: Path, output: str, **wanted: str) -> None:
     """Who tasks are, with exact totals since the programs were first loaded."""
-    rows = chosen(Client(socket).ask("identities"), **wanted)
+    rows = chosen(asking.agent(socket).ask("identities"), **wanted)
     if output == "json":
         print_json(rows)
         return

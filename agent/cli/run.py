@@ -74,6 +74,12 @@ POLICY_OPTIONS = (
 )  # fmt: skip
 """What decides about verdicts; `policy explain --files` has them too."""
 
+POLICY_NAMES = (
+    "cluster", "podCidrs", "serviceCidrs", "defaultPosture", "posture", "baseline", "managedNamespaces",
+    "networkPolicy",
+)  # fmt: skip
+"""Of the parameters that these options are, but for `config`."""
+
 
 def policy_options(command: Command) -> Command:
     for option in reversed(POLICY_OPTIONS):
@@ -249,8 +255,4 @@ def _refuse_others(config: Config) -> None:
 
 def take_policy_flags(given: dict[str, Any]) -> dict[str, Any]:
     """The part of the flags that read_settings wants, taken out of `given`; `config` stays."""
-    names = (
-        "cluster", "podCidrs", "serviceCidrs", "defaultPosture", "posture", "baseline", "managedNamespaces",
-        "networkPolicy",
-    )  # fmt: skip
-    return {name: given.pop(name) for name in names}
+    return {name: given.pop(name) for name in POLICY_NAMES}

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
+from agent.cli import asking
 from agent.cli.read import SOCKET, chosen, who
 from agent.cli.show import OUTPUT, amount, print_json, print_table, speaks, table_lines
-from agent.outputs.client import Client
 
 Key = tuple[str, str, str]
 """Namespace, DAG, and task or ""."""
@@ -81,7 +81,7 @@ def top(  # noqa: PLR0917  click gives them by name
     socket: Path, output: str, by: str, order: str, last: int, interval: float, **wanted: str
 ) -> None:
     """DAGs by bytes, connections and denials: on a terminal live, by what came in each interval; else the totals."""
-    client = Client(socket)
+    client = asking.agent(socket)
 
     def read() -> dict[Key, Counts]:
         return summed(chosen(client.ask("identities"), **wanted), by_task=by == "task")

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from agent.cli import asking
 from agent.cli.flows import SINCE, UNTIL
 from agent.cli.read import POD, SOCKET, task_of, who
 from agent.cli.show import OUTPUT, clock, moment, print_heading, print_json, print_line, print_table, speaks
-from agent.outputs.client import Client
 
 
 @click.command()
@@ -26,7 +26,7 @@ from agent.outputs.client import Client
 @speaks
 def why(socket: Path, output: str, **wanted: Any) -> None:
     """Why did calls of a task fail? The most important first, equal ones together; without a name, of any task."""
-    found = Client(socket).ask("why", **wanted)
+    found = asking.agent(socket).ask("why", **wanted)
     if output == "json":
         print_json(found)
         return

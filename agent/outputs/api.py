@@ -18,7 +18,7 @@ from agent.errors import DagwallError
 from agent.log import event
 from agent.outputs.bounded import BoundedThreads, Room
 from agent.outputs.output import Output
-from agent.outputs.questions import VERSION, BadRequest, Questions, Request
+from agent.outputs.questions import VERSION, BadRequest, Questions, Request, UnknownName
 
 MAX_REQUEST_BYTES = 65536
 REQUEST_SECONDS = 10.0
@@ -92,7 +92,7 @@ class _Connection(StreamRequestHandler):
                 for answer in self.server.questions.answers(self._request()):
                     self._send(answer)
             except DagwallError as exc:
-                self._send({"error": str(exc)})
+                self._send({"error": str(exc)} | ({"unknown": True} if isinstance(exc, UnknownName) else {}))
             except OSError:
                 raise
             except Exception as exc:  # noqa: BLE001  a defect is one line in the log, and an answer

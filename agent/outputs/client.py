@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.errors import DagwallError
-from agent.outputs.questions import VERSION
+from agent.outputs.questions import VERSION, UnknownName
 
 QUEUE_SECONDS = 0.02
 """Until the next try where too many wait to be accepted."""
@@ -24,18 +24,19 @@ class Client:
 
     def ask(self, request: str, **fields: Any) -> Any:
         """The result of a request that has one answer."""
-        for answer in self._answers(request, fields):
-            return answer.get("result")
+        for answer in self.answers({"request": request, **fields}):
+            return checked(answer).get("result")
         raise DagwallError(f"{self._path}: the agent closed the connection without an answer")
 
     def follow(self, **fields: Any) -> Iterator[dict[str, Any]]:
         """Flows and denials as they come: {"item": ...}, {"lost": n}. Ends with the agent."""
-        for answer in self._answers("flows", fields | {"follow": True}):
-            if "item" in answer or "lost" in answer:
+        for answer in self.answers({"request": "flows", **fields, "follow": True}):
+            if "item" in checked(answer) or "lost" in answer:
                 yield answer
 
-    def _answers(self, request: str, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        line = json.dumps({"version": VERSION, "request": request, **fields}) + "\n"
+    def answers(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """As they come, refusals and all."""
+        line = json.dumps({"version": VERSION, **request}) + "\n"
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(self._timeout)
@@ -43,7 +44,7 @@ class Client:
                 connection.sendall(line.encode("utf-8"))
                 with connection.makefile("rb") as answers:
                     for answer in answers:
-                        yield _checked(json.loads(answer))
+                        yield json.loads(answer)
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise DagwallError(f"no agent answers on {self._path}: is `dagwall run` running here?") from exc
         except PermissionError as exc:
@@ -63,9 +64,10 @@ class Client:
                 time.sleep(QUEUE_SECONDS)
 
 
-def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+def checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer that is no refusal. Raises DagwallError with the agent's sentence, UnknownName among them."""
     if answer.get("version") != VERSION:
         raise DagwallError(f"the agent speaks version {answer.get('version')!r}, this dagwall {VERSION}: update one")
     if "error" in answer:
-        raise DagwallError(str(answer["error"]))
+        raise (UnknownName if answer.get("unknown") else DagwallError)(str(answer["error"]))
     return answer

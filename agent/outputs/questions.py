@@ -49,6 +49,10 @@ class BadRequest(DagwallError):
     """A request that cannot be answered; the text goes to who asked."""
 
 
+class UnknownName(BadRequest):
+    """Nothing was found, and a name that was asked for has never been heard of here; another node may know it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Questions:
     """`view` answers None while the agent has not said anything yet."""
@@ -107,11 +111,11 @@ class Questions:
                     yield {}
 
     def _check_names(self, wanted: Filter) -> None:
-        """Nothing was found: perhaps nobody has such a name. Raises BadRequest that lists who is known."""
+        """Nothing was found: perhaps nobody has such a name. Raises UnknownName that lists who is known."""
         names = Filter(namespace=wanted.namespace, dag=wanted.dag, task=wanted.task, pod=wanted.pod)
         unknown = unknown_names(wanted, self._view(), self.cluster())
         if unknown and not self.recent.last(names, 1):
-            raise BadRequest(unknown)
+            raise UnknownName(unknown)
 
     def _explain(self, request: Request) -> Any:
         self._view()  # while the agent is starting, no pod is known

@@ -56,18 +56,20 @@ class KubeApi:
         self.host = str(api.configuration.host).rstrip("/")
 
     @classmethod
-    def connect(cls, kubeconfig: str = "") -> KubeApi:
+    def connect(cls, kubeconfig: str = "", context: str = "") -> KubeApi:
         """By a kubeconfig file, else as a pod, else by the default kubeconfig. Does not talk to the server yet.
 
-        Raises ApiError where there are no credentials.
+        context: of the kubeconfig; "" for its current one. Raises ApiError where there are no credentials.
         """
         settings = client.Configuration()
-        in_cluster = not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ
+        in_cluster = not kubeconfig and not context and "KUBERNETES_SERVICE_HOST" in os.environ
         try:
             if in_cluster:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
             else:
-                config.load_kube_config(kubeconfig or None, client_configuration=settings)  # type: ignore[no-untyped-call]
+                config.load_kube_config(  # type: ignore[no-untyped-call]
+                    kubeconfig or None, context=context or None, client_configuration=settings
+                )
         except config.ConfigException as exc:
             raise ApiError(f"no credentials for an API server: {exc}", 0) from exc
         settings.retries = 0  # informers have a backoff of their own
@@ -75,7 +77,18 @@ class KubeApi:
         pools = api.rest_client.pool_manager
         pools.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": _Pool}
         pools.connection_pool_kw["socket_options"] = [*HTTPConnection.default_socket_options, *KEEPALIVE]
-        return cls(api, None if in_cluster else TokenFile.of(kubeconfig))
+        return cls(api, None if in_cluster else TokenFile.of(kubeconfig, context))
+
+    @property
+    def settings(self) -> client.Configuration:
+        found: client.Configuration = self._api.configuration
+        return found
+
+    def credentials(self) -> dict[str, str]:
+        """Headers of a request, as they are now. Raises OSError, ConfigException."""
+        of_all = self._api.configuration.auth_settings().values()
+        headers = {each["key"]: each["value"] for each in of_all if each["in"] == "header" and each["value"]}
+        return headers | ({"authorization": self._token.bearer()} if self._token is not None else {})
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """One JSON document."""
@@ -149,11 +162,7 @@ class KubeApi:
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
         try:
-            for auth in self._api.configuration.auth_settings().values():
-                if auth["in"] == "header" and auth["value"]:
-                    headers[auth["key"]] = auth["value"]
-            if self._token is not None:
-                headers["authorization"] = self._token.bearer()
+            headers |= self.credentials()
             answer: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 method, url, headers=headers, body=body, preload_content=False, retries=False,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),

@@ -22,11 +22,12 @@ class TokenFile:
     path: Path
 
     @classmethod
-    def of(cls, kubeconfig: str) -> TokenFile | None:
-        """Of the current context's user; None where it has none. A kubeconfig that cannot be read has none."""
+    def of(cls, kubeconfig: str, context: str = "") -> TokenFile | None:
+        """Of the user of this context, "" for the current one; None where it has none, or nothing can be read."""
         files = (kubeconfig or kube_config.KUBE_CONFIG_DEFAULT_LOCATION).split(os.pathsep)
         documents = [(Path(file).expanduser().parent, _read(file)) for file in files if file]
-        context = next((str(d["current-context"]) for _, d in documents if d.get("current-context")), "")
+        current = (str(d["current-context"]) for _, d in documents if d.get("current-context"))
+        context = context or next(current, "")
         user = next((c.get("user") for _, d in documents for c in _named(d, "contexts", context, "context")), "")
         for folder, document in documents:
             for found in _named(document, "users", str(user), "user"):

@@ -69,6 +69,7 @@ class ControlPlane(Requests):
             "kube-apiserver", f"--etcd-servers={etcd}", "--bind-address=127.0.0.1", f"--secure-port={self._port}",
             "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
             f"--client-ca-file={pki}/ca.crt", f"--tls-cert-file={pki}/server.crt",
+            f"--kubelet-client-certificate={pki}/admin.crt", f"--kubelet-client-key={pki}/admin.key",
             f"--tls-private-key-file={pki}/server.key", f"--cert-dir={self.folder}/certs",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki}/sa.pub",
             f"--service-account-signing-key-file={pki}/sa.key", "--profiling=false",

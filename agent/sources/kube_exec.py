@@ -1,0 +1,101 @@
+"""What `kubectl exec` does: a command in a container; its output comes from the kubelet through the API server.
+
+Source: kubernetes client, kubernetes/stream/ws_client.py (channels of v4.channel.k8s.io and v5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import yaml
+from kubernetes import client, config
+from kubernetes.stream import ws_client
+
+from agent.errors import ApiError
+from agent.sources.kube_api import KubeApi
+
+MAX_OUTPUT = 64 * 1024 * 1024
+"""Bytes of one answer."""
+_WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    namespace: str
+    pod: str
+    name: str
+
+
+class Channels(Protocol):
+    """What is used of the kubernetes client's WSClient."""
+
+    def is_open(self) -> bool: ...
+    def update(self, timeout: float) -> None: ...
+    def read_channel(self, channel: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+def lines(api: KubeApi, container: Container, command: Sequence[str], seconds: float | None) -> Iterator[bytes]:
+    """Lines of its standard output, as they come, within so many seconds. ApiError where it does not end well."""
+    asked = f"exec in {container.namespace}/{container.pod}"
+    try:
+        channels = _open(api, container, command)
+    except (client.ApiException, config.ConfigException, OSError) as exc:
+        raise ApiError(f"{asked}: {getattr(exc, 'reason', None) or exc}", 0) from exc
+    try:
+        yield from _lines(channels, None if seconds is None else time.monotonic() + seconds)
+    except (OSError, ValueError) as exc:
+        raise ApiError(f"{asked}: {exc}", 0) from exc
+    finally:
+        with contextlib.suppress(Exception):  # the other end may have gone in any way
+            channels.close()
+
+
+def _open(api: KubeApi, container: Container, command: Sequence[str]) -> Channels:
+    path = f"/api/v1/namespaces/{container.namespace}/pods/{container.pod}/exec"
+    query = [("command", word) for word in command]
+    query += [
+        ("container", container.name),
+        ("stdout", "true"),
+        ("stderr", "true"),
+        ("stdin", "false"),
+        ("tty", "false"),
+    ]
+    opened: Channels = ws_client.websocket_call(  # type: ignore[no-untyped-call]
+        api.settings, "GET", f"{api.host}{path}", query_params=query, headers=api.credentials(),
+        _preload_content=False, capture_all=False, binary=True,
+    )  # fmt: skip
+    return opened
+
+
+def _lines(channels: Channels, deadline: float | None) -> Iterator[bytes]:
+    """Raises ValueError where the command failed, or says too much; TimeoutError."""
+    rest, size, said = b"", 0, b""
+    while channels.is_open():
+        left = _WAIT_SECONDS if deadline is None else min(_WAIT_SECONDS, deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        channels.update(timeout=left)
+        said = (said + channels.read_channel(ws_client.STDERR_CHANNEL))[-2000:]
+        chunk = channels.read_channel(ws_client.STDOUT_CHANNEL)
+        size += len(chunk)
+        if deadline is not None and size > MAX_OUTPUT:
+            raise ValueError(f"the answer has more than {MAX_OUTPUT} bytes")
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+    _check(yaml.safe_load(channels.read_channel(ws_client.ERROR_CHANNEL) or b"{}"), said)
+
+
+def _check(status: Any, said: bytes) -> None:
+    """The Status that ends a stream: Success, or why the command failed."""
+    found = status if isinstance(status, dict) else {}
+    if found.get("status") == "Success":
+        return
+    words = said.decode("utf-8", "replace").strip().splitlines()
+    raise ValueError(words[-1] if words else str(found.get("message") or "the connection broke off"))
