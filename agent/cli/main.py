@@ -13,6 +13,7 @@ from agent import __version__
 from agent.cli.ask import ask
 from agent.cli.audit import audit
 from agent.cli.detach import detach
+from agent.cli.doctor import doctor
 from agent.cli.flows import flows
 from agent.cli.policy import policy
 from agent.cli.rbac import rbac
@@ -80,5 +81,5 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-for command in (run, status, endpoints, identities, flows, why, top, policy, audit, rbac, detach, ask):
+for command in (run, status, endpoints, identities, flows, why, top, policy, audit, rbac, doctor, detach, ask):
     main.add_command(command)

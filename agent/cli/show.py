@@ -35,7 +35,7 @@ _GAP = 2
 STYLES = {
     "allow": "green", "deny": "bold red", "audit": "yellow", "managed": "green", "pending": "yellow",
     "quarantined": "bold red", "unmanaged": "dim", "ready": "bold green", "not ready": "bold red",
-    "error": "bold red", "warning": "yellow",
+    "error": "bold red", "warning": "yellow", "ok": "green", "warns": "yellow", "fails": "bold red",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from agent.kernel.instructions import EXIT, load_argument, set_register, skip_un
 from agent.kernel.syscall import AttachType, ProgType
 from agent.log import event
 
-_BTF = Path("/sys/kernel/btf/vmlinux")
+BTF = Path("/sys/kernel/btf/vmlinux")
 _MAGIC_PROTOCOL = 0x64_77_61_6C
 """A protocol that no socket has: without a program in the way, asking for it is EPROTONOSUPPORT."""
 
@@ -63,8 +63,8 @@ def _is_refused() -> bool:
 
 def _socket_create_btf_id() -> int:
     """Raises OSError where the kernel has no types or no such function, or libbpf is not there."""
-    if not _BTF.exists():
-        raise OSError(f"{_BTF} does not exist")
+    if not BTF.exists():
+        raise OSError(f"{BTF} does not exist")
     number = int(ctypes.CDLL(LIBBPF).libbpf_find_vmlinux_btf_id(b"socket_create", int(AttachType.LSM_CGROUP)))
     if number < 0:
         raise OSError(-number, "the kernel has no bpf_lsm_socket_create()")

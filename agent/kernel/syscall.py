@@ -265,9 +265,9 @@ def link_detach(link: int) -> None:
     bpf(Command.LINK_DETACH, struct.pack("=I", link))
 
 
-def prog_attach(target: int, program: int, attach_type: AttachType) -> None:
-    """To a map of sockets, in the place of what was there."""
-    bpf(Command.PROG_ATTACH, struct.pack("=IIII", target, program, attach_type, 0))
+def prog_attach(target: int, program: int, attach_type: AttachType, flags: int = 0) -> None:
+    """To a map of sockets, in the place of what was there; or to a cgroup, by `flags` (BPF_F_ALLOW_*) with others."""
+    bpf(Command.PROG_ATTACH, struct.pack("=IIII", target, program, attach_type, flags))
 
 
 def prog_detach(target: int, program: int, attach_type: AttachType) -> None:
@@ -280,6 +280,16 @@ def prog_query(target: int, attach_type: AttachType, most: int = 16) -> tuple[in
     attr = struct.pack("=IIIIQI", target, attach_type, 0, 0, ctypes.addressof(numbers), most)
     _, out = bpf(Command.PROG_QUERY, attr)
     return tuple(numbers[: struct.unpack_from("=I", out, 24)[0]])
+
+
+def cgroup_query(cgroup: int, attach_type: AttachType, most: int = 64) -> tuple[tuple[int, ...], int]:
+    """Numbers of the programs on a cgroup itself, and how they were attached: 0 is alone, 1 may be overridden, 2 with
+    others (BPF_F_ALLOW_*).
+    """
+    numbers = (ctypes.c_uint32 * most)()
+    attr = struct.pack("=IIIIQI", cgroup, attach_type, 0, 0, ctypes.addressof(numbers), most)
+    _, out = bpf(Command.PROG_QUERY, attr)
+    return tuple(numbers[: struct.unpack_from("=I", out, 24)[0]]), struct.unpack_from("=I", out, 12)[0]
 
 
 def _info(fd: int, size: int) -> bytes:
