@@ -38,7 +38,7 @@ run: $(VENV)/.ready ## the agent on your own manifests: make run FILES=folder
 	@[ -n "$(FILES)" ] || { echo "make run: FILES is missing: the folder of your manifests, as in make run FILES=manifests" >&2; exit 2; }
 	$(VENV)/bin/dagwall run --files $(FILES)
 
-manifests: $(VENV)/.ready ## deploy/base/crds, daemonset.yaml, dashboards, PrometheusRule: from what they are made of
+manifests: $(VENV)/.ready ## deploy/base/crds, daemonset.yaml, dashboards, the chart's files, manual pages: from what makes them
 	$(PY) -m scripts.manifests
 
 fmt: $(VENV)/.ready ## format Python

@@ -1,5 +1,5 @@
-"""`make manifests`: from what makes them, writes definitions, daemonset.yaml, dashboards, the PrometheusRule and what
-the Helm chart has of all that.
+"""`make manifests`: from what makes them, writes definitions, daemonset.yaml, dashboards, the PrometheusRule, the
+chart's part of all that, and manual pages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from agent.parse.definitions import definitions
-from scripts import dashboards
+from scripts import dashboards, man
 
 ROOT = Path(__file__).parents[1]
 BASE = Path("deploy/base")
@@ -48,7 +48,7 @@ def texts() -> dict[Path, str]:
     base = (ROOT / BASE / "daemonset.yaml").read_text(encoding="utf-8")
     whole = {Path("daemonset.yaml"): "---\n".join([_HEADER, *crds.values(), base])}
     made = crds | whole | dashboards.texts() | {PROMETHEUS / "prometheusrule.yaml": _prometheus_rule()}
-    return made | _of_the_chart(made)
+    return made | _of_the_chart(made) | man.texts()
 
 
 def _of_the_chart(made: dict[Path, str]) -> dict[Path, str]:

@@ -11,6 +11,7 @@ import click
 
 from agent import __version__
 from agent.cli.agents import Agents
+from agent.cli.examples import add_examples
 from agent.cli.flows import flows
 from agent.cli.main import CONTEXT, Group
 from agent.cli.policy import check, explain_
@@ -140,10 +141,11 @@ def policy() -> None:
     """Policies: are they valid, and what do they decide?"""
 
 
-policy.add_command(check)
+policy.add_command(copy.copy(check))
 policy.add_command(of_cluster(explain_, "files", "config", *POLICY_NAMES))
 for each in (status, *map(of_cluster, (flows, why, top, endpoints))):
     kubectl.add_command(each)
+add_examples(kubectl, "kubectl dagwall")
 
 
 def main() -> None:

@@ -12,8 +12,10 @@ import click
 from agent import __version__
 from agent.cli.ask import ask
 from agent.cli.audit import audit
+from agent.cli.completion import completion
 from agent.cli.detach import detach
 from agent.cli.doctor import doctor
+from agent.cli.examples import add_examples
 from agent.cli.flows import flows
 from agent.cli.policy import policy
 from agent.cli.rbac import rbac
@@ -81,5 +83,8 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-for command in (run, status, endpoints, identities, flows, why, top, policy, audit, rbac, doctor, detach, ask):
+for command in (
+    run, status, endpoints, identities, flows, why, top, policy, audit, rbac, doctor, detach, completion, ask
+):  # fmt: skip
     main.add_command(command)
+add_examples(main, "dagwall")

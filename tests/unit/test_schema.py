@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.parse.definitions import definitions
-from scripts import dashboards
+from scripts import dashboards, man
 from scripts.manifests import BASE, CHART, PROMETHEUS, ROOT, texts
 
 
@@ -23,6 +23,7 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 def test_the_files_are_what_the_tables_make() -> None:
     made = [*(ROOT / BASE / "crds").glob("*.yaml"), *(ROOT / dashboards.FOLDER).glob("*.json")]
     made += [*(ROOT / CHART / "crds").iterdir(), *(ROOT / CHART / "files").iterdir()]
+    made += (ROOT / man.FOLDER).iterdir()
     found = [ROOT / "daemonset.yaml", ROOT / PROMETHEUS / "prometheusrule.yaml", *made]
     assert {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in found} == texts(), "make manifests"
 
