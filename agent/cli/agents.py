@@ -134,6 +134,8 @@ class Agents:
             waiting.put((node, None))
         except DagwallError as exc:
             waiting.put((node, exc))
+        except Exception as exc:  # noqa: BLE001  one node may answer anything: the others go on
+            waiting.put((node, ApiError(f"{type(exc).__name__}: {exc}", 0)))
 
     def _ask(self, node: str, asked: dict[str, Any]) -> Any:
         for answer in self._answers(node, asked, self.seconds):

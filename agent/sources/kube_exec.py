@@ -1,6 +1,6 @@
 """What `kubectl exec` does: a command in a container; its output comes from the kubelet through the API server.
 
-Source: kubernetes client, kubernetes/stream/ws_client.py (channels of v4.channel.k8s.io and v5).
+Source: kubernetes client, kubernetes/stream/ws_client.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any, Protocol
 import yaml
 from kubernetes import client, config
 from kubernetes.stream import ws_client
+from websocket import WebSocketBadStatusException, WebSocketException
 
 from agent.errors import ApiError
-from agent.sources.kube_api import KubeApi
+from agent.sources.kube_api import KubeApi, refusal
 
+PROTOCOL = "v4.channel.k8s.io"
+"""What every server and kubelet speaks, without a translation between them; v5 adds the end of the input."""
 MAX_OUTPUT = 64 * 1024 * 1024
 """Bytes of one answer."""
 _WAIT_SECONDS = 1.0
@@ -45,14 +48,23 @@ def lines(api: KubeApi, container: Container, command: Sequence[str], seconds: f
     try:
         channels = _open(api, container, command)
     except (client.ApiException, config.ConfigException, OSError) as exc:
-        raise ApiError(f"{asked}: {getattr(exc, 'reason', None) or exc}", 0) from exc
+        raise _refused(asked, exc) from exc
     try:
         yield from _lines(channels, None if seconds is None else time.monotonic() + seconds)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, WebSocketException) as exc:
         raise ApiError(f"{asked}: {exc}", 0) from exc
     finally:
         with contextlib.suppress(Exception):  # the other end may have gone in any way
             channels.close()
+
+
+def _refused(asked: str, exc: Exception) -> ApiError:
+    """The client wraps what the server said at the handshake into a text with all headers."""
+    cause = exc.__context__
+    if isinstance(cause, WebSocketBadStatusException):
+        message, why = refusal(getattr(cause, "resp_body", None) or b"")
+        return ApiError(f"{asked}: {cause.status_code} {message}", cause.status_code, why)
+    return ApiError(f"{asked}: {getattr(exc, 'reason', None) or exc}", 0)
 
 
 def _open(api: KubeApi, container: Container, command: Sequence[str]) -> Channels:
@@ -65,8 +77,9 @@ def _open(api: KubeApi, container: Container, command: Sequence[str]) -> Channel
         ("stdin", "false"),
         ("tty", "false"),
     ]
+    headers = api.credentials() | {"sec-websocket-protocol": PROTOCOL}
     opened: Channels = ws_client.websocket_call(  # type: ignore[no-untyped-call]
-        api.settings, "GET", f"{api.host}{path}", query_params=query, headers=api.credentials(),
+        api.settings, "GET", f"{api.host}{path}", query_params=query, headers=headers,
         _preload_content=False, capture_all=False, binary=True,
     )  # fmt: skip
     return opened

@@ -58,7 +58,7 @@ class Kubelet:
 
             def _upgrade(self) -> None:
                 key = self.headers["Sec-WebSocket-Key"] + _MAGIC
-                assert _PROTOCOL in self.headers["Sec-WebSocket-Protocol"]
+                assert self.headers["Sec-WebSocket-Protocol"] == _PROTOCOL
                 self.send_response(101)
                 self.send_header("Upgrade", "websocket")
                 self.send_header("Connection", "Upgrade")

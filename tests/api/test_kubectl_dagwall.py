@@ -258,6 +258,22 @@ def test_without_the_right(walls: Walls) -> None:
     assert len(said.splitlines()) == 1
 
 
+def test_without_the_right_to_exec(walls: Walls) -> None:
+    """One sentence of the server's for each node, and no headers."""
+    made = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "reads-pods", "namespace": NAMESPACE}}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader", "namespace": NAMESPACE}}
+    role = {**made, "kind": "Role", "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reads-pods"}
+    subject = {"kind": "ServiceAccount", "name": "reader", "namespace": NAMESPACE}
+    walls.plane.apply(account, role, {**made, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]})
+    kubeconfig = walls.plane.token_kubeconfig(NAMESPACE, "reader")
+    said = walls.kubectl("status", "--node", "n1", f"--kubeconfig={kubeconfig}", code=1).stderr
+    assert "n1: exec in walls/dagwall-agent-n1: 403 " in said
+    assert 'cannot get resource "pods/exec"' in said
+    assert len(said) < 400
+    assert walls.kubelet.asked == []
+
+
 def test_a_context_that_is_not_there(walls: Walls) -> None:
     said = walls.kubectl("status", "--context=elsewhere", code=1).stderr
     assert "elsewhere" in said
