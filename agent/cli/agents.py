@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.cli.gather import Gathered, gather
+from agent.cli.gather import Gathered, Question, gather
 from agent.cli.merge import merged
 from agent.errors import ApiError, DagwallError
 from agent.outputs.client import checked
@@ -91,7 +91,14 @@ class Agents:
     def gathered(self, request: str, fields: Mapping[str, Any]) -> Gathered:
         """Each node's own answer. Raises DagwallError where none answered."""
         asked = {"version": VERSION, "request": request, **fields}
-        got = gather(self.found.pods, lambda node: self._ask(node, asked), self.seconds)
+        return self._gathered(lambda node: self._ask(node, asked))
+
+    def printed(self, *words: str) -> Gathered:
+        """The JSON that a command prints in each agent's container, whatever its exit code. Raises as `gathered`."""
+        return self._gathered(lambda node: self._printed(node, words))
+
+    def _gathered(self, ask: Question) -> Gathered:
+        got = gather(self.found.pods, ask, self.seconds)
         self.missing = {**self.found.absent, **{node: str(error) for node, error in got.missing.items()}}
         if got.refusal():
             raise DagwallError(got.refusal())
@@ -142,8 +149,19 @@ class Agents:
             return answer.get("result")
         raise ApiError("its agent gave no answer", 0)
 
+    def _printed(self, node: str, words: Sequence[str]) -> Any:
+        said: list[bytes] = []
+        try:
+            said.extend(lines(self.api, self._container(node), ("dagwall", *words), self.seconds))
+            return json.loads(b"\n".join(said))
+        except ValueError as exc:
+            raise ApiError(f"no JSON: {b' '.join(said)[:100]!r}", 0) from exc
+
+    def _container(self, node: str) -> Container:
+        return Container(self.namespace, self.found.pods[node], CONTAINER)
+
     def _answers(self, node: str, asked: dict[str, Any], seconds: float | None) -> Iterator[dict[str, Any]]:
-        container = Container(self.namespace, self.found.pods[node], CONTAINER)
+        container = self._container(node)
         command = ("dagwall", "ask", json.dumps(asked))
         for line in lines(self.api, container, command, seconds):
             try:

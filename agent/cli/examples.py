@@ -50,7 +50,7 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
     ),
     "audit report": (("dagwall audit report --dag sales --since 90d audit.log", "for an auditor"),),
     "doctor": (
-        ("dagwall doctor", "would it work on this node?"),
+        ("dagwall doctor", "would it work?"),
         ("dagwall doctor --root host -o json", "where the host's files are mounted on ./host"),
     ),
     "detach": (("dagwall detach", "take everything off this node, when the agent has ended"),),

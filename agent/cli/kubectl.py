@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from agent import __version__
+from agent.cli import doctors
 from agent.cli.agents import Agents
 from agent.cli.examples import add_examples
 from agent.cli.flows import flows
@@ -130,6 +131,24 @@ def _row(node: str, found: Mapping[str, Any]) -> tuple[object, ...]:
 status.params.extend(_options())
 
 
+@click.command()
+@OUTPUT
+@click.pass_context
+@speaks
+def doctor(context: click.Context, /, output: str, **given: Any) -> None:
+    """What do nodes that have an agent lack, and what is not held there? Exit code 1: something fails.
+
+    `dagwall doctor` says it of one node, before anything is installed.
+    """
+    agents = _connect(given)
+    got = agents.printed("doctor", "-o", "json")
+    tell_missing(agents.missing)
+    context.exit(doctors.show(got.results, agents.missing, output))
+
+
+doctor.params.extend(_options())
+
+
 @click.group(cls=Group, name="kubectl-dagwall", epilog=EPILOG, context_settings=CONTEXT)
 @click.version_option(__version__, "--version", message="kubectl-dagwall %(version)s")
 def kubectl() -> None:
@@ -143,7 +162,7 @@ def policy() -> None:
 
 policy.add_command(copy.copy(check))
 policy.add_command(of_cluster(explain_, "files", "config", *POLICY_NAMES))
-for each in (status, *map(of_cluster, (flows, why, top, endpoints))):
+for each in (status, doctor, *map(of_cluster, (flows, why, top, endpoints))):
     kubectl.add_command(each)
 add_examples(kubectl, "kubectl dagwall")
 

@@ -43,7 +43,9 @@ class Channels(Protocol):
 
 
 def lines(api: KubeApi, container: Container, command: Sequence[str], seconds: float | None) -> Iterator[bytes]:
-    """Lines of its standard output, as they come, within so many seconds. ApiError where it does not end well."""
+    """Lines of its standard output, as they come, within so many seconds. ApiError where it does not end well: by an
+    exit code it does where it has said nothing on standard error.
+    """
     asked = f"exec in {container.namespace}/{container.pod}"
     try:
         channels = _open(api, container, command)
@@ -111,4 +113,6 @@ def _check(status: Any, said: bytes) -> None:
     if found.get("status") == "Success":
         return
     words = said.decode("utf-8", "replace").strip().splitlines()
+    if not words and found.get("reason") == "NonZeroExitCode":
+        return
     raise ValueError(words[-1] if words else str(found.get("message") or "the connection broke off"))

@@ -77,7 +77,10 @@ class Kubelet:
                 code = process.wait()
                 status: dict[str, Any] = {"metadata": {}, "status": "Success"}
                 if code:
-                    status = {"status": "Failure", "message": f"command terminated with non-zero exit code: {code}"}
+                    status = {
+                        "status": "Failure", "reason": "NonZeroExitCode",
+                        "message": f"command terminated with non-zero exit code: {code}",
+                    }  # fmt: skip
                 self._frame(_BINARY, b"\x03" + json.dumps(status).encode())
                 self._frame(_CLOSE, struct.pack(">H", 1000))
 

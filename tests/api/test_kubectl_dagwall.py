@@ -213,6 +213,22 @@ def test_explain_is_said_once_and_has_its_exit_code(walls: Walls) -> None:
     assert "No such option" in done.stderr, "check is offline, and has no agents"
 
 
+def test_doctor_of_all_nodes(walls: Walls) -> None:
+    """The three nodes are this machine."""
+    walls.hanging = {"n3"}
+    own = subprocess.run(
+        [sys.executable, "-m", "agent", "doctor", "-o", "json"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    expected = {(row["level"], row["what"]) for row in json.loads(own.stdout)}
+    done = walls.kubectl("doctor", "--timeout", "20", "-o", "json", code=1)
+    told = json.loads(done.stdout)
+    assert {(row["level"], row["what"]) for row in told["findings"]} == expected
+    assert ["n1", "n2"] in [row["nodes"] for row in told["findings"]]
+    assert told["missing"] == {"n3": "no answer within 20 s"}
+    said = walls.kubectl("doctor", "--node", "n1", code=own.returncode).stdout
+    assert said.splitlines()[-1].startswith("1 nodes, ")
+
+
 def test_who_does_not_answer_is_named_with_the_reason(walls: Walls) -> None:
     walls.nodes["n1"].recent.flows([flow("a", time=time.time())])
     walls.hanging = {"n2"}

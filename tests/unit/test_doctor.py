@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from agent.cli import main
 from agent.cli.doctor import command
-from agent.cli.doctor.checks import Finding, Level, findings
+from agent.cli.doctor.checks import findings
 from agent.cli.doctor.facts import (
     CAPABILITIES,
     Facts,
@@ -25,6 +25,7 @@ from agent.cli.doctor.facts import (
     v1_controllers_of,
     version_of,
 )
+from agent.cli.doctor.finding import Finding, Level
 from agent.cli.doctor.look import look
 from agent.kernel.probe import Features
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from agent.cli import main
 from agent.cli.agents import CONTAINER, agents_of
+from agent.cli.doctors import together
 from agent.cli.gather import AT_ONCE, gather
 from agent.cli.kubectl import kubectl
 from agent.cli.merge import merged
@@ -229,7 +230,8 @@ def test_lines_are_whole_however_they_are_cut(chunks: list[bytes]) -> None:
     ("said", "why"),
     [
         ([(2, b"warning\nError: no agent answers\n"), (3, b'{"status": "Failure"}')], "Error: no agent answers"),
-        ([(3, b'{"status": "Failure", "message": "command terminated"}')], "command terminated"),
+        ([(3, b'{"status": "Failure", "message": "container is gone"}')], "container is gone"),
+        ([(2, b"Error"), (3, b'{"status": "Failure", "reason": "NonZeroExitCode"}')], "Error"),
         ([(1, b"half")], "the connection broke off"),
         ([(3, b"[]")], "the connection broke off"),
     ],
@@ -237,6 +239,27 @@ def test_lines_are_whole_however_they_are_cut(chunks: list[bytes]) -> None:
 def test_a_stream_that_does_not_end_well_says_why(said: list[tuple[int, bytes]], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         list(_lines(Channels(*said), time.monotonic() + 10))
+
+
+def test_an_exit_code_alone_is_an_answer() -> None:
+    """`dagwall doctor` ends with 1 where something fails, and has said what."""
+    ended = (3, b'{"status": "Failure", "reason": "NonZeroExitCode", "message": "exit code 1"}')
+    assert list(_lines(Channels((1, b"[]\n"), ended), time.monotonic() + 10)) == [b"[]"]
+
+
+def test_findings_of_many_nodes() -> None:
+    def row(level: str, found: str) -> dict[str, str]:
+        return {"level": level, "what": "x", "found": found, "do": "y"}
+
+    found = together(
+        {
+            "n1": [row("ok", "a"), row("warns", "b"), row("warns", "c")],
+            "n2": [row("warns", "c"), row("fails", "d")], "n3": [row("warns", "c")],
+        }
+    )  # fmt: skip
+    assert [(each["level"], each["found"], each["nodes"]) for each in found] == [
+        ("fails", "d", ["n2"]), ("warns", "c", ["n1", "n2", "n3"]), ("warns", "b", ["n1"]), ("ok", "a", ["n1"]),
+    ]  # fmt: skip
 
 
 def test_an_answer_has_its_time_and_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +283,7 @@ def test_the_console_scripts_are_there() -> None:
     assert all(isinstance(each, Callable) for each in found.values())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["status", "flows", "why", "top", "endpoints"])
+@pytest.mark.parametrize("name", ["status", "flows", "why", "top", "endpoints", "doctor"])
 def test_every_command_has_the_clusters_options_and_no_socket(name: str) -> None:
     text = CliRunner().invoke(kubectl, [name, "--help"]).output
     for option in ("--kubeconfig", "--context", "--agents", "--node", "--timeout"):

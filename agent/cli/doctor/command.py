@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from agent.cli.doctor.checks import Finding, Level, findings
+from agent.cli.doctor.checks import findings
+from agent.cli.doctor.finding import Finding, Level
 from agent.cli.doctor.look import DEFAULT_PINS, look
 from agent.cli.read import SOCKET
 from agent.cli.show import OUTPUT, print_json, print_line, speaks
