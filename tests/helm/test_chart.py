@@ -129,6 +129,13 @@ def test_every_value_reaches_the_agent(tmp_path: Path) -> None:
     assert {agent[probe]["httpGet"]["port"] for probe in agent if probe.endswith("Probe")} == {19989}
 
 
+def test_ports_may_change_places() -> None:
+    agent = agent_of(rendered("--set=metrics.port=9989,probes.port=9990"))
+    flags = parsed(agent)
+    assert (flags["metrics"], flags["probes"]) == ("$(NODE_ADDRESS):9989", "127.0.0.1:9990")
+    assert agent["livenessProbe"]["httpGet"]["port"] == 9990
+
+
 def test_every_file_that_a_flag_names_is_mounted() -> None:
     objects = rendered(values_file("everything"))
     agent = agent_of(objects)

@@ -75,6 +75,14 @@ def test_without_capabilities_it_says_so() -> None:
     assert "may not load BPF programs" in rows["bpf"]["found"]
 
 
+def test_who_is_not_root_is_told_so() -> None:
+    done = subprocess.run(DOCTOR, capture_output=True, text=True, check=False, timeout=60, user=65534)
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = {row["what"]: row for row in json.loads(done.stdout)}
+    assert (rows["rights"]["level"], rows["rights"]["do"]) == ("fails", "run this as root")
+    assert rows["kernel"]["level"] == "ok"
+
+
 @pytest.mark.parametrize("flags", [0, 1, 2])
 def test_a_program_that_lets_nobody_attach_below(flags: int) -> None:
     with ScratchNode() as node:

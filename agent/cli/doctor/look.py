@@ -71,7 +71,7 @@ def look(root: Path, pins: Path, agent_socket: Path) -> Facts:
         runtime_driver=facts.runtime_driver_of(containerd),
         sandboxes=facts.sandboxes_of([containerd]),
         cni=facts.cni_of(_files(root / _CNI)),
-        log_folders=(root / LOG_FOLDERS.relative_to("/")).is_dir(),
+        log_folders=os.path.isdir(root / LOG_FOLDERS.relative_to("/")),
         memory_bytes=_available(_text(Path("/proc/meminfo"))),
         memory_limit_bytes=_limit(),
         ports_taken=tuple(port for port in _PORTS if _taken(port)),
@@ -83,7 +83,7 @@ def look(root: Path, pins: Path, agent_socket: Path) -> Facts:
 
 def _unreadable(root: Path) -> Iterator[str]:
     for name, paths in (("the kubelet's configuration", _KUBELET), ("containerd's", _CONTAINERD), ("CNI's", (_CNI,))):
-        if not any((root / path).exists() for path in paths):
+        if not any(os.access(root / path, os.R_OK) for path in paths):
             yield f"{name} ({root / paths[0]})"
 
 
@@ -115,9 +115,9 @@ def _libraries() -> str:
 
 def _bpffs(folder: Path) -> str:
     """As Facts.bpffs has it."""
-    if folder.exists() and is_bpffs(folder):
-        return "mounted"
     try:
+        if folder.exists() and is_bpffs(folder):
+            return "mounted"
         return next((entry.name for entry in folder.iterdir()), "absent")
     except OSError:
         return "absent"

@@ -36,7 +36,13 @@
 {{- $probes := int .values.probes.port -}}
 {{- $args := list -}}
 {{- range .agent.args -}}
-{{- $args = append $args (. | replace ":9990" (printf ":%d" $metrics) | replace ":9989" (printf ":%d" $probes)) -}}
+{{- if hasPrefix "--metrics=" . -}}
+{{- $args = append $args (regexReplaceAll ":[0-9]+$" . (printf ":%d" $metrics)) -}}
+{{- else if hasPrefix "--probes=" . -}}
+{{- $args = append $args (regexReplaceAll ":[0-9]+$" . (printf ":%d" $probes)) -}}
+{{- else -}}
+{{- $args = append $args . -}}
+{{- end -}}
 {{- end -}}
 {{- $_ := set .agent "args" $args -}}
 {{- $ports := list (dict "name" "metrics" "containerPort" $metrics) -}}
