@@ -19,6 +19,11 @@ class Asker(Protocol):
     def follow(self, **fields: Any) -> Iterator[dict[str, Any]]: ...
 
 
+def of_many(asker: Asker) -> bool:
+    """Are the rows of its answers of several nodes, each with its `node`?"""
+    return not isinstance(asker, Client)
+
+
 def agent(socket: Path) -> Asker:
     """The one that the context of the running command has, else this machine's own."""
     given = click.get_current_context().obj

@@ -86,8 +86,9 @@ def flows(socket: Path, output: str, *, follow: bool, **given: Any) -> None:
 
 def _follow(client: asking.Asker, output: str, wanted: dict[str, Any]) -> None:
     """Until the agent ends, or Ctrl-C."""
+    nodes = asking.of_many(client) and output in ("table", "compact")
     if output == "table":
-        print_line(as_columns(FLOW_COLUMNS))
+        print_line(*(["NODE        "] if nodes else []), as_columns(FLOW_COLUMNS))
     try:
         for answer in client.follow(**wanted):
             if output == "json":
@@ -95,7 +96,8 @@ def _follow(client: asking.Asker, output: str, wanted: dict[str, Any]) -> None:
             elif "lost" in answer:
                 print_line(f"... {answer['lost']} lost: this terminal is too slow")
             else:
-                _print(FORMS[output](answer["item"]))
+                row = answer["item"]
+                _print(f"{row['node']:<12} {FORMS[output](row)}" if nodes else FORMS[output](row))
     except KeyboardInterrupt:
         return
 

@@ -296,6 +296,22 @@ def test_a_context_that_is_not_there(walls: Walls) -> None:
     walls.kubectl("status", "--context=it")
 
 
+@pytest.mark.parametrize("form", ["table", "compact"])
+def test_followed_lines_name_their_node(walls: Walls, form: str) -> None:
+    walls.nodes["n2"].recent.flows([flow("a", time=time.time())])
+    words = ("flows", "-f", "--last=1", "-o", form)
+    with subprocess.Popen(
+        walls.command(*words), env=walls.environment(), stdout=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2 if form == "table" else 1)]
+        process.terminate()
+    assert lines[-1].startswith("n2           ")
+    assert "a/load" in lines[-1]
+    assert form == "compact" or lines[0].split()[:3] == ["NODE", "TIME", "TASK"]
+    assert form == "compact" or lines[0].index("TASK") == lines[1].index("a/load")
+
+
 def test_follow_shows_what_comes_from_any_node(walls: Walls) -> None:
     process = subprocess.Popen(
         walls.command("flows", "-f", "--last=0", "-o", "json"),
