@@ -49,6 +49,10 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
         ("dagwall audit verify --public-key audit.pub audit.log", "has anything been changed?"),
     ),
     "audit report": (("dagwall audit report --dag sales --since 90d audit.log", "for an auditor"),),
+    "rbac": (
+        ("dagwall rbac", "who can act as which service account?"),
+        ("dagwall rbac -n airflow --airflow-roles roles.json -o json", "of one namespace, with Airflow's roles"),
+    ),
     "doctor": (
         ("dagwall doctor", "would it work?"),
         ("dagwall doctor --root host -o json", "where the host's files are mounted on ./host"),

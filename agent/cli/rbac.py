@@ -37,11 +37,6 @@ def rbac(context: click.Context, /, output: str, oldest_days: float, **given: An
     """Who can act as which service account, and where the chain from a DAG to its policies is broken.
 
     Exit code 0: nothing is; 3: something is, and what.
-
-    \b
-    Examples:
-      dagwall rbac
-      dagwall rbac -n airflow --airflow-roles roles.json -o json
     """
     from agent.outputs.rbac import as_dict, report  # noqa: PLC0415  only here
 

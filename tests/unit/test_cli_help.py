@@ -51,6 +51,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("policies", "manifests", "host"):
         (tmp_path / name).mkdir()
+    (tmp_path / "roles.json").touch()
 
 
 @pytest.mark.parametrize(("typed", "group", "words", "command"), ALL)

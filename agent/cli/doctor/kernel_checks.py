@@ -57,23 +57,27 @@ def programs(facts: Facts) -> Iterator[Finding]:
 
 def types(facts: Facts) -> Iterator[Finding]:
     if not facts.btf:
-        found = "the kernel has no BTF (/sys/kernel/btf/vmlinux): no fqdn, no tls, no lsm_cgroup"
+        found = "the kernel has no BTF (/sys/kernel/btf/vmlinux): no fqdn, no tls, no http, no lsm_cgroup"
         yield Finding(Level.WARNS, "BTF", found, "use a kernel with CONFIG_DEBUG_INFO_BTF")
     else:
         yield Finding(Level.OK, "BTF", "/sys/kernel/btf/vmlinux")
     if facts.lockdown == "confidentiality":
-        found = "the kernel is locked down (confidentiality): programs cannot read its memory; no fqdn, no tls"
+        found = (
+            "the kernel is locked down (confidentiality): programs cannot read its memory; no fqdn, no tls, no http"
+        )
         yield Finding(Level.WARNS, "lockdown", found, "boot with lockdown=integrity, or without")
     if facts.lsms is not None:
         yield Finding(Level.OK, "LSMs", ", ".join(facts.lsms) or "none")
 
 
 _TYPED = "a kernel with BTF (CONFIG_DEBUG_INFO_BTF) that is not locked down"
+_LATE = "policies with http are refused, and a first connection may wait a second until its pod is known"
 _LACKS = (
     ("lsm_cgroup", "not covered", "", ""),
     ("netns_owner", "fqdn", "policies with fqdn are refused", _TYPED),
-    ("write_seq", "tls", "policies with tls are refused", _TYPED),
-    ("sockops", "delay", "a first connection may wait a second until its pod is known", "a kernel that has sock_ops"),
+    ("write_seq", "tls", "policies with tls or http are refused", _TYPED),
+    ("shared_frags", "http", "policies with http are refused", _TYPED),
+    ("sockops", "delay", _LATE, "a kernel that has sock_ops"),
     ("sock_error", "why", "refused and timed out are told apart by what the peer sent", ""),
     ("set_retval", "errno", "a refused connect() says EPERM, not EACCES", ""),
     ("skb_netns", "sockets", "a passed-on socket's namespace is known as long as its maker's pod lives", ""),
