@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -14,7 +15,7 @@ from agent.model.identity import Claim, Identity, Kind, PodUid
 from agent.model.policy import StartTls, Tls
 from agent.model.protocol import WITH_PORTS
 from agent.model.request import CONNECT, Carried, Request
-from agent.model.verdict import Direction, Verdict
+from agent.model.verdict import Direction, DropReason, Verdict
 from agent.outputs.other_end import other_ends
 from agent.outputs.reasons import deny_reasons
 from agent.outputs.words import (
@@ -120,18 +121,23 @@ def _server(question: Question) -> str:
     return question.server_name.lower().rstrip(".")
 
 
+_REQUEST = re.compile(
+    r"(?P<method>[A-Z-]{1,15}) (?P<scheme>http://)?(?P<host>[A-Za-z0-9_.-]{1,248})(:(?P<port>[0-9]{1,5}))?(?P<path>/.*)?"
+)
+LONGEST_PATH = 1024
+"""As the kernel reads them (bpf/types.h)."""
+
+
 def _request(text: str) -> Request:
     """Of `METHOD http://host[:port]/path`, or `CONNECT host:port`. Raises DagwallError."""
-    method, _, target = text.strip().partition(" ")
-    if method == CONNECT:
-        host, _, port = target.rpartition(":")
-        if host and port.isdecimal() and 0 < int(port) <= MAX_PORT:
-            return Request(method, host.lower(), port=int(port))
-    elif method.isupper() and target.startswith("http://"):
-        host, slash, rest = target.removeprefix("http://").partition("/")
-        path, fault = normal_path((slash + rest).partition("?")[0] or "/")
-        if host:
-            return Request(method, host.partition(":")[0].lower(), path, fault=fault)
+    found = _REQUEST.fullmatch(text.strip())
+    if found is not None and found["method"] == CONNECT and found["port"] and not found["path"]:
+        if 0 < int(found["port"]) <= MAX_PORT and not found["scheme"]:
+            return Request(CONNECT, found["host"].lower(), port=int(found["port"]))
+    elif found is not None and found["method"] != CONNECT and found["scheme"]:
+        path, fault = normal_path(found["path"].partition("?")[0] or "/")
+        fault = DropReason.REQUEST_TOO_LONG if len(path) > LONGEST_PATH else fault
+        return Request(found["method"], found["host"].lower(), path, fault=fault)
     raise DagwallError(f"--http: {text!r} is no request; allowed: 'GET http://HOST/PATH' or 'CONNECT HOST:PORT'")
 
 

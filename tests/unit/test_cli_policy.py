@@ -509,4 +509,7 @@ def test_explain_of_a_rule_with_http(tmp_path: Path) -> None:
         assert "by finance-egress/warehouse; no rule allows this request" in denied
     assert "has a segment" in explain(tmp_path, *who, "--http", "GET http://api.internal/v1/../x", code=3)
     assert "its rule asks for HTTP/1" in explain(tmp_path, *who, "--server-name", "api.internal", code=3)
-    assert "is no request; allowed" in explain(tmp_path, *who, "--http", "GET /v1", code=1)
+    assert "is too long" in explain(tmp_path, *who, "--http", f"GET http://api.internal/v1/{'a' * 1024}", code=3)
+    for text in ("GET /v1", "G_T http://api.internal/", f"{'A' * 16} http://api.internal/", "GET http://hé/",
+                 "CONNECT http://x.org:443", "CONNECT x.org", "CONNECT x.org:0", "GET x.org/v1"):  # fmt: skip
+        assert "is no request; allowed" in explain(tmp_path, *who, "--http", text, code=1), text
