@@ -103,7 +103,7 @@ static __always_inline void read_block(const struct grammar *table, struct reque
 		asm volatile("" : "+r"(at));
 		if (at >= GRAMMAR_STATES * 256)
 			break;
-		const struct step *step = &table->steps[at];
+		const struct step *step = (const struct step *)&table->steps[at];
 
 		*(volatile __u8 *)&r->state = step->state;
 		*(volatile __u32 *)&r->taken = i + 1;

@@ -97,7 +97,7 @@ def _agent(node: ScratchNode, folder: Path, manifests: Path) -> Iterator[None]:
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # on a busy machine clang alone takes a minute
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://{METRICS}/readyz", timeout=1) as answer:
