@@ -45,7 +45,9 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )  # fmt: skip
 """A route that is lost ends a connection within 30 s (tcp(7))."""
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_ONLY = "PartialObjectMetadata"
+"""Kind of a resource whose list has no more of its objects (kubernetes.io, "Metadata-only fetches")."""
+_METADATA = f"application/json;as={METADATA_ONLY}List;g=meta.k8s.io;v=v1"
 
 
 class KubeApi:
@@ -107,9 +109,10 @@ class KubeApi:
 
     def pages(self, resource: Resource) -> Iterator[Page]:
         """A consistent list, page by page; the last page's version is the one to watch from."""
+        get = self.get_metadata if resource.kind == METADATA_ONLY else self.get
         query = self._query(resource, limit=PAGE)
         while True:
-            document = self.get(resource.path, **query)
+            document = get(resource.path, **query)
             yield _page(document, resource)
             more = document["metadata"].get("continue")
             if not more:

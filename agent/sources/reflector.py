@@ -50,6 +50,10 @@ class Resource:
         prefix = "/api" if "/" not in self.api_version else "/apis"
         return f"{prefix}/{self.api_version}/{self.plural}"
 
+    def typed(self, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """Members of a list come without kind and apiVersion."""
+        return {"kind": self.kind, "apiVersion": self.api_version, **obj}
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -145,7 +149,7 @@ class Reflector:
         version = ""
         for objects, version in pages:  # noqa: B007  the last one
             for obj in objects:
-                name = object_name(self._typed(obj))
+                name = object_name(self.resource.typed(obj))
                 old = self._known.get(name)
                 known[name], problem, items = self._read(name, obj, old if old and old.uid == _uid(obj) else None)
                 upserts += items
@@ -185,7 +189,7 @@ class Reflector:
         self.version, self.newest = version, max(self.newest, number_of(version))
         if kind == "BOOKMARK":
             return Step()
-        name = object_name(self._typed(obj))
+        name = object_name(self.resource.typed(obj))
         known = self._known.get(name)
         if kind == "DELETED":
             return self._delete(name, known, obj)
@@ -214,7 +218,7 @@ class Reflector:
     ) -> tuple[_Known, InvalidObject | None, list[Item]]:
         """The object, if it is valid; else what was valid before stays, and the problem is reported."""
         version = number_of(_metadata(obj).get("resourceVersion"))
-        typed = self._typed(obj)
+        typed = self.resource.typed(obj)
         source: Mapping[str, Any]
         try:
             item = self._parsed(name, typed)
@@ -266,10 +270,6 @@ class Reflector:
             source=source,
             written=_written(_metadata(obj)),
         )
-
-    def _typed(self, obj: Mapping[str, Any]) -> dict[str, Any]:
-        """Members of a list come without kind and apiVersion."""
-        return {"kind": self.resource.kind, "apiVersion": self.resource.api_version, **obj}
 
 
 def _written(metadata: Mapping[str, Any]) -> Written:
