@@ -6,7 +6,8 @@ wildcards; and the name that a wildcard stands below is a node too, since the wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from agent.compiler.atoms import NAMED, AtomId, Members
 from agent.model.hello import Hello
@@ -58,29 +59,28 @@ def server_nodes(
         return {}
     nameless, encrypted = bits_of(each.nameless for each in hellos), bits_of(each.encrypted for each in hellos)
     start = bits_of(each.start_tls is not None for each in hellos)
+    inside = [each.inside for each in requests]
+    tunnels = _tunnels(inside)
     named = [(each.names, 1 << number) for number, each in enumerate(hellos)]
     hosts = [((each.host,) if each.host else (), 1 << number) for number, each in enumerate(requests)]
-    inside = [(each.inside.names, 0) for each in requests if each.inside is not None]
-    patterns = {pattern for names, _ in (*named, *hosts, *inside) for pattern in names}
-    nodes = {node for pattern in patterns for node in (pattern, pattern.removeprefix(WILDCARD))}
-    return {
-        (ruleset, node): Servers(
-            _naming(named, node), nameless, encrypted, _naming(hosts, node), start, _tunnels(requests, node)
+    tunnelled = [(each.names, 1 << number) for number, each in enumerate(inside) if each is not None]
+    patterns = {pattern for names, _ in (*named, *hosts, *tunnelled) for pattern in names}
+    found: dict[ServerNode, Servers] = {}
+    for node in {EVERY_NAME, *(node for pattern in patterns for node in (pattern, pattern.removeprefix(WILDCARD)))}:
+        around = set(_around(node)) if node else set[str]()
+        here = replace(tunnels, named=tunnels.any | _naming(tunnelled, around))
+        found[ruleset, node] = Servers(
+            _naming(named, around), nameless, encrypted, _naming(hosts, around), start, here
         )
-        for node in (EVERY_NAME, *nodes)
-    }
+    return found
 
 
-def _tunnels(requests: tuple[HttpMatch, ...], node: NameNode) -> Tunnels:
-    inside = [each.inside for each in requests]
+def _tunnels(inside: list[Tls | None]) -> Tunnels:
+    """As far as no name decides."""
     anything = bits_of(each is None for each in inside)
-    named = _naming([(each.names, 1 << number) for number, each in enumerate(inside) if each is not None], node)
-    return Tunnels(
-        anything,
-        anything | named,
-        anything | bits_of(each is not None and each.nameless for each in inside),
-        anything | bits_of(each is not None and each.encrypted for each in inside),
-    )
+    nameless = bits_of(each is not None and each.nameless for each in inside)
+    encrypted = bits_of(each is not None and each.encrypted for each in inside)
+    return Tunnels(anything, anything, anything | nameless, anything | encrypted)
 
 
 def tunnel_bits(servers: Servers, hello: Hello) -> tuple[int, int]:
@@ -92,10 +92,9 @@ def tunnel_bits(servers: Servers, hello: Hello) -> tuple[int, int]:
     return named, named & tunnels.encrypted if hello.encrypted else named
 
 
-def _naming(each: Iterable[tuple[tuple[str, ...], int]], node: NameNode) -> int:
-    """The bits of those that name no name, or one around this node."""
-    around = set(_around(node)) if node else set[str]()
-    return sum(bit for names, bit in each if not names or not around.isdisjoint(names))
+def _naming(each: Iterable[tuple[tuple[str, ...], int]], around: Collection[NameNode]) -> int:
+    """The bits of those that name no name, or one of these."""
+    return sum(bit for names, bit in each if not names or any(name in around for name in names))
 
 
 def servers_of_name(servers: Mapping[ServerNode, Servers], ruleset: RulesetId, name: str) -> Servers:

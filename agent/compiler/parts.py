@@ -6,7 +6,7 @@ longest entry counts, and what all of them leave is what the request matches. It
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from agent.compiler.names import bits_of, servers_of_name
 from agent.model.policy import HttpMatch
@@ -24,27 +24,24 @@ def part_nodes(ruleset: RulesetId, requests: tuple[HttpMatch, ...]) -> dict[Part
         return {}
     from_behind = bits_of(bool(_ends(each)[1]) for each in requests)
 
-    def node(leaves: Callable[[HttpMatch], bool]) -> Parts:
-        return Parts(bits_of(map(leaves, requests)), from_behind)
+    def node(leaves: Iterable[bool]) -> Parts:
+        return Parts(bits_of(leaves), from_behind)
 
-    found = {METHOD: node(lambda each: not each.methods)}
+    found = {METHOD: node(not each.methods for each in requests)}
     for method in {CONNECT, *(method for each in requests for method in each.methods)}:
-        found[method_part(method)] = node(lambda each, method=method: _has_method(each, method))  # type: ignore[misc]
+        found[method_part(method)] = node(_has_method(each, method) for each in requests)
     for text in {"", *(_ends(each)[0] for each in requests if _is_open(each))}:
-        found[PATH + text.encode("latin-1")] = node(lambda each, text=text: _begins(each, text))  # type: ignore[misc]
+        found[PATH + text.encode("latin-1")] = node(_begins(each, text) for each in requests)
     for text in {text for each in requests for text in _exact(each)}:
         found[PATH + text.encode("latin-1") + END] = node(
-            lambda each, text=text: not each.path or matches_path(each.path, text)  # type: ignore[misc]
+            not each.path or matches_path(each.path, text) for each in requests
         )
     for text in {"", *(_ends(each)[1] for each in requests)}:
-        found[PATH_END + text.encode("latin-1")[::-1]] = node(
-            lambda each, text=text: text.endswith(_ends(each)[1])  # type: ignore[misc]
-        )
+        found[PATH_END + text.encode("latin-1")[::-1]] = node(text.endswith(_ends(each)[1]) for each in requests)
     for kind, usual in ((PROXIED, HTTP_PORT), (TUNNEL, HTTPS_PORT)):
-        for port in {usual, *(each.port for each in requests if each.port is not None)}:
-            found[port_part(kind, port)] = node(
-                lambda each, port=port, usual=usual: port == (usual if each.port is None else each.port)  # type: ignore[misc]
-            )
+        ports = [usual if each.port is None else each.port for each in requests]
+        for port in {usual, *ports}:
+            found[port_part(kind, port)] = node(port == each for each in ports)
     return {(ruleset, text): parts for text, parts in found.items()}
 
 

@@ -75,11 +75,7 @@ class _Table:
 
 def packed() -> bytes:
     """Value of map `grammar`."""
-    table = _Table()
-    _start(table)
-    _target(table)
-    _headers(table)
-    _chunks(table)
+    table = _whole()
     if len(table.numbers) > GRAMMAR_STATES:
         raise ValueError(f"{len(table.numbers)} states, {GRAMMAR_STATES} fit")
     steps = [0] * (GRAMMAR_STATES * 256)
@@ -93,11 +89,17 @@ def packed() -> bytes:
 
 def states() -> dict[str, int]:
     """Numbers that bpf/request_read.c knows."""
+    table = _whole()
+    names = {"GRAMMAR_CHUNKS": "chunk", "GRAMMAR_TRAILER": "trailer", "GRAMMAR_VALUE": "value"}
+    return {macro: table.numbers[name] for macro, name in names.items()}
+
+
+def _whole() -> _Table:
+    """In the order that gives the states their numbers."""
     table = _Table()
     for build in (_start, _target, _headers, _chunks):
         build(table)
-    names = {"GRAMMAR_CHUNKS": "chunk", "GRAMMAR_TRAILER": "trailer", "GRAMMAR_VALUE": "value"}
-    return {macro: table.numbers[name] for macro, name in names.items()}
+    return table
 
 
 def _start(t: _Table) -> None:

@@ -150,7 +150,7 @@ class Servers:
     encrypted: int = 0
     hosts: int = 0
     start_tls: int = 0
-    tunnels: Tunnels = field(default_factory=lambda: NO_TUNNELS)
+    tunnels: Tunnels = NO_TUNNELS
 
 
 @dataclass(frozen=True, slots=True)
