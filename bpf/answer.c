@@ -78,10 +78,9 @@ static __always_inline void open_tunnel(struct __sk_buff *skb, __u32 offset, str
 int answered(struct __sk_buff *skb)
 {
 	struct ending ending = { .hook = HOOK_INGRESS };
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	__u32 offset = payload_at(skb);
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	if (!sk || !offset)
 		return 1;
 	struct promoted *s = sockets.sk_storage_get(sk, 0, 0);

@@ -37,10 +37,9 @@ static __always_inline struct dns_scratch *scratch(void)
 static __always_inline int begins_stream(struct __sk_buff *skb, __u32 ports)
 {
 	enum { SEQUENCE = 4 };
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	__be32 sequence = 0;
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	struct bpf_tcp_sock *tcp = sk ? bpf_tcp_sock(sk) : 0;
 
 	if (!tcp || bpf_skb_load_bytes(skb, ports + SEQUENCE, &sequence, sizeof(sequence)))
@@ -163,9 +162,8 @@ static __always_inline __u64 seal_of_question(struct __sk_buff *skb, __u32 offse
 
 static __always_inline struct questions *questions_of(struct __sk_buff *skb, int flags)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	return sk ? questions.sk_storage_get(sk, 0, flags) : 0;
 }
 

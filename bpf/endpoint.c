@@ -64,6 +64,13 @@ static __always_inline int denied_by_agent_loss(const struct config *config, int
 	return 1;
 }
 
+static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_sk_fullsock(sk) : 0;
+}
+
 /* P7: what stays in the pod, known by its address. The skb hooks know it by the device. */
 static __always_inline int is_own_address(const struct endpoint *endpoint, const struct address *address)
 {

@@ -160,9 +160,8 @@ int greeted_egress(struct __sk_buff *skb)
 	struct rule best = {};
 	struct rule rule = {};
 	struct event event = {};
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	struct greeting *g = sk ? greetings.sk_storage_get(sk, 0, 0) : 0;
 	struct promoted *s = sk ? sockets.sk_storage_get(sk, 0, 0) : 0;
 

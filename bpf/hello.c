@@ -133,10 +133,9 @@ static __always_inline int begins_with(struct __sk_buff *skb, struct bpf_sock *s
 /* Packets without data pass, and of a SYN with data nothing does: TCP sends it again without, and then the data. */
 int hello_egress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	__u32 ports = 0, data = stream_at(skb, &ports);
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	struct greeting *g = sk ? greetings.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 
 	if (!g)

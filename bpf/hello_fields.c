@@ -234,9 +234,8 @@ static __always_inline int end_reading(struct __sk_buff *skb, struct bpf_sock *s
 /* The fields of a hello, so many at a time. */
 int hello_fields(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	struct greeting *g = sk ? greetings.sk_storage_get(sk, 0, 0) : 0;
 
 	if (!g)

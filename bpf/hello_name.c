@@ -73,10 +73,9 @@ int hello_name(struct __sk_buff *skb)
 {
 	struct cursor c = { .at = skb->cb[WORD_AT], .left = skb->cb[WORD_LEFT], .records = skb->cb[WORD_RECORDS] };
 	__u32 bytes = skb->cb[WORD_BYTES];
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	__u8 name[256];
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	struct greeting *g = sk ? greetings.sk_storage_get(sk, 0, 0) : 0;
 
 	if (!g)

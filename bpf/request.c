@@ -33,13 +33,6 @@ enum request_limit {
 	KEY_TEXT = 248, /* behind a part's kind: more than any pattern has; a multiple of 8 */
 };
 
-static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	return sk ? bpf_sk_fullsock(sk) : 0;
-}
-
 static __always_inline struct request *request_of(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = full_socket(skb);
@@ -96,6 +89,13 @@ static __always_inline int request_passes(struct __sk_buff *skb, const struct bp
 	return count_greeted(skb, &key, endpoint);
 }
 
+/* What begins with TLS, the connection or its tunnel, is judged by its hello. */
+static __always_inline int request_to_hello(struct __sk_buff *skb)
+{
+	tail_egress.call(skb, TAIL_HELLO);
+	return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);
+}
+
 /* Every packet that an HTTP flow sends. */
 int request_egress(struct __sk_buff *skb)
 {
@@ -117,10 +117,8 @@ int request_egress(struct __sk_buff *skb)
 		return request_passes(skb, sk, judged.endpoint);
 	if (sk->state == SOCKET_SYN_SENT)
 		return 0; /* TCP sends it again without, and then the data */
-	if (r->carries == CARRIES_TLS) {
-		tail_egress.call(skb, TAIL_HELLO);
-		return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);
-	}
+	if (r->carries == CARRIES_TLS)
+		return request_to_hello(skb);
 	if (!data || bpf_skb_load_bytes(skb, ports + SEQUENCE, &word, sizeof(word)) ||
 	    bpf_skb_load_bytes(skb, data, &byte, 1))
 		return request_fails(skb, r, DROP_BROKEN_REQUEST);
@@ -138,19 +136,15 @@ int request_egress(struct __sk_buff *skb)
 			return request_fails(skb, r, DROP_REQUEST_UNSEEN);
 		}
 		r->carries = byte == HANDSHAKE || byte == SSL_REQUEST ? CARRIES_TLS : CARRIES_REQUESTS;
-		if (r->carries == CARRIES_TLS) {
-			tail_egress.call(skb, TAIL_HELLO);
-			return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);
-		}
+		if (r->carries == CARRIES_TLS)
+			return request_to_hello(skb);
 	}
 	if (r->fault)
 		return request_fails(skb, r, r->fault);
 	if (r->epoch != judged.epoch && (r->in_head ? r->cleared : r->made))
 		return request_tail(skb, STEP_AGAIN, TAIL_REQUEST_MATCH);
-	if (r->carries == CARRIES_TUNNEL) {
-		tail_egress.call(skb, TAIL_HELLO);
-		return tail_missing(skb, bpf_skb_cgroup_id(skb), DIRECTION_EGRESS);
-	}
+	if (r->carries == CARRIES_TUNNEL)
+		return request_to_hello(skb);
 	__s64 known = r->next - place;
 
 	if (known < 0)

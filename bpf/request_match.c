@@ -177,6 +177,12 @@ static __always_inline void head_ends(struct request *r, __u32 epoch)
 	}
 }
 
+/* How many have passed before the one that is judged. */
+static __always_inline __u32 requests_before(const struct request *r, __u32 step)
+{
+	return r->made - (step == STEP_AGAIN && !r->cleared);
+}
+
 /* Which of the ruleset's requests a head is. What has passed in this epoch on this connection passes again. */
 int request_match(struct __sk_buff *skb)
 {
@@ -193,7 +199,7 @@ int request_match(struct __sk_buff *skb)
 
 	if (fault)
 		return request_fails(skb, r, fault);
-	if (r->key.ruleset != judged.endpoint->ruleset && r->made > 1)
+	if (r->key.ruleset != judged.endpoint->ruleset && requests_before(r, skb->cb[REQUEST_STEP]))
 		r->common = 0; /* bits of another ruleset: of those before the last nobody can tell */
 	r->key.ruleset = judged.endpoint->ruleset;
 	__u32 bits = bits_of_method(r);

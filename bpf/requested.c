@@ -45,10 +45,8 @@ static __always_inline void request_report(const struct config *config, struct e
 /* Only now: a packet may be dropped for want of tail calls between the match and the verdict, and be read on later. */
 static __always_inline void request_passed(struct request *r, __u32 step)
 {
-	__u32 before = r->made - (step == STEP_AGAIN && !r->cleared);
-
 	r->bits = r->tried;
-	r->common = before ? r->common & r->tried : r->tried;
+	r->common = requests_before(r, step) ? r->common & r->tried : r->tried;
 }
 
 /* Judges the flow anew, with a request. */

@@ -79,11 +79,8 @@ static __always_inline void socket_promote(struct __sk_buff *skb, struct promote
 				    const struct flow_key *key, const struct packet *packet, __u32 epoch)
 {
 	__u64 cookie = bpf_get_socket_cookie(skb);
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
-	if (!sk)
-		return;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk || (key->protocol == PROTOCOL_TCP && sk->state != SOCKET_ESTABLISHED))
 		return;
 	if (!s)

@@ -50,9 +50,8 @@ static __always_inline void endpoint_and_epoch(struct __sk_buff *skb, const stru
 
 static __always_inline struct promoted *storage_of_skb(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
-	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	return sk ? sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 }
 

@@ -183,12 +183,12 @@ def keeps_a_tunnel(address: str, port: int, whole: bytes, then: bytes, seconds: 
             return name_of(exc)
 
 
-def keeps_waiting(address: str, port: int, first: bytes, behind: bytes, seconds: float) -> str:
+def keeps_waiting(address: str, port: int, first: bytes, behind: bytes, seconds: float, *, gap: float = 0.3) -> str:
     """A request, and what is written behind it before it is answered as a whole: how it ends, or "open"."""
     with socket.create_connection((address, port), timeout=5) as sock:
         try:
             sock.sendall(first)
-            time.sleep(0.3)
+            time.sleep(gap)
             if behind:
                 sock.sendall(behind)
             end = time.monotonic() + seconds

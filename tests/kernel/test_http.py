@@ -504,8 +504,19 @@ def test_a_request_that_is_answered_still_is_revoked_whatever_was_written_behind
     assert said() in ("ended", DENIED)
 
 
-def holds_open(first: bytes, behind: bytes, seconds: float) -> str:
-    return keeps_waiting(SITE, PORT, first, behind, seconds)
+def test_a_revision_that_takes_nothing_away_counts_entries_anew(task: HttpTask) -> None:
+    """P10: bits of two rulesets have nothing in common."""
+    task.rules(rule("http: [{path: /v2/*}, {path: /v1/*}]", SITE))
+    said = running(task.pod, holds_open, STREAM, NEXT, 6.0, 1.5)
+    time.sleep(0.8)
+    task.rules(rule("http: [{path: /v1/*}, {path: /v2/*}, {path: /v3/*}]", SITE))
+    time.sleep(1.5)
+    task.rules(rule("http: [{path: /v1/*}]", SITE))
+    assert said() in ("ended", DENIED)
+
+
+def holds_open(first: bytes, behind: bytes, seconds: float, gap: float = 0.3) -> str:
+    return keeps_waiting(SITE, PORT, first, behind, seconds, gap=gap)
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,11 @@ def test_a_hello_of_a_tunnel_is_none_of_its_connection(task: HttpTask, proxy: li
     direct = "tls: {serverNames: [db.example.org]}"
     task.rules(rule(SECURED, PROXY), rule(direct, PROXY, name="direct"))
     assert ask(task, openssl("db.example.org")) == ["200", "ok"]
+    other = f"{HOSTS}, tls: {{serverNames: [front.example.net]}}"
+    task.rules(rule(other, PROXY), rule(direct, PROXY, name="direct"))
+    proxy.clear()
+    assert ask(task, openssl("db.example.org")) == ["200", DENIED], "though the other rule names it"
+    assert proxy == []
     task.rules(rule(direct, PROXY, name="direct"))
     assert ask(task, openssl("db.example.org")) == [DENIED]
 
