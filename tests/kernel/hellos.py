@@ -225,9 +225,16 @@ def disconnect(sock: socket.socket) -> None:
 
 
 def keeps_talking(
-    address: str, port: int, whole: bytes, seconds: float, *, silent: bool = False, start: bytes = b""
+    address: str,
+    port: int,
+    whole: bytes,
+    seconds: float,
+    *,
+    silent: bool = False,
+    start: bytes = b"",
+    ping: bytes = b"ping",
 ) -> str:
-    """Greets, with `start` first, and then a ping now and then, or nothing: how it ends, or "open"."""
+    """Greets, with `start` first, and then a `ping` now and then, or nothing: how it ends, or "open"."""
     with socket.create_connection((address, port), timeout=5) as sock:
         try:
             for piece in filter(None, (start, whole)):
@@ -240,8 +247,8 @@ def keeps_talking(
                     if select.select([sock], [], [], 0.1)[0]:
                         return "ended" if not sock.recv(1) else "data"
                     continue
-                sock.sendall(b"ping")
-                if answer(sock, 4) != "ok":
+                sock.sendall(ping)
+                if answer(sock, len(ping)) != "ok":
                     return "ended"
                 time.sleep(0.05)
         except OSError as exc:

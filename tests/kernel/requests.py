@@ -10,7 +10,7 @@ import socket
 import time
 from pathlib import Path
 
-from tests.kernel.hellos import answer, family
+from tests.kernel.hellos import answer, family, keeps_talking
 from tests.kernel.sockets import name_of
 
 
@@ -202,24 +202,7 @@ def keeps_waiting(address: str, port: int, first: bytes, behind: bytes, seconds:
 
 def keeps_asking(address: str, port: int, request: bytes, seconds: float, *, silent: bool = False) -> str:
     """One request after the other, or one and then nothing: how it ends, or "open"."""
-    with socket.create_connection((address, port), timeout=5) as sock:
-        try:
-            sock.sendall(request)
-            if (said := answer(sock, len(request))) != "ok":
-                return said
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                if silent:
-                    if select.select([sock], [], [], 0.1)[0]:
-                        return "ended" if not sock.recv(1) else "data"
-                    continue
-                sock.sendall(request)
-                if answer(sock, len(request)) != "ok":
-                    return "ended"
-                time.sleep(0.05)
-        except OSError as exc:
-            return name_of(exc)
-    return "open"
+    return keeps_talking(address, port, request, seconds, silent=silent, ping=request)
 
 
 def sends_while_the_way_is_cut(address: str, port: int, pieces: tuple[bytes, bytes, bytes], cut: Path) -> str:

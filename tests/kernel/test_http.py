@@ -10,10 +10,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from http.server import ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -43,7 +41,7 @@ from tests.kernel.requests import (
 from tests.kernel.resolver import look_up
 from tests.kernel.rig import eventually
 from tests.kernel.sockets import udp
-from tests.kernel.test_agent import SETTINGS, pod_manifest
+from tests.kernel.test_agent import pod_manifest
 from tests.kernel.test_tls import (
     DENIED,
     DNS,
@@ -59,6 +57,7 @@ from tests.kernel.test_tls import (
     policy,
     rule,
     running,
+    world_with_agent,
 )
 
 API = (
@@ -79,14 +78,8 @@ class HttpTask(Task):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Agent]]:
-    with ScratchNode() as node:
-        world = World(node, tmp_path_factory.mktemp("http"))
-        try:
-            with world.agent(replace(SETTINGS, dns=(ip_address(DNS),))) as agent:
-                yield world, agent
-        finally:
-            world.dns.close()
-            detach(node.bpffs / "dagwall")
+    with world_with_agent(tmp_path_factory.mktemp("http")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -126,8 +126,14 @@ class Task:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Agent]]:
+    with world_with_agent(tmp_path_factory.mktemp("tls")) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def world_with_agent(folder: Path) -> Iterator[tuple[World, Agent]]:
     with ScratchNode() as node:
-        world = World(node, tmp_path_factory.mktemp("tls"))
+        world = World(node, folder)
         try:
             with world.agent(replace(SETTINGS, dns=(ip_address(DNS),))) as agent:
                 yield world, agent
