@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing_extensions import assert_never
 
 from agent.judge.address import Facts, matches_number
-from agent.model.cluster import Address, Cluster, Pod, Service
+from agent.judge.packet import Ends
+from agent.model.cluster import Address, Service
 from agent.model.nearest import Lacks, Nearest
 from agent.model.network_policy import LivePodPeer, NetworkPolicy, NetworkPolicyRule
 from agent.model.policy import CidrPeer, PortMatch, RuleRef
@@ -24,15 +25,8 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class NativeCase:
-    """One packet of one endpoint. `port` is the peer's for egress, the endpoint's own for ingress."""
-
-    cluster: Cluster
-    pod: Pod
-    direction: Direction
-    peer: Facts
-    protocol: int
-    port: int
+class NativeCase(Ends):
+    """One packet before NetworkPolicies."""
 
     def selected(self) -> list[NetworkPolicy]:
         """By live labels, in the pod's namespace; a hostNetwork pod's traffic is the node's."""

@@ -29,8 +29,8 @@ Matches = tuple[PortMatch, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Packet:
-    """`port`: the peer's for egress, the pod's own for ingress. `names`: by which its identity knows the peer."""
+class Ends:
+    """Of a packet, what every layer sees. `port`: the peer's for egress, the pod's own for ingress."""
 
     cluster: Cluster
     pod: Pod
@@ -38,6 +38,12 @@ class Packet:
     peer: Facts
     protocol: int
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packet(Ends):
+    """Before dagwall's own layer. `names`: by which the pod's identity knows the peer."""
+
     names: frozenset[str]
 
     @property
